@@ -1,0 +1,1 @@
+"""The daemon: reconciler, toolstack handshake, control server, audit, supervision, wiring."""

@@ -1,0 +1,1 @@
+"""The kernel: rtnetlink observed, watched and told."""

@@ -1,0 +1,1 @@
+"""What is: frozen values and errors that every other package speaks in. Imports nothing of ours."""

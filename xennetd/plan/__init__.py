@@ -1,0 +1,1 @@
+"""Desired minus observed: ordered Steps. Pure, no I/O."""

@@ -1,0 +1,1 @@
+"""xenstore: wire codec, asyncio client, the directory of vifs."""
