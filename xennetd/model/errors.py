@@ -1,7 +1,8 @@
 """Errors, named by who must act; anything else that is raised is a bug of ours.
 
-An error carries two texts. `sentence` goes to the toolstack and into `hotplug-error`, which the guest can read: it names
-the guest's own vif and host objects only. `detail` goes to the journal and to administrators and may name anything.
+An error carries two texts. `sentence` goes to the toolstack and into `hotplug-error`, which the guest can read: it
+names the guest's own vif and host objects only. `detail` goes to the journal and to administrators, and may name
+anything.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class VifStatus:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon as a whole. `counts` maps each VifState to how many vifs are in it; `since` is the start, epoch seconds.
+    """The daemon as a whole. `counts` maps each VifState to how many vifs are in it; `since` is the start (epoch, s).
 
     `config` lists the files the policy was read from (empty: none, the stock rules hold). `problems` are sentences
     about what an administrator should look at, worst first.
