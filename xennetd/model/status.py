@@ -1,6 +1,8 @@
-"""What `xennetctl` is told: one row for each vif, one summary of the daemon. Plain values, ready for JSON."""
+"""What `xennetctl` is told: one row for each vif, one summary of the daemon. Plain values, ready for JSON.
 
-from __future__ import annotations
+Annotations here are evaluated (no `from __future__ import annotations`): the control interface's description is made
+from them.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
