@@ -1,0 +1,1 @@
+"""Everything that shows xennetd right; `packaging/test` runs it."""

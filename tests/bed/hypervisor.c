@@ -1,0 +1,250 @@
+/*
+ * What xenstored asks of a hypervisor, answered from files in one directory, so that the real xenstored runs on any
+ * Linux: LD_PRELOAD this library and name the directory in XENNETD_BED_DIR.
+ *
+ *   page.<domid>    the page a domain grants to xenstored (struct xenstore_domain_interface); whoever plays the
+ *                   domain maps the same file. Made on demand: a domain that never speaks needs no player.
+ *   evtchn.<domid>  a FIFO: one byte for each notification from xenstored to the domain. Optional, as above.
+ *   events          a FIFO: notifications to xenstored, each an event channel's port as a native uint32.
+ *   dead.<domid>    the hypervisor knows no such domain. Every other domain is alive.
+ *
+ * A FIFO that is full already says "look again", which is all a notification means, so a write to one never waits.
+ * Ports: PORT_VIRQ is VIRQ_DOM_EXC ("some domain changed"); PORT_FIRST + domid is the domain's xenstore channel.
+ *
+ * Both shapes of libxenctrl are here: xc_domain_getinfo (Xen <= 4.17) and xc_domain_getinfo_single (Xen >= 4.18).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE 4096
+#define DOMIDS 0x7ff0 /* DOMID_FIRST_RESERVED */
+#define PORT_VIRQ 1
+#define PORT_FIRST 16
+
+static char token; /* every handle points here: there is one hypervisor */
+static int events = -1;
+static int channel[DOMIDS]; /* fd + 1 of evtchn.<domid>, or 0 */
+static void *granted[DOMIDS];
+
+static const char *bed(char *buffer, size_t size, const char *kind, unsigned int domid)
+{
+    const char *dir = getenv("XENNETD_BED_DIR");
+
+    snprintf(buffer, size, "%s/%s.%u", dir ? dir : ".", kind, domid);
+    return buffer;
+}
+
+static int alive(uint32_t domid)
+{
+    char path[4096];
+
+    return domid < DOMIDS && access(bed(path, sizeof(path), "dead", domid), F_OK) != 0;
+}
+
+/* libxenctrl */
+
+void *xc_interface_open(void *logger, void *dombuild_logger, unsigned int flags)
+{
+    return &token;
+}
+
+int xc_interface_close(void *xch)
+{
+    return 0;
+}
+
+/* The head of 4.17's xc_dominfo_t; a live domain has none of its flags (dying, crashed, shutdown, ...). */
+struct dominfo {
+    uint32_t domid, ssidref, flags, shutdown_reason;
+};
+
+int xc_domain_getinfo(void *xch, uint32_t first_domid, unsigned int max_doms, struct dominfo *info)
+{
+    if (!alive(first_domid) || max_doms == 0)
+        return 0;
+    *info = (struct dominfo){ .domid = first_domid };
+    return 1;
+}
+
+/* The head of xen_domctl_getdomaininfo. */
+struct domaininfo {
+    uint16_t domid, pad;
+    uint32_t flags;
+};
+
+int xc_domain_getinfo_single(void *xch, uint32_t domid, struct domaininfo *info)
+{
+    if (!alive(domid)) {
+        errno = ESRCH;
+        return -1;
+    }
+    if (info)
+        *info = (struct domaininfo){ .domid = domid };
+    return 0;
+}
+
+/* libxenevtchn */
+
+void *xenevtchn_open(void *logger, unsigned int flags)
+{
+    const char *dir = getenv("XENNETD_BED_DIR");
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/events", dir ? dir : ".");
+    events = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    return events < 0 ? NULL : &token;
+}
+
+int xenevtchn_close(void *xce)
+{
+    return 0;
+}
+
+int xenevtchn_fd(void *xce)
+{
+    return events;
+}
+
+int xenevtchn_bind_virq(void *xce, unsigned int virq)
+{
+    return PORT_VIRQ;
+}
+
+int xenevtchn_bind_interdomain(void *xce, uint32_t domid, uint32_t remote_port)
+{
+    char path[4096];
+
+    if (domid >= DOMIDS) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (channel[domid])
+        close(channel[domid] - 1);
+    channel[domid] = open(bed(path, sizeof(path), "evtchn", domid), O_RDWR | O_NONBLOCK | O_CLOEXEC) + 1;
+    return PORT_FIRST + domid;
+}
+
+int xenevtchn_unbind(void *xce, uint32_t port)
+{
+    uint32_t domid = port - PORT_FIRST;
+
+    if (domid < DOMIDS && channel[domid]) {
+        close(channel[domid] - 1);
+        channel[domid] = 0;
+    }
+    return 0;
+}
+
+int xenevtchn_notify(void *xce, uint32_t port)
+{
+    uint32_t domid = port - PORT_FIRST;
+
+    if (domid < DOMIDS && channel[domid] && write(channel[domid] - 1, "!", 1) < 0 && errno != EAGAIN)
+        return -1;
+    return 0;
+}
+
+int xenevtchn_pending(void *xce)
+{
+    uint32_t port;
+
+    return read(events, &port, sizeof(port)) == sizeof(port) ? (int)port : -1;
+}
+
+int xenevtchn_unmask(void *xce, uint32_t port)
+{
+    return 0;
+}
+
+/* libxengnttab */
+
+void *xengnttab_open(void *logger, unsigned int flags)
+{
+    return &token;
+}
+
+int xengnttab_close(void *xgt)
+{
+    return 0;
+}
+
+int xengnttab_set_max_grants(void *xgt, uint32_t count)
+{
+    return 0;
+}
+
+void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
+{
+    char path[4096];
+    void *page;
+    int fd;
+
+    if (!alive(domid)) {
+        errno = ESRCH;
+        return NULL;
+    }
+    fd = open(bed(path, sizeof(path), "page", domid), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return NULL;
+    page = ftruncate(fd, PAGE) ? MAP_FAILED : mmap(NULL, PAGE, prot, MAP_SHARED, fd, 0);
+    close(fd);
+    if (page == MAP_FAILED)
+        return NULL;
+    return granted[domid] = page;
+}
+
+/* A page is unmapped when its domain is gone for good; the next domain with this number gets a fresh one. */
+int xengnttab_unmap(void *xgt, void *page, uint32_t count)
+{
+    char path[4096];
+
+    for (unsigned int domid = 0; domid < DOMIDS; domid++)
+        if (granted[domid] == page) {
+            granted[domid] = NULL;
+            unlink(bed(path, sizeof(path), "page", domid));
+        }
+    return munmap(page, PAGE);
+}
+
+/* /proc/xen/xsd_kva (dom0's own page) and /proc/xen/xsd_port (its channel) */
+
+static int memory(const void *content, size_t size, off_t length)
+{
+    int fd = memfd_create("xen", MFD_CLOEXEC);
+
+    if (fd >= 0 && (ftruncate(fd, length) || pwrite(fd, content, size, 0) != (ssize_t)size)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+int open(const char *path, int flags, ...)
+{
+    mode_t mode = 0;
+
+    if ((flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE) {
+        va_list arguments;
+
+        va_start(arguments, flags);
+        mode = va_arg(arguments, mode_t);
+        va_end(arguments);
+    }
+    if (strcmp(path, "/proc/xen/xsd_kva") == 0)
+        return memory("", 0, PAGE);
+    if (strcmp(path, "/proc/xen/xsd_port") == 0)
+        return memory("1", 1, 1);
+    return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) __attribute__((alias("open")));
