@@ -58,14 +58,21 @@ class EventSocket:
                 raise Overrun from None
             raise
 
+    def discard(self) -> None:
+        """Throw away all that is waiting: after an overrun it is only part of the story."""
+        while True:
+            try:
+                self.drain()
+            except Overrun:
+                continue
+            return
+
 
 class RequestSocket:
     """Asks the kernel and waits for its answers. Blocking: RTNL may be held by others for 100 ms and more."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.bind((0, 0))
@@ -125,3 +132,7 @@ class RequestSocket:
                         acks[message.seq] = rtnl.parse_ack(data, message)
                         waiting.discard(message.seq)
         return [acks[seq] for seq in order], datagrams
+
+    def ask_one(self, request: Callable[[int, int], bytes], index: int) -> list[bytes]:
+        """Send one request about the link with this index, and return the answer's datagrams."""
+        return self.ask([request(self.next_seq(), index)])[1]

@@ -25,6 +25,10 @@ class PolicyError(XennetdError):
     """The operator must act: a policy denies this vif, or names something that does not exist."""
 
 
+class Denied(PolicyError):
+    """A policy says that this vif gets no network."""
+
+
 class GuestError(XennetdError):
     """The domain's configuration (its `vif=` line, as the toolstack wrote it) is wrong."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 
 def visible(untrusted: str | bytes, limit: int = 80) -> str:
-    """Return `untrusted` with everything that is not printable ASCII escaped, cut to `limit` characters.
+    """Return `untrusted` with all that is not printable ASCII escaped, cut to `limit` characters.
 
-    The result never holds a newline, an escape character or a quote, so it is safe in a log line and inside quotes.
+    The result never holds a newline, an escape character or a bare quote, so it is safe in a log line and in quotes.
     """
     if isinstance(untrusted, bytes):
         untrusted = untrusted[: limit + 1].decode("utf-8", "backslashreplace")
-    out = "".join(
-        c if " " <= c <= "~" and c not in "\\'\"" else c.encode("unicode_escape").decode("ascii") if c > "~" or c < " "
-        else "\\" + c
-        for c in untrusted[: limit + 1]
-    )
-    return out if len(out) <= limit and len(untrusted) <= limit else out[: limit - 3] + "..."
+    shown = "".join(_visible(character) for character in untrusted[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _visible(character: str) -> str:
+    if character in "\\'\"":
+        return "\\" + character
+    return character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")

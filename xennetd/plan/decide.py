@@ -1,7 +1,7 @@
 """One look at one vif: from what xenstore and the kernel say now to what is to be done next. Pure.
 
-The reconciler asks, does what the answer says, and asks again until there is nothing left to do: the second answer is the
-verification of the first. A verdict is only ever given by a look that finds nothing to change.
+The reconciler asks, does what the answer says, and asks again until there is nothing left to do: the second answer is
+the verification of the first. A verdict is only ever given by a look that finds nothing to change.
 
 Rule 1: whatever goes wrong, the port is taken down before anyone is told.
 Rule 2: once a vif is connected the toolstack has its verdict; what goes wrong later is for the administrator.
@@ -57,10 +57,12 @@ def cause(vif: Vif) -> Vif:
 class Memory:
     """What is remembered of one vif between two looks. Losing it, in a restart, loses nothing but a time-out's start.
 
-    `connected` is the link that was connected. `name_awaited_since` is when waiting for a taken name began (seconds).
+    `connected` is the link that was connected, `told` the error's sentence that the toolstack was told last.
+    `name_awaited_since` is when waiting for a taken name began (seconds).
     """
 
     connected: Incarnation | None = None
+    told: str | None = None
     failure: Failure | None = None
     tap_failure: Failure | None = None
     name_awaited_since: float | None = None
@@ -111,6 +113,11 @@ class Decision:
     name_awaited_since: float | None = None
     remove_backend: bool = False
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether something is to be done before anything can be said."""
+        return bool(self.steps or self.tap_steps)
+
 
 class _NameAwaited(Exception):
     """The name a link must have is held by a vif that is being removed."""
@@ -154,7 +161,8 @@ def _standing(look: Look) -> VifState:
 def _refused(look: Look, error: XennetdError) -> Decision:
     """The vif must not be connected: port down and out of its bridge first, then say so."""
     steps = release(look.link) if look.link else ()
-    told = look.vif.hotplug_status in (CONNECTED, "error") and (look.link is None or not steps)
+    status = look.vif.hotplug_status
+    told = status == CONNECTED or (status == "error" and look.memory.told == error.sentence)
     listening = look.vif.state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
     verdict = Verdict(error=error.sentence) if listening and not steps and not told else None
     return Decision(VifState.ERROR, steps=steps, verdict=verdict, error=error)

@@ -1,0 +1,82 @@
+"""Carries out Steps by rtnetlink, and says which Step the kernel refused and why."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import assert_never
+
+from xennetd.kernel import rtnl
+from xennetd.kernel.sockets import RequestSocket
+from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE
+from xennetd.plan.steps import (
+    DeleteAddress,
+    Rename,
+    SetAddress,
+    SetAddrGenMode,
+    SetDown,
+    SetMaster,
+    SetMtu,
+    SetUp,
+    Step,
+)
+
+
+class StepRefused(Exception):
+    """The kernel refused a Step. `text` is its extended acknowledgement, for people only."""
+
+    def __init__(self, step: Step, code: int, text: str) -> None:
+        super().__init__(f"{step.describe()}: {text or os.strerror(code)}")
+        self.step = step
+        self.errno = code
+        self.text = text or os.strerror(code)
+
+    @property
+    def link_gone(self) -> bool:
+        """Whether the link the Step was for does not exist any more."""
+        return self.errno in (errno.ENODEV, errno.ENXIO)
+
+
+def execute(socket: RequestSocket, steps: tuple[Step, ...]) -> None:
+    """Carry out `steps` in order. A link comes up only when everything before that has succeeded.
+
+    Raises StepRefused for the first Step that was refused. An address that is already gone is no refusal.
+    """
+    batch: list[Step] = []
+    for step in steps:
+        if isinstance(step, SetUp) and batch:
+            _run(socket, batch)
+            batch = []
+        batch.append(step)
+    if batch:
+        _run(socket, batch)
+
+
+def _run(socket: RequestSocket, steps: list[Step]) -> None:
+    acks, _ = socket.ask([_request(step, socket.next_seq()) for step in steps])
+    for step, ack in zip(steps, acks, strict=True):
+        gone_already = isinstance(step, DeleteAddress) and ack.errno == errno.EADDRNOTAVAIL
+        if ack.errno and not gone_already:
+            raise StepRefused(step, ack.errno, ack.text)
+
+
+def _request(step: Step, seq: int) -> bytes:
+    match step:
+        case SetDown():
+            return rtnl.set_link(seq, step.index, up=False)
+        case SetUp():
+            return rtnl.set_link(seq, step.index, up=True)
+        case Rename():
+            return rtnl.set_link(seq, step.index, name=step.to)
+        case SetAddress():
+            return rtnl.set_link(seq, step.index, address=step.address)
+        case SetAddrGenMode():
+            return rtnl.set_link(seq, step.index, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
+        case DeleteAddress():
+            return rtnl.delete_address(seq, step.index, step.address)
+        case SetMtu():
+            return rtnl.set_link(seq, step.index, mtu=step.mtu)
+        case SetMaster():
+            return rtnl.set_link(seq, step.index, master=step.master)
+        case _:
+            assert_never(step)

@@ -1,0 +1,43 @@
+"""What a Step that the kernel refused means to the people who read of it. Told apart by errno, never by text."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from xennetd.model.errors import HostError
+from xennetd.model.vif import Vif
+from xennetd.plan.steps import Rename, SetMaster, SetMtu, Step
+
+BRIDGE_PORTS = 1023
+"""BR_MAX_PORTS of net/bridge/br_private.h, without port 0."""
+
+
+def refusal(vif: Vif, step: Step, code: int, text: str) -> HostError:
+    """Return the error for a Step refused with errno `code`; `text` is the kernel's own explanation, if it gave one."""
+    waits_on: frozenset[str] = frozenset()
+    match step:
+        case SetMaster(master_name=bridge) if code == errno.EXFULL:
+            sentence = f'bridge "{bridge}" is full: a Linux bridge takes {BRIDGE_PORTS:,} ports'
+            waits_on = frozenset({bridge})
+        case SetMaster(master_name=bridge) if bridge:
+            sentence = f'the kernel refuses {vif.id} as a port of bridge "{bridge}": {os.strerror(code)}'
+            waits_on = frozenset({bridge})
+        case Rename(to=name) if code == errno.EEXIST:
+            sentence = f'the interface name "{name}" is already in use on this host'
+            waits_on = frozenset({name})
+        case SetMtu(mtu=mtu) if code == errno.EINVAL:
+            sentence = f"the kernel does not take an MTU of {mtu} for {vif.id}"
+        case _:
+            sentence = f"the kernel refused a step for {vif.id}: {os.strerror(code)}"
+    detail = f"{sentence} ({step.describe()}: {text or os.strerror(code)})"
+    return HostError(sentence, errno=code, detail=detail, waits_on=waits_on)
+
+
+def not_taken(vif: Vif, steps: tuple[Step, ...]) -> HostError:
+    """Return the error for Steps that the kernel acknowledged and that are still to be done."""
+    todo = "; ".join(step.describe() for step in steps)
+    return HostError(
+        f"the link of {vif.id} does not stay as it was set",
+        detail=f"{vif.id}: done without an error and still not so: {todo}; is another program configuring this link?",
+    )
