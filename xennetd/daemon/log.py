@@ -1,0 +1,128 @@
+"""What the daemon logs: structlog, with the journal (or a person's terminal) as the last processor.
+
+`configure()` is called once, by the daemon's main. `get_logger()` may be called any time, at import time as well.
+Values become journal fields, `bridge="xenbr0"` being `XENNET_BRIDGE=xenbr0`; text from guests is made visible() before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from xennetd.daemon.journal import DEBUG, ERR, INFO, WARNING, Journal, Stderr
+from xennetd.model.text import visible
+
+# structlog imports rich when it is installed: 60 ms and 6 MiB for a traceback renderer that is never used here.
+_hide_rich = "rich" not in sys.modules
+if _hide_rich:
+    cast("dict[str, Any]", sys.modules)["rich"] = None
+try:
+    import structlog
+finally:
+    if _hide_rich:
+        del sys.modules["rich"]
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    EventDict = MutableMapping[str, Any]
+
+_PRIORITIES = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERR, "exception": ERR, "critical": ERR}
+_NOT_FIELD = re.compile(r"[^A-Z0-9_]")
+
+
+class Logger(Protocol):
+    """What get_logger() returns, as far as the daemon uses it."""
+
+    def debug(self, event: str, **values: object) -> None: ...
+    def info(self, event: str, **values: object) -> None: ...
+    def warning(self, event: str, **values: object) -> None: ...
+    def error(self, event: str, **values: object) -> None: ...
+    def exception(self, event: str, **values: object) -> None: ...
+
+
+def get_logger() -> Logger:
+    """Return a logger. Its messages are sentences; its values become fields."""
+    return cast(Logger, structlog.get_logger())
+
+
+def configure(journal: Journal, level: int = logging.INFO) -> None:
+    """Send everything of at least `level` to the journal, or to the terminal of whoever runs the daemon by hand."""
+    by_hand = "JOURNAL_STREAM" not in os.environ and os.isatty(2)
+    deliver = _ToTerminal(Stderr()) if by_hand else _ToJournal(journal)
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, deliver],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    # asyncio and the libraries speak to the standard logging; without a handler that would be a blocking print.
+    libraries = _FromLogging(journal)
+    libraries.setFormatter(logging.Formatter())
+    logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
+
+
+class _ToJournal:
+    """The last processor: sends an event's dict as an entry."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
+        fields: dict[str, str | int] = {
+            "MESSAGE": str(event.pop("event", "")), "PRIORITY": _PRIORITIES.get(method, INFO),
+        }
+        trace = _traceback(event.pop("exc_info", None))
+        if trace:
+            fields["EXCEPTION_TEXT"] = trace
+        for key, value in event.items():
+            if value is not None:
+                fields[_field(key)] = str(value)
+        self._journal.send(fields)
+        raise structlog.DropEvent
+
+
+class _ToTerminal:
+    """The last processor when a person runs the daemon: writes a readable line."""
+
+    def __init__(self, stderr: Stderr) -> None:
+        self._stderr = stderr
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
+        message = visible(str(event.pop("event", "")), 2000)
+        trace = _traceback(event.pop("exc_info", None))
+        values = "".join(f"  {key}={visible(str(value), 500)}" for key, value in event.items() if value is not None)
+        text = f"{time.strftime('%H:%M:%S')} {method:<8} {message}{values}\n{trace}"
+        self._stderr.write(text.encode("utf-8", "backslashreplace"))
+        raise structlog.DropEvent
+
+
+class _FromLogging(logging.Handler):
+    """Takes what libraries log to the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            priority = ERR if record.levelno >= logging.ERROR else WARNING
+            self._journal.send({"MESSAGE": self.format(record), "PRIORITY": priority, "XENNET_LOGGER": record.name})
+        except Exception:  # A library's log call with wrong arguments must not end its caller.
+            self.handleError(record)
+
+
+@lru_cache(maxsize=256)
+def _field(key: str) -> str:
+    return "XENNET_" + _NOT_FIELD.sub("_", key.upper())[:56]
+
+
+def _traceback(exc_info: Any) -> str:
+    if not exc_info:
+        return ""
+    error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+    return "".join(traceback.format_exception(error)) if error is not None else ""
