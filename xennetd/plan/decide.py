@@ -98,7 +98,8 @@ class Verdict:
 class Decision:
     """What one look came to. Steps come first; verdicts are only there when no Steps are.
 
-    `tap_verdict` is the text for the node `xennetd-tap`; empty means that the node is to go.
+    `tap_verdict` is the text for the node `xennetd-tap`; empty means that the node is to go. `waits_on` holds the names
+    of links whose change is worth another look.
     """
 
     state: VifState
@@ -111,6 +112,7 @@ class Decision:
     tap_error: XennetdError | None = None
     attachment: Attachment | None = None
     name_awaited_since: float | None = None
+    waits_on: frozenset[str] = frozenset()
     remove_backend: bool = False
 
     @property
@@ -165,7 +167,7 @@ def _refused(look: Look, error: XennetdError) -> Decision:
     told = status == CONNECTED or (status == "error" and look.memory.told == error.sentence)
     listening = look.vif.state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
     verdict = Verdict(error=error.sentence) if listening and not steps and not told else None
-    return Decision(VifState.ERROR, steps=steps, verdict=verdict, error=error)
+    return Decision(VifState.ERROR, steps=steps, verdict=verdict, error=error, waits_on=error.waits_on)
 
 
 def _vif(look: Look, attachment: Attachment) -> Decision:
@@ -187,6 +189,7 @@ def _vif(look: Look, attachment: Attachment) -> Decision:
             steps=release(link),
             attachment=attachment,
             name_awaited_since=look.now if memory.name_awaited_since is None else memory.name_awaited_since,
+            waits_on=frozenset({vif.link_name}),
         )
     except XennetdError as error:
         return _refused(look, error)
@@ -247,4 +250,5 @@ def _with_tap(look: Look, decision: Decision, attachment: Attachment | None, err
     if steps:
         return replace(decision, tap_steps=steps, tap_error=error)
     said = CONNECTED if error is None else f"error: {error.sentence}"
-    return replace(decision, tap_verdict=said if vif.tap_status != said else None, tap_error=error)
+    tap_verdict = said if vif.tap_status != said else None
+    return replace(decision, tap_verdict=tap_verdict, tap_error=error)

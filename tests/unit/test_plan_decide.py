@@ -1,0 +1,321 @@
+"""One look at one vif: what it comes to, for everything that a vif, its link and its tap can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xennetd.model.attachment import Attachment, Mode
+from xennetd.model.errors import Denied, HostError, XennetdError
+from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
+from xennetd.model.status import VifState
+from xennetd.model.vif import Vif, VifId, XenbusState
+from xennetd.plan.decide import NAME_WAIT, Decision, Failure, Look, Memory, Verdict, cause, decide, incarnation
+from xennetd.plan.port import apply
+
+ID = VifId(7, 0)
+VIF = Vif(ID, XenbusState.INIT_WAIT, online=True, script="/etc/xen/scripts/vif-xennetd", vm="web-1")
+BRIDGE = Link(2, "xenbr0", kind="bridge", generation=1)
+NEW = Link(9, "vif7.0", parent=ID, generation=2)
+PORT = replace(NEW, master=2, flags=IFF_UP, address=GUEST_PORT_ADDRESS, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
+TAP = Link(10, "vif7.0-emu", kind="tun", generation=3)
+ATTACHMENT = Attachment(ID, Mode.BRIDGE, "xenbr0", 2, 1500)
+
+
+@dataclass(frozen=True)
+class Host:
+    links: tuple[Link, ...] = (BRIDGE,)
+
+    def link(self, name: str) -> Link | None:
+        return next((link for link in self.links if link.name == name), None)
+
+    def bridges(self) -> tuple[Link, ...]:
+        return tuple(link for link in self.links if link.kind == "bridge")
+
+    def uplinks(self, bridge: int) -> tuple[Link, ...]:
+        return ()
+
+
+def refuse(error: XennetdError) -> Callable[[Vif], Attachment]:
+    def resolve(vif: Vif) -> Attachment:
+        raise error
+
+    return resolve
+
+
+@dataclass
+class Situation:
+    """A Look with everything in order; tests change what they are about."""
+
+    vif: Vif = VIF
+    link: Link | None = NEW
+    tap: Link | None = None
+    host: Host = field(default_factory=Host)
+    owned: bool = True
+    resolve: Callable[[Vif], Attachment] = lambda vif: ATTACHMENT
+    leaving: Callable[[Link], bool] = lambda link: False
+    memory: Memory = field(default_factory=Memory)
+    now: float = 100.0
+    removes_backend: bool = False
+
+    def decide(self) -> Decision:
+        return decide(
+            Look(
+                self.vif, self.link, self.tap, self.host, self.owned, self.resolve, self.leaving, self.memory, self.now,
+                self.removes_backend,
+            )
+        )  # fmt: skip
+
+
+def test_state_two_without_the_link_waits_for_the_link() -> None:
+    decision = Situation(link=None).decide()
+    assert (decision.state, decision.reason) == (VifState.PENDING, "waiting for the link vif7.0")
+    assert not decision.has_steps
+    assert decision.verdict is None
+
+
+def test_the_link_without_state_two_waits_for_netback() -> None:
+    decision = Situation(vif=replace(VIF, state=XenbusState.INITIALISING)).decide()
+    assert (decision.state, decision.reason) == (VifState.PENDING, "waiting for netback (backend state 1)")
+    assert not decision.has_steps
+
+
+def test_steps_come_first_and_the_verdict_only_when_nothing_is_left_to_do() -> None:
+    first = Situation().decide()
+    assert first.steps
+    assert first.verdict is None
+    second = Situation(link=apply(first.steps, NEW)).decide()
+    assert second.steps == ()
+    assert second.verdict == Verdict(frontend_mtu=1500)
+
+
+def test_a_connected_vif_that_is_as_it_should_be_is_left_alone() -> None:
+    decision = Situation(vif=replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected"), link=PORT).decide()
+    assert decision.state is VifState.CONNECTED
+    assert not decision.has_steps
+    assert decision.verdict is None
+
+
+def test_a_verdict_that_the_kernel_deleted_is_given_again_without_the_mtu() -> None:
+    memory = Memory(connected=incarnation(PORT))
+    decision = Situation(link=PORT, memory=memory).decide()
+    assert decision.verdict == Verdict(frontend_mtu=None)
+
+
+def test_while_the_frontend_reconnects_no_verdict_is_given() -> None:
+    for state in (XenbusState.CLOSING, XenbusState.CLOSED):
+        decision = Situation(vif=replace(VIF, state=state), link=PORT).decide()
+        assert decision.verdict is None
+        assert decision.state is VifState.PENDING
+        assert not decision.has_steps
+
+
+def test_a_removal_releases_the_port_and_gives_no_verdict() -> None:
+    decision = Situation(vif=replace(VIF, online=False, state=XenbusState.CLOSING), link=PORT).decide()
+    assert decision.state is VifState.DETACHING
+    assert [step.describe() for step in decision.steps] == [
+        "ip link set dev vif7.0 down",
+        "ip link set dev vif7.0 nomaster",
+    ]
+    assert decision.verdict is None
+
+
+def test_only_a_driver_domain_removes_the_backend_and_only_when_it_is_closed() -> None:
+    closed = replace(VIF, online=False, state=XenbusState.CLOSED)
+    assert Situation(vif=closed, removes_backend=True).decide().remove_backend
+    assert not Situation(vif=closed).decide().remove_backend
+    assert not Situation(vif=replace(closed, state=XenbusState.CLOSING), removes_backend=True).decide().remove_backend
+    assert not Situation(vif=replace(closed, online=True), removes_backend=True).decide().remove_backend
+
+
+def test_a_vif_of_another_script_is_ignored() -> None:
+    decision = Situation(vif=replace(VIF, script="/etc/xen/scripts/vif-bridge"), owned=False, tap=TAP).decide()
+    assert decision.state is VifState.IGNORED
+    assert "vif-bridge" in (decision.reason or "")
+    assert not decision.has_steps
+    assert decision.tap_verdict is None
+
+
+def test_a_pinned_vif_is_not_touched() -> None:
+    decision = Situation(memory=Memory(pinned=True), tap=TAP).decide()
+    assert not decision.has_steps
+    assert decision.verdict is None
+    assert "pinned" in (decision.reason or "")
+
+
+def test_an_error_is_told_only_after_the_port_is_down() -> None:
+    error = HostError('bridge "xenbr0" does not exist')
+    up = Situation(link=PORT, resolve=refuse(error))
+    first = up.decide()
+    assert first.verdict is None
+    second = replace_link(up, apply(first.steps, PORT)).decide()
+    assert second.verdict == Verdict(error='bridge "xenbr0" does not exist')
+    assert second.state is VifState.ERROR
+
+
+def replace_link(situation: Situation, link: Link) -> Situation:
+    situation.link = link
+    return situation
+
+
+def test_an_error_is_told_once() -> None:
+    error = HostError("no")
+    told = replace(VIF, hotplug_status="error")
+    assert Situation(vif=told, resolve=refuse(error), memory=Memory(told="no")).decide().verdict is None
+    assert Situation(vif=told, resolve=refuse(error), memory=Memory(told="other")).decide().verdict is not None
+
+
+def test_a_vif_that_is_connected_keeps_its_status_when_a_policy_begins_to_deny_it() -> None:
+    vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
+    decision = Situation(vif=vif, link=replace(PORT, flags=0, master=0), resolve=refuse(Denied("no"))).decide()
+    assert decision.state is VifState.ERROR
+    assert decision.verdict is None
+
+
+def test_a_refused_step_is_an_error_until_what_it_was_about_changes() -> None:
+    failure = Failure(HostError("full"), cause(VIF), incarnation(NEW))
+    assert Situation(memory=Memory(failure=failure)).decide().state is VifState.ERROR
+    later = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="error")
+    assert Situation(vif=later, memory=Memory(failure=failure)).decide().state is VifState.ERROR
+    assert Situation(vif=replace(VIF, mtu=1400), memory=Memory(failure=failure)).decide().steps
+    assert Situation(link=replace(NEW, generation=5), memory=Memory(failure=failure)).decide().steps
+
+
+class TestVifname:
+    vif = replace(VIF, vifname="web0")
+    holder = Link(5, "web0", parent=VifId(6, 0), generation=7)
+
+    def situation(self, *, leaving: bool, memory: Memory | None = None, now: float = 100.0) -> Situation:
+        return Situation(
+            vif=self.vif,
+            host=Host((BRIDGE, self.holder)),
+            leaving=lambda link: leaving,
+            memory=memory or Memory(),
+            now=now,
+        )
+
+    def test_one_that_an_older_vif_still_holds_is_waited_for(self) -> None:
+        decision = self.situation(leaving=True).decide()
+        assert decision.state is VifState.PENDING
+        assert decision.name_awaited_since == 100.0
+        assert decision.waits_on == {"web0"}
+        assert not decision.has_steps
+
+    def test_waiting_goes_on_from_when_it_began(self) -> None:
+        memory = Memory(name_awaited_since=95.0)
+        assert self.situation(leaving=True, memory=memory).decide().name_awaited_since == 95.0
+
+    def test_waiting_ends_with_an_error(self) -> None:
+        memory = Memory(name_awaited_since=100.0)
+        decision = self.situation(leaving=True, memory=memory, now=100.0 + NAME_WAIT).decide()
+        assert decision.verdict is not None
+        assert decision.verdict.error == 'the interface name "web0" is already in use on this host'
+
+    def test_one_that_a_living_vif_holds_is_an_error_at_once_that_does_not_name_the_neighbour_to_the_guest(
+        self,
+    ) -> None:
+        decision = self.situation(leaving=False).decide()
+        assert decision.state is VifState.ERROR
+        assert decision.error is not None
+        assert "vif6.0" in decision.error.detail
+        assert "vif6.0" not in decision.error.sentence
+
+
+class TestTap:
+    def test_it_is_attached_before_the_backend_is_in_state_two(self) -> None:
+        decision = Situation(vif=replace(VIF, state=XenbusState.INITIALISING), link=None, tap=TAP).decide()
+        assert [step.describe() for step in decision.tap_steps][-1] == "ip link set dev vif7.0-emu up"
+
+    def test_it_has_a_verdict_of_its_own(self) -> None:
+        tap = replace(PORT, index=10, name="vif7.0-emu", kind="tun", parent=None)
+        assert Situation(tap=tap).decide().tap_verdict == "connected"
+        assert Situation(vif=replace(VIF, tap_status="connected"), tap=tap).decide().tap_verdict is None
+
+    def test_its_verdict_goes_with_it(self) -> None:
+        assert Situation(vif=replace(VIF, tap_status="connected")).decide().tap_verdict == ""
+        assert Situation().decide().tap_verdict is None
+
+    def test_it_is_taken_down_and_told_when_the_vif_is_refused(self) -> None:
+        up = replace(PORT, index=10, name="vif7.0-emu", kind="tun", parent=None)
+        refused = Situation(link=None, tap=up, resolve=refuse(Denied("no")))
+        first = refused.decide()
+        assert first.tap_verdict is None
+        refused.tap = apply(first.tap_steps, up)
+        assert refused.decide().tap_verdict == "error: no"
+
+    def test_its_failure_is_not_the_vifs(self) -> None:
+        failure = Failure(HostError("full"), cause(VIF), incarnation(TAP))
+        decision = Situation(tap=TAP, memory=Memory(tap_failure=failure)).decide()
+        assert decision.tap_verdict == "error: full"
+        assert decision.error is None
+
+
+vifs = st.builds(
+    Vif,
+    id=st.just(ID),
+    state=st.sampled_from(XenbusState),
+    online=st.booleans(),
+    script=st.just("vif-xennetd"),
+    vifname=st.sampled_from([None, "web0"]),
+    hotplug_status=st.sampled_from([None, "connected", "error"]),
+    tap_status=st.sampled_from([None, "connected", "error: full"]),
+)
+links = st.none() | st.builds(
+    Link,
+    index=st.just(9),
+    name=st.sampled_from(["vif7.0", "web0"]),
+    master=st.sampled_from([0, 2, 3]),
+    flags=st.sampled_from([0, IFF_UP]),
+    mtu=st.sampled_from([68, 1500]),
+    parent=st.just(ID),
+)
+taps = st.none() | st.builds(
+    Link,
+    index=st.just(10),
+    name=st.sampled_from(["vif7.0-emu", "web0-emu"]),
+    kind=st.just("tun"),
+    master=st.sampled_from([0, 2]),
+    flags=st.sampled_from([0, IFF_UP]),
+)
+memories = st.builds(Memory, connected=st.sampled_from([None, (9, 0), (9, 1)]), pinned=st.booleans())
+resolvers = st.sampled_from([lambda vif: ATTACHMENT, refuse(Denied("no")), refuse(HostError("none"))])
+
+
+@given(vifs, links, taps, memories, resolvers, st.booleans())
+def test_looks_come_to_rest_after_their_steps(
+    vif: Vif, link: Link | None, tap: Link | None, memory: Memory, resolve: Callable[[Vif], Attachment], owned: bool
+) -> None:
+    situation = Situation(vif=vif, link=link, tap=tap, memory=memory, resolve=resolve, owned=owned)
+    first = situation.decide()
+    situation.link = apply(first.steps, link) if link else None
+    situation.tap = apply(first.tap_steps, tap) if tap else None
+    second = situation.decide()
+    assert not second.has_steps
+    if first.has_steps:
+        assert first.verdict is None or not first.steps
+    if second.state is VifState.ERROR and situation.link is not None:
+        assert not situation.link.up
+    if second.verdict is not None and second.verdict.error is None:
+        assert situation.link is not None
+        assert situation.link.up
+        assert situation.link.master == 2
+        assert vif.online
+        assert vif.state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
+
+
+@given(vifs, links, taps, resolvers)
+def test_what_is_not_ours_or_pinned_is_never_touched(
+    vif: Vif, link: Link | None, tap: Link | None, resolve: Callable[[Vif], Attachment]
+) -> None:
+    for situation in (
+        Situation(vif=vif, link=link, tap=tap, resolve=resolve, owned=False),
+        Situation(vif=vif, link=link, tap=tap, resolve=resolve, memory=Memory(pinned=True)),
+    ):
+        decision = situation.decide()
+        assert not decision.has_steps
+        assert decision.verdict is None
+        assert decision.tap_verdict is None
+        assert not decision.remove_backend
