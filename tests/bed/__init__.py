@@ -8,4 +8,23 @@ xenstored, the toolstack and the netback driver are played, and these exactly as
     xenstored.py   `Xenstored`: start, stop, kill -9, restart with the contents restored
     xs.py          `Xs`: a small synchronous client for tests
     ring.py        `Ring`, and `DomainSocket`: a unix socket whose clients speak to xenstored as an unprivileged domain
+
+    netns.py       `Host` (the test's own namespaces), `NetNs` (a guest's), taps, bridges with an uplink
+    rtnl.py        `Rtnl`: makes links fast
+    toolstack.py   `Toolstack`, `VifSpec`, `Vif`: what libxl writes
+    netback.py     `Netback`, `Netfront`: what the kernel's drivers write, and the link
+    hotplug.py     runs a hotplug script as libxl does
+    guest.py       `Bed`: all of these together; `Guest`: a domain with one vif, in a line
+
+By hand (the kernel lane has fixtures for it, see tests/kernel/conftest.py):
+
+    with Xenstored() as xenstored, contextlib.closing(Host()) as host:
+        bed = Bed(xenstored, host)
+        host.bridge("xenbr0")
+        lan = host.uplink("xenbr0", address="10.0.0.254/24")
+        web = Guest(bed, "web", VifSpec(script="vif-bridge"), address="10.0.0.1/24")
+        web.online()                    # the stock script, or let xennetd see the vif
+        web.connect()
+        assert web.ping("10.0.0.254")
+        web.destroy()
 """

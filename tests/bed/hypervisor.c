@@ -16,12 +16,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -30,6 +32,12 @@
 #define DOMIDS 0x7ff0 /* DOMID_FIRST_RESERVED */
 #define PORT_VIRQ 1
 #define PORT_FIRST 16
+
+/* A test that is killed must not leave its xenstored behind. */
+__attribute__((constructor)) static void end_with_parent(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
 
 static char token; /* every handle points here: there is one hypervisor */
 static int events = -1;

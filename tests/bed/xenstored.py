@@ -14,15 +14,7 @@ from typing import NamedTuple
 
 from tests.bed import xen
 from tests.bed.ring import DomainSocket, notify_virq
-from tests.bed.xs import Xs
-
-
-class Node(NamedTuple):
-    """One node of a dump."""
-
-    path: str
-    value: bytes
-    perms: tuple[str, ...]
+from tests.bed.xs import Node, Xs
 
 
 class Dump(NamedTuple):
@@ -109,7 +101,7 @@ class Xenstored:
         log.close()
         with self._first_connection(private) as xs:
             if contents is not None:
-                restore(xs, contents.nodes)
+                xs.restore(contents.nodes)
                 for domid in contents.introduced:
                     if domid in self._domains:
                         self._domains[domid].reset()
@@ -167,7 +159,7 @@ class Xenstored:
 
     def dump(self) -> Dump:
         with self.connect() as xs:
-            return Dump(dump(xs), tuple(self.introduced()))
+            return Dump(tuple(xs.dump()), tuple(self.introduced()))
 
     # Domains
 
@@ -203,18 +195,3 @@ class Xenstored:
             self.create_domain(domid)
             self._domains[domid].open()
         return self._domains[domid].path
-
-
-def dump(xs: Xs, path: str = "/") -> tuple[Node, ...]:
-    """Every node at and below `path` with its permissions, parents first."""
-    nodes = [Node(path, xs.read_bytes(path), tuple(xs.get_perms(path)))]
-    for name in xs.ls(path):
-        nodes += dump(xs, f"{path.rstrip('/')}/{name}")
-    return tuple(nodes)
-
-
-def restore(xs: Xs, nodes: tuple[Node, ...]) -> None:
-    """Write back what `dump` returned."""
-    for path, value, perms in nodes:
-        xs.write(path, value)
-        xs.set_perms(path, *perms)

@@ -52,6 +52,42 @@ class Op(IntEnum):
     DIRECTORY_PART = 22
 
 
+class Request(NamedTuple):
+    """One request, to be sent with others by `Xs.exchange` or `Xs.batch`."""
+
+    op: Op
+    payload: bytes
+
+    @classmethod
+    def of(cls, op: Op, *parts: str | bytes) -> Request:
+        """A request whose payload is these parts, each ended by a NUL."""
+        return cls(op, b"".join(_bytes(part) + b"\0" for part in parts))
+
+    @classmethod
+    def write(cls, path: str, value: str | bytes) -> Request:
+        return cls(Op.WRITE, _bytes(path) + b"\0" + _bytes(value))
+
+    @classmethod
+    def mkdir(cls, path: str) -> Request:
+        return cls.of(Op.MKDIR, path)
+
+    @classmethod
+    def rm(cls, path: str) -> Request:
+        return cls.of(Op.RM, path)
+
+    @classmethod
+    def set_perms(cls, path: str, *perms: str) -> Request:
+        return cls.of(Op.SET_PERMS, path, *perms)
+
+
+class Node(NamedTuple):
+    """One node of a dump."""
+
+    path: str
+    value: bytes
+    perms: tuple[str, ...]
+
+
 class Event(NamedTuple):
     """A watch event."""
 
@@ -61,6 +97,11 @@ class Event(NamedTuple):
 
 def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+
+
+def strings(payload: bytes) -> list[str]:
+    """The NUL-separated strings of an answer."""
+    return [_text(part) for part in payload.split(b"\0") if part]
 
 
 def _text(value: bytes) -> str:
@@ -94,40 +135,47 @@ class Xs:
 
     # Messages
 
-    def request(self, op: Op, payload: bytes = b"", tx: int = 0) -> bytes:
+    def request(self, request: Request, tx: int = 0) -> bytes:
         """Send one request and return its answer's payload."""
-        return self.batch([(op, payload)], tx)[0]
+        return self.batch([request], tx)[0]
 
-    def batch(self, requests: Iterable[tuple[Op, bytes]], tx: int = 0) -> list[bytes]:
-        """Send requests ahead of their answers, and return these; the first error is raised once all are in."""
-        waiting: deque[tuple[int, Op, bytes]] = deque()
-        answers: list[bytes] = []
-        error: OSError | None = None
-        for op, payload in requests:
-            self._next_id = (self._next_id + 1) & 0xFFFFFFFF
-            self._socket.sendall(HEADER.pack(op, self._next_id, tx, len(payload)) + payload)
-            waiting.append((self._next_id, op, payload))
-            if len(waiting) >= WINDOW:
-                error = self._answer(waiting, answers) or error
-        while waiting:
-            error = self._answer(waiting, answers) or error
-        if error is not None:
-            raise error
+    def batch(self, requests: Iterable[Request], tx: int = 0) -> list[bytes]:
+        """Send requests and return their answers; the first error is raised once all are answered."""
+        answers = []
+        failed: OSError | None = None
+        for answer in self.exchange(requests, tx):
+            if isinstance(answer, OSError):
+                failed = failed or answer
+            else:
+                answers.append(answer)
+        if failed is not None:
+            raise failed
         return answers
 
-    def _answer(self, waiting: deque[tuple[int, Op, bytes]], answers: list[bytes]) -> OSError | None:
-        request, op, sent = waiting.popleft()
+    def exchange(self, requests: Iterable[Request], tx: int = 0) -> list[bytes | OSError]:
+        """Send requests ahead of their answers, which is ten times faster, and return an answer or error for each."""
+        waiting: deque[tuple[int, Request]] = deque()
+        answers: list[bytes | OSError] = []
+        for request in requests:
+            self._next_id = (self._next_id + 1) & 0xFFFFFFFF
+            self._socket.sendall(HEADER.pack(request.op, self._next_id, tx, len(request.payload)) + request.payload)
+            waiting.append((self._next_id, request))
+            if len(waiting) >= WINDOW:
+                answers.append(self._answer(*waiting.popleft()))
+        answers += [self._answer(*sent) for sent in waiting]
+        return answers
+
+    def _answer(self, expected: int, request: Request) -> bytes | OSError:
         while True:
             kind, identity, _, payload = self._message(self._timeout)
             if kind == Op.WATCH_EVENT:
                 self._events.append(_event(payload))
                 continue
-            assert identity == request, f"answer {identity} to request {request}"
-            answers.append(payload)
+            assert identity == expected, f"answer {identity} to request {expected}"
             if kind != Op.ERROR:
-                return None
+                return payload
             name = _text(payload.rstrip(b"\0"))
-            return OSError(getattr(errno, name), f"{name} to {op.name} {_text(sent[:80])!r}")
+            return OSError(getattr(errno, name), f"{name} to {request.op.name} {_text(request.payload[:80])!r}")
 
     def _message(self, timeout: float) -> tuple[int, int, int, bytes]:
         deadline = time.monotonic() + timeout
@@ -150,7 +198,7 @@ class Xs:
     # Nodes
 
     def read_bytes(self, path: str, tx: int = 0) -> bytes:
-        return self.request(Op.READ, _bytes(path) + b"\0", tx)
+        return self.request(Request.of(Op.READ, path), tx)
 
     def read(self, path: str, tx: int = 0) -> str:
         return _text(self.read_bytes(path, tx))
@@ -168,20 +216,20 @@ class Xs:
     def ls(self, path: str, tx: int = 0) -> list[str]:
         """The names of a node's children, however many there are; none where there is no node."""
         try:
-            listing = self.request(Op.DIRECTORY, _bytes(path) + b"\0", tx)
+            listing = self.request(Request.of(Op.DIRECTORY, path), tx)
         except FileNotFoundError:
             return []
         except OSError as error:
             if error.errno != errno.E2BIG:
                 raise
             listing = self._ls_parts(path, tx)
-        return [_text(name) for name in listing.split(b"\0") if name]
+        return strings(listing)
 
     def _ls_parts(self, path: str, tx: int) -> bytes:
         """The whole list in parts; begun again when the generation says that the list has changed meanwhile."""
         listing, generation = b"", b""
         while True:
-            part = self.request(Op.DIRECTORY_PART, _bytes(path) + b"\0%d\0" % len(listing), tx)
+            part = self.request(Request.of(Op.DIRECTORY_PART, path, str(len(listing))), tx)
             current, _, names = part.partition(b"\0")
             if listing and current != generation:
                 listing = b""
@@ -193,46 +241,67 @@ class Xs:
             listing += names
 
     def write(self, path: str, value: str | bytes, tx: int = 0) -> None:
-        self.request(Op.WRITE, _bytes(path) + b"\0" + _bytes(value), tx)
+        self.request(Request.write(path, value), tx)
 
     def write_all(self, base: str, nodes: Mapping[str, str | bytes], tx: int = 0) -> None:
         """Write `nodes` below `base`, in their order, without waiting for each answer."""
-        self.batch(((Op.WRITE, _bytes(f"{base}/{name}") + b"\0" + _bytes(value)) for name, value in nodes.items()), tx)
+        self.batch((Request.write(f"{base}/{name}", value) for name, value in nodes.items()), tx)
 
     def mkdir(self, path: str, tx: int = 0) -> None:
-        self.request(Op.MKDIR, _bytes(path) + b"\0", tx)
+        self.request(Request.mkdir(path), tx)
 
     def rm(self, path: str, tx: int = 0) -> None:
         """Remove a node and all below it. A missing node is fine; a missing parent is FileNotFoundError."""
-        self.request(Op.RM, _bytes(path) + b"\0", tx)
+        self.request(Request.rm(path), tx)
 
     def get_perms(self, path: str, tx: int = 0) -> list[str]:
         """Such as `["n0", "r7"]`: owned by dom0, closed to others but for domain 7, which may read."""
-        return [_text(perm) for perm in self.request(Op.GET_PERMS, _bytes(path) + b"\0", tx).split(b"\0") if perm]
+        return strings(self.request(Request.of(Op.GET_PERMS, path), tx))
 
     def set_perms(self, path: str, *perms: str, tx: int = 0) -> None:
-        self.request(Op.SET_PERMS, b"".join(_bytes(part) + b"\0" for part in (path, *perms)), tx)
+        self.request(Request.set_perms(path, *perms), tx)
 
     def tree(self, path: str) -> dict[str, str]:
         """Every node at and below `path`, parents first: the path relative to it ("" is itself) → the value."""
-        return {node[len(path) :].lstrip("/"): value for node, value in self._walk(path)}
+        return {node.path[len(path) :].lstrip("/"): _text(node.value) for node in self.dump(path)}
 
-    def _walk(self, path: str) -> Iterator[tuple[str, str]]:
-        value = self.get(path)
-        if value is None:
-            return
-        yield path, value
-        for name in self.ls(path):
-            yield from self._walk(f"{path.rstrip('/')}/{name}")
+    def dump(self, path: str = "/") -> list[Node]:
+        """Every node at and below `path` with its permissions, parents first; none where there is no node.
+
+        Not in a transaction: what changes meanwhile is in it or not.
+        """
+        nodes: list[Node] = []
+        level = [path]
+        while level:
+            values = self.exchange(Request.of(Op.READ, node) for node in level)
+            perms = self.exchange(Request.of(Op.GET_PERMS, node) for node in level)
+            listings = self.exchange(Request.of(Op.DIRECTORY, node) for node in level)
+            below: list[str] = []
+            for node, value, perm, listing in zip(level, values, perms, listings, strict=True):
+                if isinstance(value, OSError) or isinstance(perm, OSError):
+                    continue
+                nodes.append(Node(node, value, tuple(strings(perm))))
+                names = self.ls(node) if isinstance(listing, OSError) else strings(listing)
+                below += [f"{node.rstrip('/')}/{name}" for name in names]
+            level = below
+        return nodes
+
+    def restore(self, nodes: Iterable[Node]) -> None:
+        """Write what `dump` returned."""
+        self.batch(
+            request
+            for node in nodes
+            for request in (Request.write(node.path, node.value), Request.set_perms(node.path, *node.perms))
+        )
 
     # Transactions
 
     def start(self) -> int:
-        return int(self.request(Op.TRANSACTION_START, b"\0").rstrip(b"\0"))
+        return int(self.request(Request.of(Op.TRANSACTION_START, "")).rstrip(b"\0"))
 
     def end(self, tx: int, commit: bool = True) -> None:
         """BlockingIOError (EAGAIN) when something read or written in it has changed meanwhile."""
-        self.request(Op.TRANSACTION_END, b"T\0" if commit else b"F\0", tx)
+        self.request(Request.of(Op.TRANSACTION_END, "T" if commit else "F"), tx)
 
     @contextmanager
     def transaction(self) -> Iterator[int]:
@@ -258,10 +327,10 @@ class Xs:
 
     def watch(self, path: str, token: str = "") -> None:
         """The first event comes at once."""
-        self.request(Op.WATCH, _bytes(path) + b"\0" + _bytes(token) + b"\0")
+        self.request(Request.of(Op.WATCH, path, token))
 
     def unwatch(self, path: str, token: str = "") -> None:
-        self.request(Op.UNWATCH, _bytes(path) + b"\0" + _bytes(token) + b"\0")
+        self.request(Request.of(Op.UNWATCH, path, token))
 
     def event(self, timeout: float = 10.0) -> Event:
         """The next watch event; TimeoutError if none comes within `timeout` seconds."""
@@ -305,13 +374,13 @@ class Xs:
     # Domains
 
     def introduce(self, domid: int, page: int = 1, port: int = 1) -> None:
-        self.request(Op.INTRODUCE, b"%d\0%d\0%d\0" % (domid, page, port))
+        self.request(Request.of(Op.INTRODUCE, str(domid), str(page), str(port)))
 
     def release(self, domid: int) -> None:
-        self.request(Op.RELEASE, b"%d\0" % domid)
+        self.request(Request.of(Op.RELEASE, str(domid)))
 
     def is_introduced(self, domid: int) -> bool:
-        return self.request(Op.IS_DOMAIN_INTRODUCED, b"%d\0" % domid).startswith(b"T")
+        return self.request(Request.of(Op.IS_DOMAIN_INTRODUCED, str(domid))).startswith(b"T")
 
 
 def _event(payload: bytes) -> Event:
