@@ -113,8 +113,9 @@ class Xs:
 
     def __init__(self, path: str | Path, timeout: float = 10.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout)
+        # Blocking: xenstored's backlog is one connection, and a full one is EAGAIN to a socket with a time-out.
         self._socket.connect(str(path))
+        self._socket.settimeout(timeout)
         self._timeout = timeout
         self._buffer = bytearray()
         self._next_id = 0
