@@ -152,7 +152,8 @@ class Journal:
                 file.write(entry)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             # Not send_fds(): Python 3.11's forgets the flags and the address.
-            self._socket.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))], _SEND_FLAGS, self._path)
+            passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))
+            self._socket.sendmsg([], [passed], _SEND_FLAGS, self._path)
         except OSError:
             return False
         finally:

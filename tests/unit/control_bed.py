@@ -1,0 +1,119 @@
+"""What tests of the control service and of xennetctl stand on: a daemon that only remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.control import ControlServer
+from xennetd.model.status import DaemonStatus, VifStatus
+from xennetd.model.vif import VifId
+
+
+def row(domid: int, devid: int = 0, **values: Any) -> VifStatus:
+    """A connected vif's row, with `values` in place of the usual."""
+    plain = VifStatus(
+        vif=f"vif{domid}.{devid}",
+        domid=domid,
+        devid=devid,
+        vm=f"vm-{domid}",
+        uuid=f"0f8e7c1a-36f5-4a5f-9d5c-{domid:012x}",
+        mac=f"00:16:3e:00:{domid // 256:02x}:{domid % 256:02x}",
+        ips=[],
+        network=None,
+        mode="bridge",
+        bridge="xenbr0",
+        vlan=None,
+        state="connected",
+        error=None,
+        since=1_700_000_000.0,
+        link=f"vif{domid}.{devid}",
+        ifindex=100 + domid,
+        mtu=1500,
+        script="/etc/xen/scripts/vif-xennetd",
+        duration_us=512,
+    )
+    return replace(plain, **values)
+
+
+class FakeDaemon:
+    """A daemon with four vifs. `problems`, `refusal` and `bug` are what it answers when they are set."""
+
+    def __init__(self) -> None:
+        self.rows = [
+            row(3, vm="web-1"),
+            row(7, vm="db", link="lan7"),
+            row(7, 1, vm="db", state="error", error="there is no bridge xenbr9", bridge="xenbr9"),
+            row(9, vm="a/b", state="pending", reason="no link vif9.0 yet"),
+        ]
+        self.problems: list[str] = []
+        self.refusal: str | None = None
+        self.bug: Exception | None = None
+        self.asked: list[str] = []
+        self.listed = 0
+
+    def status(self) -> DaemonStatus:
+        counts = dict.fromkeys(("pending", "connected", "error", "detaching", "ignored"), 0)
+        for vif in self.rows:
+            counts[vif.state] += 1
+        return DaemonStatus(
+            version="1.2",
+            pid=812,
+            mode="enforce",
+            ready=True,
+            since=1_700_000_000.0,
+            domid=0,
+            config=["/etc/xennetd/xennetd.toml"],
+            counts=counts,
+            pinned=[vif.vif for vif in self.rows if vif.pinned],
+            xenstore="connected",
+            audit_dropped=0,
+            netlink_resyncs=0,
+            xenstore_reconnects=0,
+            problems=[f"{vif.vif} of {vif.vm}: {vif.error}" for vif in self.rows if vif.error],
+        )
+
+    def vifs(self) -> list[VifStatus]:
+        self.listed += 1
+        return self.rows
+
+    def vif(self, vif: VifId) -> VifStatus | None:
+        return next((found for found in self.rows if (found.domid, found.devid) == vif), None)
+
+    async def reload(self) -> list[str]:
+        self.asked.append("reload")
+        return self.problems
+
+    def check(self) -> list[str]:
+        if self.bug is not None:
+            raise self.bug
+        return self.problems or ["a note"]
+
+    def retry(self, vif: VifId) -> str | None:
+        return self._do("retry", vif)
+
+    def pin(self, vif: VifId) -> str | None:
+        return self._do("pin", vif)
+
+    def unpin(self, vif: VifId) -> str | None:
+        return self._do("unpin", vif)
+
+    def _do(self, what: str, vif: VifId) -> str | None:
+        self.asked.append(f"{what} {vif}")
+        return self.refusal
+
+
+@contextlib.asynccontextmanager
+async def serving(daemon: FakeDaemon, audit: Audit, path: str, **options: Any) -> AsyncIterator[ControlServer]:
+    """Serve `daemon` at `path` while the block runs."""
+    server = ControlServer(daemon, audit, path, version="1.2", **options)
+    task = asyncio.create_task(server.serve())
+    try:
+        yield server
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
