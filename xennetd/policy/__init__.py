@@ -1,1 +1,1 @@
-"""What should be: TOML text to Policy or Problems, and (Policy, Vif, host facts) to Attachment. Pure."""
+"""What should be: TOML text becomes a Policy or Problems; a Policy, a Vif and the host's facts become an Attachment."""

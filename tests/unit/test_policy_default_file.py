@@ -1,0 +1,40 @@
+"""conf/xennetd.toml, the file that is installed: says nothing as it stands, and says the truth."""
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+from xennetd.policy.check import HostNotes, check
+from xennetd.policy.config import DaemonConfig, Match, Policy
+from xennetd.policy.load import load
+from xennetd.policy.schema import DAEMON, MATCH, NETWORK, RULE
+
+TEXT = (Path(__file__).parents[2] / "conf/xennetd.toml").read_text()
+UNCOMMENTED = re.sub(r"^#(?=[^ #\n])", "", TEXT, flags=re.MULTILINE)
+
+
+def test_the_installed_file_equals_no_file() -> None:
+    assert tomllib.loads(TEXT) == {}
+    assert load([("xennetd.toml", TEXT.encode())]) == Policy(files=("xennetd.toml",))
+
+
+def test_every_example_is_valid_and_every_default_is_true() -> None:
+    policy = load([("xennetd.toml", UNCOMMENTED.encode())])
+    assert isinstance(policy, Policy), [problem.describe() for problem in policy]
+    assert policy.daemon == DaemonConfig()
+    assert [rule.name for rule in policy.rules] == ["web tier", "policy 2"]
+    assert check(policy, HostNotes()) == ()
+
+
+def test_every_key_is_explained() -> None:
+    data = tomllib.loads(UNCOMMENTED)
+    assert data["daemon"].keys() == DAEMON.keys() == {field.name for field in fields(DaemonConfig)}
+    assert data["network"]["lan"].keys() == NETWORK.keys()
+    assert {key for rule in data["policy"] for key in rule} == RULE.keys()
+    assert MATCH.keys() == {field.name for field in fields(Match)}
+    assert all(re.search(rf"^#   {key} +\S", TEXT, re.MULTILINE) for key in MATCH)
+
+
+def test_no_line_is_too_long_to_read() -> None:
+    assert max(map(len, TEXT.splitlines())) <= 120

@@ -1,0 +1,117 @@
+"""Which files are read, and which are refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from xennetd.policy.config import Policy
+from xennetd.policy.files import load_files
+
+DENY = "[[policy]]\nname = '{}'\ndeny = 'no'\n"
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    (tmp_path / "conf.d").mkdir()
+    return tmp_path
+
+
+def write(path: Path, text: str = "", mode: int = 0o644) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def problems(config: str | None = None, *, directory: Path = Path("/nonexistent")) -> list[str]:
+    result = load_files(config, directory=directory)
+    assert not isinstance(result, Policy)
+    return [problem.describe() for problem in result]
+
+
+def test_no_files_at_all_are_the_defaults(tmp_path: Path) -> None:
+    assert load_files(directory=tmp_path / "nothing") == Policy()
+    assert load_files(directory=tmp_path) == Policy()
+
+
+def test_the_main_file_then_the_parts_by_name(etc: Path) -> None:
+    write(etc / "conf.d/20-b.toml", DENY.format("b"))
+    write(etc / "conf.d/10-a.toml", DENY.format("a"))
+    write(etc / "xennetd.toml", DENY.format("main"))
+    policy = load_files(directory=etc)
+    assert isinstance(policy, Policy)
+    assert [rule.name for rule in policy.rules] == ["main", "a", "b"]
+    assert policy.files == tuple(f"{etc}/{name}" for name in ("xennetd.toml", "conf.d/10-a.toml", "conf.d/20-b.toml"))
+
+
+def test_what_is_no_part_is_passed_over(etc: Path) -> None:
+    for name in ("a.toml~", ".b.toml", "c.conf", "d.toml.dpkg-new"):
+        write(etc / "conf.d" / name, "not TOML")
+    (etc / "conf.d/e.toml").mkdir()
+    os.mkfifo(etc / "conf.d/f.toml")
+    assert load_files(directory=etc) == Policy()
+
+
+def test_an_explicit_file_is_the_only_one(etc: Path) -> None:
+    write(etc / "xennetd.toml", "not TOML")
+    mine = write(etc / "mine.toml", DENY.format("mine"))
+    policy = load_files(str(mine), directory=etc)
+    assert isinstance(policy, Policy)
+    assert policy.files == (str(mine),)
+
+
+def test_an_explicit_file_must_exist(tmp_path: Path) -> None:
+    assert problems(f"{tmp_path}/x.toml") == [f"{tmp_path}/x.toml: can't be read: No such file or directory"]
+
+
+def test_an_explicit_file_that_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.toml")
+    assert problems(str(tmp_path / "x.toml")) == [f"{tmp_path}/x.toml: not a regular file"]
+    assert problems(str(tmp_path)) == [f"{tmp_path}: can't be read: Is a directory"]
+
+
+def test_links_to_nowhere_are_no_missing_files(etc: Path) -> None:
+    (etc / "xennetd.toml").symlink_to("gone")
+    (etc / "conf.d/a.toml").symlink_to("gone")
+    assert problems(directory=etc) == [
+        f"{etc}/xennetd.toml: can't be read: No such file or directory",
+        f"{etc}/conf.d/a.toml: can't be read: No such file or directory",
+    ]
+
+
+def test_a_file_everyone_may_write_is_refused(etc: Path) -> None:
+    main = write(etc / "xennetd.toml", mode=0o666)
+    assert problems(directory=etc) == [f"{main}: everyone may write to it (mode 0666); take that right away"]
+    main.chmod(0o664)
+    assert isinstance(load_files(directory=etc), Policy)
+
+
+def test_a_directory_everyone_may_write_is_refused(etc: Path) -> None:
+    (etc / "conf.d").chmod(0o777)
+    assert problems(directory=etc) == [f"{etc}/conf.d: everyone may write to it (mode 0777); take that right away"]
+
+
+def test_files_and_directories_that_can_not_be_read(etc: Path) -> None:
+    main = etc / "xennetd.toml"
+    main.symlink_to(main)
+    (etc / "conf.d").rmdir()
+    write(etc / "conf.d")
+    assert problems(directory=etc) == [
+        f"{etc}/conf.d: can't be read: Not a directory",
+        f"{main}: can't be read: Too many levels of symbolic links",
+    ]
+
+
+def test_a_problem_of_reading_comes_with_those_of_the_other_files(etc: Path) -> None:
+    write(etc / "xennetd.toml", mode=0o666)
+    write(etc / "conf.d/a.toml", "x = 1")
+    places = [line.split(": ")[0] for line in problems(directory=etc)]
+    assert places == [f"{etc}/xennetd.toml", f"{etc}/conf.d/a.toml:1"]
+
+
+def test_file_names_that_are_not_utf8_can_be_reported(etc: Path) -> None:
+    name = os.fsdecode(bytes(etc / "conf.d") + b"/\xff\n.toml")
+    Path(name).write_text("x")
+    (line,) = problems(directory=etc)
+    assert line.isprintable()
+    line.encode()

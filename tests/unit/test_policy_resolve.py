@@ -1,0 +1,345 @@
+"""What one vif is attached to: the policy's word first, then the stock script's rules."""
+
+from dataclasses import dataclass, replace
+from errno import ENODEV, EOPNOTSUPP
+from ipaddress import IPv4Interface
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xennetd.model.attachment import Attachment, Mode
+from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
+from xennetd.model.link import Link, is_link_name
+from xennetd.model.vif import Fault, Vif, VifId, XenbusState
+from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.policy.load import load
+from xennetd.policy.resolve import ANY_BRIDGE, owned, resolve
+
+VIF = Vif(
+    VifId(7, 0),
+    XenbusState.INIT_WAIT,
+    online=True,
+    script="/etc/xen/scripts/vif-xennetd",
+    mac="00:16:3e:00:00:07",
+    bridge="xenbr0",
+    ips=(IPv4Interface("10.0.0.7"),),
+    vm="web-1",
+    uuid="9f6c12ab-0123-4567-89ab-0123456789ab",
+)
+XENBR0 = Link(2, "xenbr0", "bridge")
+XENBR1 = Link(3, "xenbr1", "bridge", mtu=9000)
+ETH0 = Link(4, "eth0", master=2)
+LAN = Network("lan", Mode.BRIDGE, "xenbr1")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host's links as a table."""
+
+    links: tuple[Link, ...] = (XENBR0, XENBR1, ETH0)
+
+    def link(self, name: str) -> Link | None:
+        return next((link for link in self.links if link.name == name), None)
+
+    def bridges(self) -> tuple[Link, ...]:
+        return tuple(sorted((link for link in self.links if link.kind == "bridge"), key=lambda link: link.name))
+
+    def uplinks(self, bridge: int) -> tuple[Link, ...]:
+        return tuple(link for link in self.links if link.master == bridge and not link.name.startswith("vif"))
+
+
+HOST = Host()
+
+
+def rules(*rules: Rule) -> Policy:
+    return Policy(networks={"lan": LAN}, rules=rules)
+
+
+def error(policy: Policy, vif: Vif, host: Host = HOST) -> XennetdError:
+    with pytest.raises(XennetdError) as caught:
+        resolve(policy, vif, host)
+    return caught.value
+
+
+def test_without_configuration_the_vif_line_decides() -> None:
+    assert resolve(Policy(), VIF, HOST) == Attachment(VIF.id, Mode.BRIDGE, "xenbr0", 2, 1500)
+
+
+def test_a_policy_decides_over_the_vif_line_and_the_script() -> None:
+    vif = replace(VIF, script="vif-xennetd-route")
+    expected = Attachment(VIF.id, Mode.BRIDGE, "xenbr1", 3, 9000, network="lan", policy="web")
+    assert resolve(rules(Rule("web", Match(vm="web-*"), network=LAN)), vif, HOST) == expected
+
+
+def test_the_first_rule_that_matches_wins() -> None:
+    policy = rules(
+        Rule("other", Match(vm="db-*"), deny="x"), Rule("web", Match(), network=LAN), Rule("rest", Match(), deny="y")
+    )
+    assert resolve(policy, VIF, HOST).policy == "web"
+
+
+def test_a_denied_guest_is_told_the_reason_but_not_the_policys_name() -> None:
+    denied = error(rules(Rule("quarantine", Match(vm="web-*"), deny="you are in quarantine")), VIF)
+    assert isinstance(denied, Denied)
+    assert denied.sentence == "denied by policy: you are in quarantine"
+    assert denied.detail == 'denied by policy: you are in quarantine (policy "quarantine")'
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        Match(vm="web-[0-9]"),
+        Match(uuid="9f6c*"),
+        Match(mac="00:16:3e:*"),
+        Match(bridge="xenbr?"),
+        Match(script="vif-xennetd"),
+        Match(type="vif"),
+        Match(devid=0),
+        Match(domid=7),
+        Match(vm="*", mac="*07", devid=0),
+    ],
+)
+def test_a_match(match: Match) -> None:
+    vif = replace(VIF, mac="00:16:3E:00:00:07", uuid=str(VIF.uuid).upper())
+    assert resolve(rules(Rule("r", match, network=LAN)), vif, HOST).policy == "r"
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        Match(vm="WEB-*"),
+        Match(vm="web"),
+        Match(uuid="9f6d*"),
+        Match(mac="00:16:3f:*"),
+        Match(bridge="xenbr1"),
+        Match(script="/etc/xen/scripts/*"),
+        Match(type="vif_ioemu"),
+        Match(devid=1),
+        Match(domid=0),
+        Match(vm="web-1", domid=70),
+    ],
+)
+def test_no_match(match: Match) -> None:
+    assert resolve(rules(Rule("r", match, network=LAN)), VIF, HOST).policy is None
+
+
+def test_an_absent_node_matches_as_an_empty_one() -> None:
+    vif = replace(VIF, bridge=None, mac=None)
+    policy = rules(Rule("r", Match(bridge="?*"), deny="x"), Rule("s", Match(mac="*"), network=LAN))
+    assert resolve(policy, vif, HOST).policy == "s"
+
+
+def test_a_rule_on_a_name_that_can_not_be_read_keeps_the_port_shut() -> None:
+    unnamed = replace(VIF, vm=None)
+    policy = rules(Rule("quarantine", Match(vm="*-quarantine"), deny="x"), Rule("rest", Match(), network=LAN))
+    unread = error(policy, unnamed)
+    assert isinstance(unread, PolicyError)
+    assert "quarantine" not in unread.sentence
+    assert "quarantine" in unread.detail
+    assert resolve(policy, VIF, HOST).policy == "rest"
+    other = Match(vm="*-quarantine", devid=1)
+    narrower = rules(Rule("quarantine", other, deny="x"), Rule("rest", Match(), network=LAN))
+    assert resolve(narrower, unnamed, HOST).policy == "rest"
+
+
+def test_faults_are_the_guests_and_come_first() -> None:
+    faulty = replace(VIF, faults=(Fault("mac", "mac is no MAC"), Fault("mtu", "mtu is no number")))
+    fault = error(rules(Rule("r", Match(), deny="x")), faulty)
+    assert isinstance(fault, GuestError)
+    assert (fault.sentence, fault.detail) == ("mac is no MAC", "mac is no MAC; mtu is no number")
+
+
+def test_without_a_bridge_node_the_first_bridge_serves() -> None:
+    host = Host((XENBR1, XENBR0, ETH0))
+    assert resolve(Policy(), replace(VIF, bridge=None), host).bridge == "xenbr0"
+    assert resolve(Policy(), replace(VIF, bridge=""), host).bridge == "xenbr0"
+
+
+def test_without_any_bridge_the_first_that_appears_is_waited_for() -> None:
+    none = error(Policy(), replace(VIF, bridge=None), Host((ETH0,)))
+    assert isinstance(none, HostError)
+    assert none.waits_on == {ANY_BRIDGE}
+
+
+def test_xenbr_may_be_called_eth_nowadays() -> None:
+    ethernet = Host((Link(5, "eth7", "bridge"),))
+    assert resolve(Policy(), replace(VIF, bridge="xenbr7"), ethernet).bridge_index == 5
+
+
+def test_xenbr_stays_xenbr_where_it_exists_or_eth_is_no_bridge() -> None:
+    both = Host((XENBR0, Link(5, "eth0", "bridge")))
+    assert resolve(Policy(), VIF, both).bridge == "xenbr0"
+    missing = error(Policy(), VIF, Host((ETH0,)))
+    assert isinstance(missing, HostError)
+    assert missing.errno == ENODEV
+    assert missing.waits_on == {"xenbr0", "eth0"}
+
+
+def test_a_missing_bridge_of_the_vif_line() -> None:
+    missing = error(Policy(), replace(VIF, bridge="br7"))
+    assert isinstance(missing, HostError)
+    assert missing.sentence == 'bridge "br7" does not exist: create it, or correct bridge= in the domain\'s vif line'
+    assert missing.waits_on == {"br7"}
+
+
+def test_a_missing_bridge_of_a_network() -> None:
+    missing = error(rules(Rule("web", Match(), network=LAN)), VIF, Host((XENBR0,)))
+    assert isinstance(missing, PolicyError)
+    assert missing.sentence == (
+        'bridge "xenbr1" of network "lan" does not exist: '
+        "create it, or correct network.lan.bridge in xennetd's configuration"
+    )
+    assert missing.waits_on == {"xenbr1"}
+
+
+def test_a_link_that_is_no_bridge() -> None:
+    own = error(Policy(), replace(VIF, bridge="eth0"))
+    assert isinstance(own, HostError)
+    assert own.errno == EOPNOTSUPP
+    assert own.sentence == '"eth0" is not a bridge: make it a bridge, or correct bridge= in the domain\'s vif line'
+    assert own.waits_on == {"eth0"}
+    policy = rules(Rule("web", Match(), network=LAN))
+    networks = error(policy, VIF, Host((Link(3, "xenbr1", "openvswitch"),)))
+    assert isinstance(networks, PolicyError)
+    assert networks.sentence.startswith('"xenbr1" is an Open vSwitch bridge, not one of the kernel\'s: ')
+    assert networks.waits_on == {"xenbr1"}
+
+
+@pytest.mark.parametrize("bridge", ["a/b", "sixteen-letters-", "ovs0:10:20", "x\n\x1b[2J", "..", "ü"])
+def test_what_can_not_be_a_bridges_name(bridge: str) -> None:
+    wrong = error(Policy(), replace(VIF, bridge=bridge))
+    assert isinstance(wrong, GuestError)
+    assert wrong.sentence.isprintable()
+    assert wrong.sentence.isascii()
+    assert "correct bridge= in the domain's vif line" in wrong.sentence
+
+
+def test_open_vswitchs_grammar_is_explained() -> None:
+    assert "Open vSwitch's grammar" in error(Policy(), replace(VIF, bridge="ovs0.20:30")).sentence
+    assert "Open vSwitch's grammar" in error(Policy(), replace(VIF, bridge="xenbr0.20")).sentence
+    dotted = Host((Link(9, "br.20", "bridge"),))
+    assert resolve(Policy(), replace(VIF, bridge="br.20"), dotted).bridge_index == 9
+
+
+@pytest.mark.parametrize("script", ["vif-xennetd", "vif-xennetd-bridge", "/usr/lib/xen/vif-bridge", "vif-ours"])
+def test_scripts_that_mean_a_bridge(script: str) -> None:
+    assert resolve(Policy(), replace(VIF, script=script), HOST).mode is Mode.BRIDGE
+
+
+@pytest.mark.parametrize("mode", ["route", "nat", "openvswitch"])
+@pytest.mark.parametrize("script", ["/etc/xen/scripts/vif-xennetd-", "vif-"])
+def test_scripts_of_modes_that_are_not_known(script: str, mode: str) -> None:
+    unknown = error(Policy(), replace(VIF, script=script + mode))
+    assert isinstance(unknown, PolicyError)
+    assert f"asks for mode {mode}, which this xennetd does not know yet" in unknown.sentence
+
+
+def test_the_mtu_is_the_nodes_then_the_uplinks_then_the_bridges() -> None:
+    slow = Link(5, "eth1", master=2, mtu=1400)
+    guests = Link(6, "vif1.0", master=2, mtu=1280)
+    assert resolve(Policy(), replace(VIF, mtu=1300), HOST).mtu == 1300
+    assert resolve(Policy(), VIF, Host((XENBR0, ETH0, slow, guests))).mtu == 1400
+    assert resolve(Policy(), VIF, Host((replace(XENBR0, mtu=1450), guests))).mtu == 1450
+
+
+def test_an_mtu_above_the_bridges_is_a_warning() -> None:
+    assert resolve(Policy(), replace(VIF, mtu=9000), HOST).warnings == (
+        'mtu 9000 is above the 1500 of bridge "xenbr0": larger frames may be dropped on the way',
+    )
+    assert resolve(Policy(), replace(VIF, mtu=1500), HOST).warnings == ()
+
+
+def test_owned_is_what_names_our_script() -> None:
+    assert owned(Policy(), VIF)
+    assert owned(Policy(), replace(VIF, script="vif-xennetd-route"))
+    assert not owned(Policy(), replace(VIF, script="/etc/xen/scripts/vif-bridge"))
+    assert not owned(Policy(), replace(VIF, script="/vif-xennetd/block"))
+    assert not owned(Policy(), replace(VIF, script=""))
+    assert owned(Policy(DaemonConfig(scripts=("vif-bridge",))), replace(VIF, script="/etc/xen/scripts/vif-bridge"))
+
+
+def test_in_observe_mode_stock_scripts_are_looked_at_too() -> None:
+    observing = Policy(DaemonConfig(mode="observe"))
+    assert owned(observing, VIF)
+    assert owned(observing, replace(VIF, script="/etc/xen/scripts/vif-bridge"))
+    assert not owned(observing, replace(VIF, script="/etc/xen/scripts/vif-custom"))
+
+
+NAMES = st.one_of(st.sampled_from(["xenbr0", "xenbr1", "eth0", "eth1", "br.1", "a:b", ""]), st.text(max_size=20))
+LINKS = st.builds(
+    Link,
+    index=st.integers(1, 5),
+    name=NAMES,
+    kind=st.sampled_from(["", "bridge", "openvswitch", "veth"]),
+    master=st.integers(0, 5),
+    mtu=st.integers(0, 65536),
+)
+GLOBS = st.none() | st.text("*?[]!-abvifxen0", max_size=5)
+MATCHES = st.builds(
+    Match, vm=GLOBS, uuid=GLOBS, mac=GLOBS, bridge=GLOBS, script=GLOBS, type=GLOBS, devid=st.none() | st.integers(0, 1)
+)
+VIFS = st.builds(
+    Vif,
+    id=st.builds(VifId, st.integers(0, 2), st.integers(0, 2)),
+    state=st.sampled_from(XenbusState),
+    online=st.booleans(),
+    script=st.sampled_from(["", "/x/vif-xennetd", "vif-nat", "/"]) | st.text(max_size=5),
+    type=st.text(max_size=3),
+    mac=st.none() | st.text(max_size=17),
+    bridge=st.none() | NAMES,
+    mtu=st.none() | st.integers(68, 65535),
+    vm=st.none() | st.text(max_size=5),
+    uuid=st.none() | st.text(max_size=5),
+    faults=st.just(()) | st.just((Fault("mac", "wrong"),)),
+)
+NETWORKS = st.builds(Network, st.just("n"), st.just(Mode.BRIDGE), st.sampled_from(["xenbr0", "eth1"]))
+RULES = st.one_of(
+    st.builds(Rule, st.just("r"), MATCHES, network=NETWORKS), st.builds(Rule, st.just("d"), MATCHES, deny=st.just("no"))
+)
+
+
+@given(
+    st.lists(RULES, max_size=3),
+    VIFS,
+    st.lists(LINKS, max_size=5, unique_by=lambda link: link.name).map(lambda links: Host(tuple(links))),
+)
+def test_any_vif_on_any_host_is_attached_to_a_bridge_or_gets_an_error_fit_to_show(
+    rules: list[Rule], vif: Vif, host: Host
+) -> None:
+    try:
+        attachment = resolve(Policy(rules=tuple(rules)), vif, host)
+    except XennetdError as error:
+        refused = error
+    else:
+        bridge = host.link(attachment.bridge)
+        assert bridge is not None
+        assert bridge.kind == "bridge"
+        assert bridge.index == attachment.bridge_index
+        return
+    assert refused.sentence.isprintable()
+    assert refused.sentence.isascii()
+    # A link that is waited for must be one that can come, and whose coming can help.
+    assert all(name == ANY_BRIDGE or is_link_name(name) for name in refused.waits_on)
+    for name in refused.waits_on:
+        there = host.bridges() if name == ANY_BRIDGE else [link for link in host.links if link.name == name]
+        assert all(link.kind != "bridge" for link in there)
+
+
+@given(VIFS, st.booleans())
+def test_owning_is_total(vif: Vif, observe: bool) -> None:
+    assert isinstance(owned(Policy(DaemonConfig(mode="observe" if observe else "enforce")), vif), bool)
+
+
+def test_text_to_attachment() -> None:
+    text = """
+        [network.lan]
+        mode = "bridge"
+        bridge = "xenbr1"
+        [[policy]]
+        match = { mac = "00:16:3E:*" }
+        network = "lan"
+        """
+    policy = load([("x.toml", text.encode())])
+    assert isinstance(policy, Policy)
+    assert resolve(policy, VIF, HOST).network == "lan"

@@ -1,0 +1,125 @@
+"""One configuration file's parsed text, and places in it that a problem can name."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from xennetd.model.text import visible
+from xennetd.policy.lines import KeyPath, find_lines
+from xennetd.policy.problem import Problem, nearest, printable
+
+LARGEST = 1 << 20
+"""In bytes. A larger file was hardly meant to be a configuration, and would hold up a reload."""
+
+_LONGEST_QUOTE = 80
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """One file's data as tomllib gives it. Not for keeping: what is needed goes into the Policy."""
+
+    file: str
+    text: str
+    data: dict[str, Any]
+
+    @cached_property
+    def lines(self) -> Mapping[KeyPath, int]:
+        """Where each key stands; read only when there is something to report."""
+        return find_lines(self.text)
+
+    @property
+    def root(self) -> Place:
+        """The place of the whole document."""
+        return Place(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A key in a document, there or missing. Its text is `FILE:LINE`."""
+
+    document: Document
+    path: KeyPath = field(default=())
+
+    def __truediv__(self, key: str | int) -> Place:
+        return Place(self.document, (*self.path, key))
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.document.file, self.line) if part is not None)
+
+    @property
+    def line(self) -> int | None:
+        """The key's line, or that of the table it is missing from."""
+        path = self.path
+        while path and path not in self.document.lines:
+            path = path[:-1]
+        return self.document.lines[path] if path else None
+
+    @property
+    def key(self) -> str:
+        """The dotted path."""
+        text = ""
+        for part in self.path:
+            if isinstance(part, int):
+                text += f"[{part + 1}]"
+            else:
+                text += ("." if text else "") + (part if _BARE_KEY.fullmatch(part) else f'"{visible(part)}"')
+        return text
+
+    def problem(self, text: str, *, found: str = "", allowed: tuple[str, ...] = (), like: str = "") -> Problem:
+        """Return the problem `text` of this key. `like` is a wrong name, for which `allowed` may have a similar one."""
+        return Problem(
+            file=self.document.file,
+            text=text,
+            line=self.line,
+            key=self.key,
+            found=found,
+            allowed=allowed,
+            nearest=nearest(like, allowed) if like else "",
+        )
+
+
+def parse(file: str, data: bytes) -> Document | Problem:
+    """Return the document that the bytes of `file` spell, or why they spell none."""
+    if len(data) > LARGEST:
+        return Problem(file, f"larger than a configuration may be ({LARGEST} bytes)", found=f"{len(data)} bytes")
+    if data.startswith(b"\xef\xbb\xbf"):
+        return Problem(file, "starts with a byte order mark; save it as UTF-8 without one", line=1, column=1)
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        return Problem(file, "holds a NUL byte; it must be TOML in UTF-8", line=line)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return Problem(file, "not UTF-8", line=line, found=f"byte 0x{data[error.start]:02x}")
+    try:
+        return Document(file, text, tomllib.loads(text))
+    except RecursionError:
+        return Problem(file, "not a configuration: arrays or tables are nested too deeply")
+    except ValueError as error:  # TOMLDecodeError, or what int() and datetime() raise in tomllib
+        return _syntax_problem(file, text, str(error))
+
+
+def _syntax_problem(file: str, text: str, message: str) -> Problem:
+    """Return the problem behind tomllib's message, the only place where Python 3.11 to 3.13 tell the position."""
+    match = _TOML_ERROR.fullmatch(message)
+    if match is None:
+        return Problem(file, f"not TOML: {printable(message)}")
+    what, line, column = match.groups()
+    lines = text.rstrip().split("\n")
+    number = int(line) if line else len(lines)
+    found = lines[number - 1].strip() if number <= len(lines) else ""
+    return Problem(
+        file,
+        f"not TOML: {what[:1].lower()}{printable(what[1:])}",
+        line=number,
+        column=int(column) if column else None,
+        found=f"`{printable(found[:_LONGEST_QUOTE])}`" if found else "",
+    )

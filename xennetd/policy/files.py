@@ -1,0 +1,73 @@
+"""Reading the configuration files: the only part of policy that touches the system."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from xennetd.policy.config import Policy
+from xennetd.policy.document import LARGEST
+from xennetd.policy.load import load
+from xennetd.policy.problem import Problem, Problems
+
+DIRECTORY = Path("/etc/xennetd")
+
+
+def load_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Policy | Problems:
+    """Return the policy of the file `config` alone or, without one, of `directory` (xennetd.toml, then conf.d/*.toml).
+
+    A `config` that is missing is a Problem; no file at all in `directory` is an empty policy.
+    """
+    sources: list[tuple[str, bytes]] = []
+    problems: list[Problem] = []
+    for path in _default_files(directory, problems) if config is None else [Path(config)]:
+        try:
+            sources.append((str(path), _read(path)))
+        except _Unfit as unfit:
+            problems.append(Problem(str(path), str(unfit)))
+        except OSError as error:
+            problems.append(Problem(str(path), f"can't be read: {error.strerror}"))
+    return load(sources, tuple(problems))
+
+
+class _Unfit(Exception):
+    """Why a file is not read although it could be."""
+
+
+def _default_files(directory: Path, problems: list[Problem]) -> list[Path]:
+    main = directory / "xennetd.toml"
+    parts = directory / "conf.d"
+    files = [main] if os.path.lexists(main) else []  # a link to nowhere is no missing file
+    try:
+        files += sorted(path for path in parts.iterdir() if _is_part(path))
+        _check_writers(parts.stat())
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        problems.append(Problem(str(parts), f"can't be read: {error.strerror}"))
+    except _Unfit as unfit:
+        problems.append(Problem(str(parts), str(unfit)))
+    return files
+
+
+def _is_part(path: Path) -> bool:
+    if path.suffix != ".toml" or path.name.startswith("."):
+        return False
+    return path.is_file() or not path.exists()  # a link to nowhere is to be reported, not passed over
+
+
+def _check_writers(status: os.stat_result) -> None:
+    if status.st_mode & stat.S_IWOTH:
+        raise _Unfit(f"everyone may write to it (mode {stat.S_IMODE(status.st_mode):04o}); take that right away")
+
+
+def _read(path: Path) -> bytes:
+    # O_NONBLOCK: opening a FIFO without a writer would block for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _Unfit("not a regular file")
+        _check_writers(status)
+        return file.read(LARGEST + 1)

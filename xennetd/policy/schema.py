@@ -1,0 +1,146 @@
+"""The keys of each section: what type a value has, what it may be, and how that is said to people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, ValidationError, convert
+
+from xennetd.model.attachment import Mode
+from xennetd.model.link import is_link_name
+from xennetd.model.vif import DOMID_FIRST_RESERVED
+from xennetd.policy.document import Place
+from xennetd.policy.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
+from xennetd.policy.problem import Problem, shown
+
+_SUN_PATH = 108
+"""The size of sockaddr_un.sun_path, with its terminating NUL (unix(7))."""
+
+_LONGEST_TEXT = 200
+"""Of a text for people: `deny` goes into a xenstore node and a log line."""
+
+_VIF_TYPES = ("vif", "vif_ioemu")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key's value: its `type` for msgspec, then the test `accepts`, whose failure is `refusal`.
+
+    Either `hint` describes in a phrase what may be given, or `choices` are all the valid values. With `many` the value
+    is a non-empty array of such values.
+    """
+
+    type: Any
+    hint: str = ""
+    accepts: Callable[[Any], bool] = lambda value: True
+    refusal: str = "not valid"
+    choices: tuple[str, ...] = ()
+    many: bool = False
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """What may be given, as a Problem shows it."""
+        return self.choices or (self.hint,)
+
+    def read(self, place: Place, value: object, problems: list[Problem]) -> Any:
+        """Return the value as the policy takes it, or None after adding to `problems`."""
+        if not self.many:
+            return self._read_one(place, value, problems)
+        if not isinstance(value, list) or not value:
+            found = "an empty array" if value == [] else shown(value)
+            problems.append(place.problem("must be a non-empty array", found=found, allowed=self.allowed))
+            return None
+        values = tuple(self._read_one(place / i, item, problems) for i, item in enumerate(value))
+        return None if None in values else values
+
+    def _read_one(self, place: Place, value: object, problems: list[Problem]) -> Any:
+        refusal = "not valid"
+        try:
+            converted = convert(value, self.type)
+            if self.accepts(converted):
+                return converted
+            refusal = self.refusal
+        except ValidationError:
+            pass
+        like = value if self.choices and isinstance(value, str) else ""
+        problems.append(place.problem(refusal, found=shown(value), allowed=self.allowed, like=like))
+        return None
+
+
+Fields = Mapping[str, Field]
+
+
+def _is_socket_path(text: str) -> bool:
+    return text.startswith("/") and not text.endswith("/") and text.isprintable() and len(text.encode()) < _SUN_PATH
+
+
+def _is_basename_pattern(text: str) -> bool:
+    return text.isprintable() and "/" not in text
+
+
+def _is_sentence(text: str) -> bool:
+    return text.isprintable() and text.strip() == text
+
+
+_Text = Annotated[str, Meta(min_length=1, max_length=_LONGEST_TEXT)]
+_Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+_Domid = Annotated[int, Meta(ge=0, lt=DOMID_FIRST_RESERVED)]
+_Devid = Annotated[int, Meta(ge=0, le=0xFFFF)]
+
+_FLAG = Field(bool, "true or false")
+_PATTERN = Field(_Text, 'a shell-style pattern such as "web-*"', str.isprintable)
+_BASENAME = Field(
+    _Text, 'a pattern of a script\'s name without its directory, such as "vif-xennetd*"', _is_basename_pattern
+)
+_SENTENCE = Field(_Text, f"one line of at most {_LONGEST_TEXT} printable characters", _is_sentence)
+
+DAEMON: Fields = {
+    "mode": Field(Literal["enforce", "observe"], choices=("enforce", "observe")),
+    "control": Field(_Text, f"an absolute path of at most {_SUN_PATH - 1} bytes", _is_socket_path),
+    "scripts": replace(_BASENAME, many=True),
+    "hooks": _FLAG,
+    "devd": _FLAG,
+    "stand_in": _FLAG,
+}
+
+NETWORK_NAME = Field(_Name, "at most 63 letters, digits, dots, hyphens and underscores, first a letter or digit")
+
+NETWORK: Fields = {
+    "mode": Field(Mode, choices=tuple(Mode)),
+    "bridge": Field(str, "a link's name, 1 to 15 characters", is_link_name),
+}
+
+MATCH: Fields = {
+    "vm": _PATTERN,
+    "uuid": Field(
+        _Text,
+        'a shell-style pattern of a UUID, such as "9f6c12ab-*"',
+        lambda pattern: can_match(pattern.lower(), UUID_SHAPE),
+        "can never match",
+    ),
+    "mac": Field(
+        _Text,
+        'a shell-style pattern of a MAC, such as "00:16:3e:*"',
+        lambda pattern: can_match(pattern.lower(), MAC_SHAPE),
+        "can never match",
+    ),
+    "bridge": _PATTERN,
+    "script": _BASENAME,
+    "type": Field(
+        _Text,
+        accepts=lambda pattern: any(matches(pattern, known) for known in _VIF_TYPES),
+        refusal="can never match",
+        choices=_VIF_TYPES,
+    ),
+    "devid": Field(_Devid, "a whole number from 0 to 65535"),
+    "domid": Field(_Domid, f"a whole number from 0 to {DOMID_FIRST_RESERVED - 1}"),
+}
+
+RULE: Fields = {
+    "name": _SENTENCE,
+    "match": Field(dict, 'a table such as { vm = "web-*" }'),
+    "network": Field(str, "the name of a network"),
+    "deny": _SENTENCE,
+}
