@@ -449,6 +449,51 @@ def test_another_users_crowd_neither_keeps_root_out_nor_puts_it_out(path: str) -
     run(scenario, path, group=grp.getgrgid(NOBODY).gr_name)
 
 
+@needs_root
+def test_another_user_never_puts_root_out(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        peers = [await Peer.connect(path) for _ in range(MAX_PEERS)]
+        for peer in peers:
+            await peer.call("Status")
+        assert await ask_as(NOBODY, NOBODY, path, [("Status", {})]) != {"Status": None}
+        for peer in peers:
+            await peer.call("Status")
+
+    run(scenario, path, group=grp.getgrgid(NOBODY).gr_name)
+
+
+CONNECT = """
+import socket, sys
+for number in range(1 << 30):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sys.argv[1])
+    if number == 1000: print(flush=True)
+"""
+
+
+def test_a_peer_that_never_ceases_to_connect_starves_nobody(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        other = await Peer.connect(path)
+        floods = [
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", CONNECT, path], stdout=subprocess.PIPE)  # noqa: ASYNC220
+            for _ in range(3)
+        ]
+        try:
+            for flood in floods:
+                assert flood.stdout is not None
+                await asyncio.to_thread(flood.stdout.readline)
+            for _ in range(20):
+                begin = time.perf_counter()
+                await other.call("Check")
+                assert time.perf_counter() - begin < 2
+        finally:
+            for flood in floods:
+                flood.kill()
+                flood.communicate()
+
+    run(scenario, path)
+
+
 ASK = """
 import json, socket, sys
 s = socket.socket(socket.AF_UNIX)
