@@ -1,0 +1,179 @@
+"""The rtnetlink codec: what it makes of messages, and that it takes any bytes without another error than its own."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import IPv4Interface, IPv6Interface
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xennetd.kernel import rtnl
+from xennetd.kernel.links import Links
+from xennetd.kernel.rtnl import NetlinkFormatError
+from xennetd.model.vif import VifId
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def link_message(index: int, name: str, *attributes: bytes, kind: int = rtnl.RTM_NEWLINK, family: int = 0) -> bytes:
+    body = struct.pack("=BxHiII", family, 1, index, 0x1003, 0) + attribute(3, name.encode() + b"\0")
+    body += b"".join(attributes)
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+def address_message(index: int, address: bytes, prefix: int, *, gone: bool = False) -> bytes:
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBI", family, prefix, 0, 0, index) + attribute(1, address)
+    kind = rtnl.RTM_DELADDR if gone else rtnl.RTM_NEWADDR
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+MASTER_2 = attribute(10, struct.pack("=I", 2))
+ALT_NAME = attribute(52 | 0x8000, attribute(53, b"vif-7-0\0"))
+PARENT = attribute(56, b"vif-7-0\0") + attribute(57, b"xen-backend\0")
+PCI = attribute(56, b"vif-7-0\0") + attribute(57, b"pci\0")
+
+
+def fed(*messages: bytes, stand_in: bool = False) -> Links:
+    links = Links(stand_in=stand_in)
+    links.feed(messages)
+    return links
+
+
+def test_a_renamed_link_is_found_by_its_parent_device() -> None:
+    link = fed(link_message(9, "web0", PARENT)).of(VifId(7, 0))
+    assert link is not None
+    assert link.name == "web0"
+
+
+def test_another_bus_names_no_vif() -> None:
+    assert fed(link_message(9, "web0", PCI)).of(VifId(7, 0)) is None
+
+
+def test_an_alternative_name_is_a_parent_device_only_where_it_may_stand_in() -> None:
+    assert fed(link_message(9, "web0", ALT_NAME)).of(VifId(7, 0)) is None
+    assert fed(link_message(9, "web0", ALT_NAME), stand_in=True).of(VifId(7, 0)) is not None
+
+
+def test_the_name_of_a_vif_on_a_link_of_another_vif_does_not_count() -> None:
+    assert fed(link_message(9, "vif8.0", PARENT)).of(VifId(8, 0)) is None
+
+
+def test_a_rename_leaves_no_trace_of_the_old_name() -> None:
+    links = fed(link_message(9, "vif7.0"), link_message(9, "web0"))
+    assert links.link("vif7.0") is None
+    assert links.link("web0") is not None
+
+
+def test_a_name_that_another_link_took_over_stays_with_it() -> None:
+    links = fed(link_message(9, "vif7.0"))
+    links.feed([link_message(10, "vif7.0")])
+    links.feed([link_message(9, "old", kind=rtnl.RTM_DELLINK)])
+    link = links.link("vif7.0")
+    assert link is not None
+    assert link.index == 10
+
+
+def test_an_index_that_is_used_again_is_another_link() -> None:
+    links = fed(link_message(9, "vif7.0"))
+    first = links.link("vif7.0")
+    links.feed([link_message(9, "vif7.0", kind=rtnl.RTM_DELLINK), link_message(9, "vif7.0")])
+    second = links.link("vif7.0")
+    assert first is not None
+    assert second is not None
+    assert first.generation != second.generation
+
+
+def test_a_link_that_came_and_went_between_two_reads_is_no_news() -> None:
+    links = Links()
+    assert links.feed([link_message(9, "a"), link_message(9, "a", kind=rtnl.RTM_DELLINK)]) == []
+
+
+def test_uplinks_are_the_ports_that_are_no_guests() -> None:
+    links = fed(
+        link_message(3, "eth0", MASTER_2),
+        link_message(4, "vif7.0", MASTER_2),
+        link_message(5, "web0", MASTER_2, PARENT),
+        link_message(6, "web0-emu", MASTER_2, attribute(18, attribute(1, b"tun\0"))),
+    )
+    assert [link.name for link in links.uplinks(2)] == ["eth0"]
+    links.feed([link_message(3, "eth0")])
+    assert links.uplinks(2) == ()
+
+
+def test_addresses_follow_their_link() -> None:
+    links = fed(link_message(9, "vif7.0"), address_message(9, b"\xc0\x00\x02\x01", 24))
+    links.feed([address_message(9, socket.inet_pton(socket.AF_INET6, "fe80::1"), 64)])
+    link = links.link("vif7.0")
+    assert link is not None
+    assert link.addresses == {IPv4Interface("192.0.2.1/24"), IPv6Interface("fe80::1/64")}
+    links.feed([link_message(9, "vif7.0", MASTER_2), address_message(9, b"\xc0\x00\x02\x01", 24, gone=True)])
+    link = links.link("vif7.0")
+    assert link is not None
+    assert link.addresses == {IPv6Interface("fe80::1/64")}
+
+
+def test_a_port_message_of_the_bridge_changes_the_port_and_nothing_else() -> None:
+    links = fed(link_message(9, "vif7.0", MASTER_2))
+    isolated = attribute(12 | 0x8000, attribute(33, b"\1"))
+    links.feed([link_message(9, "vif7.0", isolated, family=7)])
+    link = links.link("vif7.0")
+    assert link is not None
+    assert link.port is not None
+    assert link.port.isolated
+    assert link.master == 2
+
+
+def test_a_dump_tells_what_went_while_nobody_looked() -> None:
+    links = fed(link_message(3, "eth0"), link_message(9, "vif7.0"))
+    changes = links.load([link_message(3, "eth0")])
+    assert [(change.old.name if change.old else None, change.new) for change in changes] == [("vif7.0", None)]
+
+
+def test_a_refusal_carries_errno_and_the_kernels_own_words() -> None:
+    inner = struct.pack("=IHHII", 32, rtnl.RTM_SETLINK, 5, 77, 0)
+    body = struct.pack("=i", -17) + inner + attribute(1, b"name taken\0")
+    flags = rtnl.NLM_F_CAPPED | rtnl.NLM_F_ACK_TLVS
+    data = struct.pack("=IHHII", 16 + len(body), rtnl.NLMSG_ERROR, flags, 77, 0) + body
+    (message,) = rtnl.headers(data)
+    assert rtnl.parse_ack(data, message) == rtnl.Ack(77, 17, "name taken")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_links_or_a_format_error(data: bytes) -> None:
+    try:
+        Links(stand_in=True).feed([data])
+    except NetlinkFormatError:
+        pass
+
+
+@given(
+    st.sampled_from([rtnl.RTM_NEWLINK, rtnl.RTM_NEWADDR, rtnl.RTM_DELLINK, rtnl.RTM_DELADDR, rtnl.NLMSG_ERROR]),
+    st.sampled_from([0, rtnl.NLM_F_ACK_TLVS, rtnl.NLM_F_ACK_TLVS | rtnl.NLM_F_CAPPED]),
+    st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=40)), max_size=8),
+    st.binary(max_size=24),
+)
+def test_any_attributes_are_read_or_a_format_error(
+    kind: int, flags: int, attributes: list[tuple[int, bytes]], head: bytes
+) -> None:
+    body = head + b"\0" * (-len(head) % 4) + b"".join(attribute(number, value) for number, value in attributes)
+    data = struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
+    try:
+        for message in rtnl.headers(data):
+            rtnl.parse_ack(data, message)
+    except NetlinkFormatError:
+        pass
+    try:
+        Links(stand_in=True).feed([data])
+    except NetlinkFormatError:
+        pass
+
+
+def test_a_truncated_message_is_a_format_error() -> None:
+    with pytest.raises(NetlinkFormatError):
+        list(rtnl.headers(link_message(9, "vif7.0")[:-4]))
