@@ -14,6 +14,8 @@ xenstored, the toolstack and the netback driver are played, and these exactly as
     toolstack.py   `Toolstack`, `VifSpec`, `Vif`: what libxl writes
     netback.py     `Netback`, `Netfront`: what the kernel's drivers write, and the link
     hotplug.py     runs a hotplug script as libxl does
+    systemd.py     `Notify` and `Journal`: what xennetd tells systemd and journald
+    daemon.py      `Daemon`: xennetd itself, as systemd runs it
     guest.py       `Bed`: all of these together; `Guest`: a domain with one vif, in a line
 
 By hand (the kernel lane has fixtures for it, see tests/kernel/conftest.py):

@@ -2,9 +2,9 @@
  * What xenstored asks of a hypervisor, answered from files in one directory, so that the real xenstored runs on any
  * Linux: LD_PRELOAD this library and name the directory in XENNETD_BED_DIR.
  *
- *   page.<domid>    the page a domain grants to xenstored (struct xenstore_domain_interface); whoever plays the
- *                   domain maps the same file. Made on demand: a domain that never speaks needs no player.
- *   evtchn.<domid>  a FIFO: one byte for each notification from xenstored to the domain. Optional, as above.
+ *   page.<domid>    the page a domain grants to xenstored (struct xenstore_domain_interface), made when xenstored
+ *                   maps it; whoever plays the domain maps it too. A domain that never speaks needs no player.
+ *   evtchn.<domid>  a FIFO that the player makes: one byte for each notification from xenstored to the domain.
  *   events          a FIFO: notifications to xenstored, each an event channel's port as a native uint32.
  *   dead.<domid>    the hypervisor knows no such domain. Every other domain is alive.
  *
@@ -41,7 +41,6 @@ __attribute__((constructor)) static void end_with_parent(void)
 
 static char token; /* every handle points here: there is one hypervisor */
 static int events = -1;
-static int channel[DOMIDS]; /* fd + 1 of evtchn.<domid>, or 0 */
 static void *granted[DOMIDS];
 
 static const char *bed(char *buffer, size_t size, const char *kind, unsigned int domid)
@@ -130,35 +129,25 @@ int xenevtchn_bind_virq(void *xce, unsigned int virq)
 
 int xenevtchn_bind_interdomain(void *xce, uint32_t domid, uint32_t remote_port)
 {
-    char path[4096];
-
-    if (domid >= DOMIDS) {
-        errno = EINVAL;
-        return -1;
-    }
-    if (channel[domid])
-        close(channel[domid] - 1);
-    channel[domid] = open(bed(path, sizeof(path), "evtchn", domid), O_RDWR | O_NONBLOCK | O_CLOEXEC) + 1;
     return PORT_FIRST + domid;
 }
 
 int xenevtchn_unbind(void *xce, uint32_t port)
 {
-    uint32_t domid = port - PORT_FIRST;
-
-    if (domid < DOMIDS && channel[domid]) {
-        close(channel[domid] - 1);
-        channel[domid] = 0;
-    }
     return 0;
 }
 
 int xenevtchn_notify(void *xce, uint32_t port)
 {
-    uint32_t domid = port - PORT_FIRST;
+    char path[4096];
+    /* Opened each time: a thousand domains would need a thousand descriptors, and few have a player at all. */
+    int fd = open(bed(path, sizeof(path), "evtchn", port - PORT_FIRST), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 
-    if (domid < DOMIDS && channel[domid] && write(channel[domid] - 1, "!", 1) < 0 && errno != EAGAIN)
-        return -1;
+    if (fd >= 0) {
+        if (write(fd, "!", 1) < 0 && errno != EAGAIN)
+            perror(path);
+        close(fd);
+    }
     return 0;
 }
 

@@ -145,6 +145,7 @@ class Host(NetNs):
 
     def __init__(self) -> None:
         xen.require_root()
+        xen.program("ip", "iproute2")
         self._working_directory = os.getcwd()
         self._outside = {kind: _current(kind) for kind in ("net", "mnt")}
         _unshare(CLONE_NEWNS)
@@ -170,6 +171,8 @@ class Host(NetNs):
             # .../etc/xen/scripts of an unpacked Xen, beneath the machine's own /etc.
             unpacked = xen.find().scripts.parents[1].resolve()
             lower += [str(unpacked)] if unpacked != Path("/etc") else []
+        # As systemd sets it; the kernel's own default, 10, would make the journal's socket full at once.
+        Path("/proc/sys/net/unix/max_dgram_qlen").write_text("512")
         options = f"lowerdir={':'.join(lower)},upperdir=/run/bed/upper,workdir=/run/bed/work"
         _mount("overlay", "/etc", "overlay", options=options)
 

@@ -51,18 +51,13 @@ def notify_virq(directory: Path) -> None:
 
 
 class Ring:
-    """The page a domain shares with xenstored, and the event channel between them. Make it before XS_INTRODUCE."""
+    """The page a domain shares with xenstored, and the event channel between them. The domain must be introduced."""
 
     def __init__(self, directory: Path, domid: int) -> None:
         self._directory = directory
         self._port = PORT_FIRST + domid
-        page = directory / f"page.{domid}"
-        # A file of its own: xenstored may still have the page of an earlier domain of this number mapped.
-        fresh = page.with_suffix(f".{domid}.new")
-        fresh.write_bytes(bytes(mmap.PAGESIZE))
-        with fresh.open("r+b") as file:
+        with (directory / f"page.{domid}").open("r+b") as file:
             self._page = mmap.mmap(file.fileno(), mmap.PAGESIZE)
-        fresh.rename(page)
         self._index = _Indexes.from_buffer(self._page, 2 * RING)
         channel = directory / f"evtchn.{domid}"
         if not channel.exists():
@@ -144,42 +139,23 @@ class DomainSocket:
     """
 
     def __init__(self, directory: Path, domid: int) -> None:
+        """Serve clients, from a thread, until `close`. The domain must be introduced, and its ring never used."""
         self.path = directory / f"domain.{domid}"
-        self._directory = directory
-        self._domid = domid
         self._ring = Ring(directory, domid)
-        self._stop: socket.socket | None = None
-        self._thread: threading.Thread | None = None
-
-    # Called by `Xenstored`
-
-    def open(self) -> None:
-        """Serve clients, from a thread."""
         listener = socket.socket(socket.AF_UNIX)
-        self.path.unlink(missing_ok=True)
         listener.bind(str(self.path))
         listener.listen(16)
         self._stop, stopped = socket.socketpair()
         switchboard = _Switchboard(self._ring, listener, stopped)
-        self._thread = threading.Thread(target=switchboard.run, name=f"xenstore of domain {self._domid}", daemon=True)
+        self._thread = threading.Thread(target=switchboard.run, name=f"xenstore of domain {domid}", daemon=True)
         self._thread.start()
 
-    def shut(self) -> None:
-        """Drop every client; none can connect."""
-        if self._thread is not None and self._stop is not None:
-            self._stop.close()
-            self._thread.join()
-            self._thread = None
-        self.path.unlink(missing_ok=True)
-
-    def reset(self) -> None:
-        """A fresh ring, for a xenstored that has been started anew and is about to be told of the domain again."""
-        self._ring.close()
-        self._ring = Ring(self._directory, self._domid)
-
     def close(self) -> None:
-        self.shut()
+        """Drop every client; none can connect any more."""
+        self._stop.close()
+        self._thread.join()
         self._ring.close()
+        self.path.unlink()
 
 
 class _Switchboard:

@@ -147,10 +147,11 @@ class Toolstack:
         """A domain with the next free domid, or `domid`; introduced, so that it may speak to xenstored.
 
         xenstored takes longer over every request the more domains it has been introduced to: to set up a thousand
-        quickly, leave it out here and call `Xenstored.create_domain` for each in the end.
+        quickly, leave it out here and call `Xs.introduce` for each in the end.
         """
         if domid is None:
             domid = next(n for n in self._domids if not self.xs.exists(f"/local/domain/{n}"))
+        self.xenstored.create_domain(domid)
         domain = Domain(domid, name, uuid_ or str(uuid.uuid4()))
         path, vm, libxl = domain.path, f"/vm/{domain.uuid}", f"/libxl/{domid}"
         read_only = ("n0", f"r{domid}")
@@ -175,8 +176,13 @@ class Toolstack:
         requests.append(Request.write(f"{path}/domid", str(domid)))
         self.xs.transact(lambda tx: self._apply(requests, tx))
         if introduce:
-            self.xenstored.create_domain(domid)
+            self.xs.introduce(domid)
         return domain
+
+    def domain_of(self, domid: int) -> Domain:
+        """The domain with this number."""
+        vm = self.xs.read(f"/local/domain/{domid}/vm")
+        return Domain(domid, self.xs.read(f"/local/domain/{domid}/name"), vm.removeprefix("/vm/"))
 
     def rename_domain(self, domain: Domain, name: str) -> None:
         """As `xl rename` and the end of a migration do: nothing below `backend/vif` changes."""

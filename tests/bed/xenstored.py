@@ -54,6 +54,7 @@ class Xenstored:
         self._library = hypervisor()
         self._process: subprocess.Popen[bytes] | None = None
         self._domains: dict[int, DomainSocket] = {}
+        self._played: set[int] = set()
         os.mkfifo(self.directory / "events")
         self.start()
 
@@ -103,14 +104,11 @@ class Xenstored:
             if contents is not None:
                 xs.restore(contents.nodes)
                 for domid in contents.introduced:
-                    if domid in self._domains:
-                        self._domains[domid].reset()
                     xs.introduce(domid)
         # Only now under the name that clients know.
         private.rename(self.socket)
-        for domid in self.introduced():
-            if domid in self._domains:
-                self._domains[domid].open()
+        for domid in self._played & set(self.introduced()):
+            self._domains[domid] = DomainSocket(self.directory, domid)
 
     def _first_connection(self, path: Path) -> Xs:
         deadline = time.monotonic() + 10
@@ -130,7 +128,8 @@ class Xenstored:
             process.wait(10)
         self.socket.unlink(missing_ok=True)
         for domain in self._domains.values():
-            domain.shut()
+            domain.close()
+        self._domains.clear()
         for page in self.directory.glob("page.*"):
             page.unlink()
 
@@ -148,9 +147,6 @@ class Xenstored:
     def close(self) -> None:
         """End it and remove its directory."""
         self.stop(signal.SIGKILL)
-        for domain in self._domains.values():
-            domain.close()
-        self._domains.clear()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self) -> str:
@@ -168,10 +164,8 @@ class Xenstored:
         return sorted(int(page.suffix[1:]) for page in self.directory.glob("page.*") if page.suffix != ".0")
 
     def create_domain(self, domid: int) -> None:
-        """Let the hypervisor know `domid`, and introduce it: `@introduceDomain` fires."""
+        """Let the hypervisor know `domid` again after a `destroy_domain`."""
         (self.directory / f"dead.{domid}").unlink(missing_ok=True)
-        with self.connect() as xs:
-            xs.introduce(domid)
 
     def destroy_domain(self, domid: int) -> None:
         """Let the hypervisor forget `domid` and say so to xenstored, which fires `@releaseDomain`.
@@ -180,18 +174,17 @@ class Xenstored:
         """
         (self.directory / f"dead.{domid}").touch()
         notify_virq(self.directory)
+        self._played.discard(domid)
         domain = self._domains.pop(domid, None)
         if domain is not None:
             domain.close()
 
     def domain_socket(self, domid: int) -> Path:
-        """Introduce `domid` if need be; who connects to the returned path speaks as that domain, over its ring."""
+        """The path where who connects speaks to xenstored as the introduced domain `domid`, over its ring.
+
+        A restart drops the connections, as it does dom0's, and opens the path again.
+        """
         if domid not in self._domains:
-            with self.connect() as xs:
-                if xs.is_introduced(domid):
-                    # A ring can only be played from its beginning.
-                    xs.release(domid)
             self._domains[domid] = DomainSocket(self.directory, domid)
-            self.create_domain(domid)
-            self._domains[domid].open()
+            self._played.add(domid)
         return self._domains[domid].path
