@@ -34,8 +34,8 @@ class Daemon(Protocol):
         """Read the configuration again; return its problems, the old policy then staying as it was."""
         ...
 
-    def check(self) -> list[str]:
-        """Return what is wrong with the configuration files as they are now, changing nothing."""
+    def check(self) -> tuple[list[str], list[str]]:
+        """Return the configuration files' problems as they are now, and notes on what is perhaps not meant so."""
         ...
 
     def retry(self, vif: VifId) -> str | None: ...
@@ -132,6 +132,11 @@ class _Shown(TypedDict):
     events: list[Record]
 
 
+class _Checked(TypedDict):
+    problems: list[str]
+    notes: list[str]
+
+
 class _Monitored(TypedDict):
     event: Record | None
     lost: int
@@ -188,10 +193,11 @@ class Control(VarlinkInterface, name=INTERFACE):
         if problems := await self._daemon.reload():
             raise Rejected(problems=list(problems))
 
-    @varlinkmethod(return_parameter="problems")
-    def Check(self) -> list[str]:
-        """Return what is wrong with the configuration files as they are now. Nothing changes."""
-        return self._daemon.check()
+    @varlinkmethod
+    def Check(self) -> _Checked:
+        """Return what is wrong with the configuration files as they are now, and what is worth knowing of them."""
+        problems, notes = self._daemon.check()
+        return {"problems": problems, "notes": notes}
 
     @varlinkmethod(return_parameter="vif")
     def Retry(self, *, vif: str) -> str:

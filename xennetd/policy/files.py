@@ -24,10 +24,8 @@ def load_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Pol
     for path in _default_files(directory, problems) if config is None else [Path(config)]:
         try:
             sources.append((str(path), _read(path)))
-        except _Unfit as unfit:
-            problems.append(Problem(str(path), str(unfit)))
-        except OSError as error:
-            problems.append(Problem(str(path), f"can't be read: {error.strerror}"))
+        except (_Unfit, OSError) as error:
+            problems.append(_problem(path, error))
     return load(sources, tuple(problems))
 
 
@@ -35,19 +33,23 @@ class _Unfit(Exception):
     """Why a file is not read although it could be."""
 
 
+def _problem(path: Path, error: _Unfit | OSError) -> Problem:
+    return Problem(str(path), f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error))
+
+
 def _default_files(directory: Path, problems: list[Problem]) -> list[Path]:
     main = directory / "xennetd.toml"
     parts = directory / "conf.d"
     files = [main] if os.path.lexists(main) else []  # a link to nowhere is no missing file
-    try:
-        files += sorted(path for path in parts.iterdir() if _is_part(path))
-        _check_writers(parts.stat())
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        problems.append(Problem(str(parts), f"can't be read: {error.strerror}"))
-    except _Unfit as unfit:
-        problems.append(Problem(str(parts), str(unfit)))
+    for folder in (directory, parts):
+        try:
+            _check_writers(folder.stat())
+            if folder == parts:
+                files += sorted(path for path in parts.iterdir() if _is_part(path))
+        except FileNotFoundError:
+            pass
+        except (_Unfit, OSError) as error:
+            problems.append(_problem(folder, error))
     return files
 
 

@@ -1,0 +1,76 @@
+"""The program `xennetd`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from xennetd import __version__
+from xennetd.daemon import log
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.journal import Journal
+from xennetd.daemon.service import Service, observing
+from xennetd.daemon.surroundings import host_notes
+from xennetd.model.errors import XennetdError
+from xennetd.policy.check import check
+from xennetd.policy.config import Policy
+from xennetd.policy.files import load_files
+
+EXIT_PROBLEM = 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser (also the man page's source)."""
+    parser = argparse.ArgumentParser(
+        prog="xennetd",
+        description="The network daemon of a Xen host: connects guests' interfaces as one policy says.",
+        epilog="Without a configuration every guest is bridged as its own vif= line says, as Xen's vif-bridge does it. "
+        "Ask a running daemon with xennetctl.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="read FILE, not /etc/xennetd/xennetd.toml and /etc/xennetd/conf.d/*.toml"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="report what is wrong with the configuration, exit 1 if anything is"
+    )
+    parser.add_argument(
+        "--observe", action="store_true", help="change nothing: report what would be done (see xennetctl list)"
+    )
+    parser.add_argument("--version", action="version", version=f"xennetd {__version__}")
+    return parser
+
+
+def main() -> int:
+    """Run the daemon, or check its configuration. Returns the exit status."""
+    arguments = parser().parse_args()
+    policy = load_files(arguments.config)
+    if not isinstance(policy, Policy):
+        for problem in policy:
+            print(problem.describe(), file=sys.stderr)
+        return EXIT_PROBLEM
+    notes = check(policy, host_notes())
+    if arguments.check:
+        for note in notes:
+            print(("error: " if note.error else "note: ") + note.sentence)
+        return EXIT_PROBLEM if any(note.error for note in notes) else 0
+    errors = [note.sentence for note in notes if note.error]
+    if errors:
+        print(f"xennetd: {errors[0]}", file=sys.stderr)
+        return EXIT_PROBLEM
+    journal = Journal()
+    log.configure(journal)
+    try:
+        asyncio.run(_serve(observing(policy) if arguments.observe else policy, journal, arguments))
+    except XennetdError as error:
+        print(f"xennetd: {error.detail}", file=sys.stderr)
+        return EXIT_PROBLEM
+    return 0
+
+
+async def _serve(policy: Policy, journal: Journal, arguments: argparse.Namespace) -> None:
+    await Service(policy, Audit(journal), config=arguments.config, observe=arguments.observe).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,433 @@
+"""Looks at vifs and makes them so: hints come in; one vif's looks follow each other, different vifs' run side by side.
+
+Rule 1: a hint says which vif to look at and nothing else; what is done follows from what is found.
+Rule 2: the loop here knows nothing of bridges or filters; `plan.decide` does.
+Rule 3: whatever goes wrong while one vif is looked after stays with that vif.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
+
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.hooks import Hooks
+from xennetd.daemon.record import Record
+from xennetd.kernel.execute import StepRefused
+from xennetd.kernel.host import Kernel
+from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.attachment import Attachment
+from xennetd.model.errors import Denied, HostError, ToolstackError, XennetdError
+from xennetd.model.event import EventKind
+from xennetd.model.link import Link
+from xennetd.model.status import VifState
+from xennetd.model.vif import Vif, VifId
+from xennetd.plan.decide import CONNECTED, NAME_WAIT, Decision, Failure, Look, cause, decide, incarnation
+from xennetd.plan.refusal import not_taken, refusal
+from xennetd.plan.steps import Step
+from xennetd.policy.config import Policy
+from xennetd.policy.resolve import ANY_BRIDGE, owned, resolve
+from xennetd.xenstore import backend
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.directory import Directory
+
+_log = structlog.get_logger(__name__)
+
+_ROUNDS = 8
+"""Looks at one vif before its link counts as one that somebody else keeps changing."""
+
+
+class Reconciler:
+    """Brings every vif to what policy says of it, and remembers where each one stands."""
+
+    def __init__(
+        self, policy: Policy, kernel: Kernel, directory: Directory, client: XenstoreClient, audit: Audit, hooks: Hooks
+    ) -> None:
+        self._policy = policy
+        self._kernel = kernel
+        self._directory = directory
+        self._client = client
+        self._audit = audit
+        self._hooks = hooks
+        self._records: dict[VifId, Record] = {}
+        self._pins: set[VifId] = set()
+        self._names: dict[str, set[VifId]] = {}
+        self._waiting: dict[str, set[VifId]] = {}
+        self._queue: dict[VifId | asyncio.Future[None], float] = {}
+        self._queued = asyncio.Event()
+        self._busy: set[VifId] = set()
+        self._first_looks: set[VifId] = set()
+        self._looked = asyncio.Event()
+        self.adopted = 0
+
+    @property
+    def records(self) -> dict[VifId, Record]:
+        """Where each vif stands."""
+        return self._records
+
+    @property
+    def pins(self) -> set[VifId]:
+        """The vifs that an administrator has taken out of our hands."""
+        return self._pins
+
+    def hint(self, vif: VifId) -> None:
+        """Ask for a look at one vif."""
+        self._queue.setdefault(vif, time.monotonic())
+        self._queued.set()
+
+    async def look_at_all(self) -> None:
+        """Look at every vif there is, and return when each has been looked at to the end."""
+        everyone = {*self._directory, *self._records}
+        self._first_looks |= everyone
+        self._looked.clear()
+        for vif in everyone:
+            self.hint(vif)
+        if self._first_looks:
+            await self._looked.wait()
+
+    async def probe(self) -> None:
+        """Return once a probe has gone through the queue: the proof that hints are being worked on."""
+        probe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue[probe] = time.monotonic()
+        self._queued.set()
+        await probe
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Look at every vif with another policy. What it does not change is not touched."""
+        self._policy = policy
+        await self.look_at_all()
+
+    def pin(self, vif: VifId, on: bool) -> None:
+        """Keep hands off a vif, or take it back into care."""
+        (self._pins.add if on else self._pins.discard)(vif)
+        self.hint(vif)
+
+    def retry(self, vif: VifId) -> None:
+        """Forget what failed, and try again."""
+        self._forget_failure(vif)
+        self.hint(vif)
+
+    def links_changed(self, changes: Iterable[LinkChange]) -> None:
+        """Take hints from the kernel's view: the vifs whose links changed, and those that wait for such a change."""
+        for change in changes:
+            for link in (change.old, change.new):
+                if link is not None:
+                    for vif in self._vifs_of(link):
+                        self.hint(vif)
+            if self._waiting:
+                self._wake_waiting(change)
+
+    async def run(self) -> None:
+        """Work on hints until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._queued.wait()
+                self._queued.clear()
+                queue, self._queue = self._queue, {}
+                for item, hinted_at in queue.items():
+                    if isinstance(item, asyncio.Future):
+                        if not item.done():
+                            item.set_result(None)
+                    elif item in self._busy:
+                        self._queue[item] = hinted_at
+                    else:
+                        self._busy.add(item)
+                        tasks.create_task(self._look_after(item, hinted_at), name=str(item))
+
+    async def _look_after(self, vif: VifId, hinted_at: float) -> None:
+        try:
+            await self._reconcile(vif, hinted_at)
+        except ToolstackError as error:
+            _log.info("xenstore is away; this vif is looked at again when it is back", vif=str(vif), why=str(error))
+        except Exception as error:
+            _log.exception("a defect in xennetd, please report it", vif=str(vif))
+            await self._broken(vif, error)
+        finally:
+            self._busy.discard(vif)
+            if vif in self._queue:
+                self._queued.set()
+            elif vif in self._first_looks:
+                self._first_looks.discard(vif)
+                if not self._first_looks:
+                    self._looked.set()
+
+    async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
+        done: list[Step] = []
+        before: Decision | None = None
+        for _ in range(_ROUNDS):
+            vif = self._directory.get(vif_id)
+            if vif is None:
+                self._gone(vif_id)
+                return
+            record = self._record(vif)
+            link, tap = self._links_of(vif)
+            decision = self._decide(record, link, tap)
+            if record.hinted_at is None and link is not None and record.state is not VifState.CONNECTED:
+                record.hinted_at = hinted_at
+            if not decision.has_steps or self._policy.daemon.mode == "observe":
+                await self._say(record, decision, link, done)
+                return
+            if before is not None and before.steps == decision.steps and before.tap_steps == decision.tap_steps:
+                if decision.error is not None:
+                    await self._say(record, replace(decision, steps=(), tap_steps=()), link, done)
+                    return
+                self._doubt(record, decision, link, tap)
+                before = None
+                continue
+            before = decision
+            done += self._execute(record, link, decision.steps, tap=False)
+            done += self._execute(record, tap, decision.tap_steps, tap=True)
+        _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
+        asyncio.get_running_loop().call_later(1.0, self.hint, vif_id)
+
+    def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
+        vif = record.vif
+        policy = self._policy
+        decision = decide(
+            Look(
+                vif=vif,
+                link=link,
+                tap=tap,
+                host=self._kernel.links,
+                owned=owned(policy, vif),
+                resolve=lambda vif: resolve(policy, vif, self._kernel.links),
+                leaving=lambda holder: self._leaving(holder, vif.id),
+                memory=record.memory,
+                now=time.monotonic(),
+                removes_backend=policy.daemon.devd,
+            )
+        )
+        awaited_since = decision.name_awaited_since
+        if awaited_since != record.memory.name_awaited_since:
+            record.memory = replace(record.memory, name_awaited_since=awaited_since)
+            if awaited_since is not None:
+                asyncio.get_running_loop().call_later(NAME_WAIT, self.hint, vif.id)
+        return decision
+
+    def _execute(self, record: Record, link: Link | None, steps: tuple[Step, ...], *, tap: bool) -> list[Step]:
+        """Carry out Steps for one link; a refusal is remembered for the next look."""
+        if not steps or link is None:
+            return []
+        try:
+            self._kernel.execute(steps)
+        except StepRefused as refused:
+            if not refused.link_gone:
+                self._fail(record, link, refusal(record.vif, refused.step, refused.errno, refused.text), tap=tap)
+            return []
+        return list(steps)
+
+    def _doubt(self, record: Record, decision: Decision, link: Link | None, tap: Link | None) -> None:
+        """What was done does not show: read the links themselves, and if it still does not, say so."""
+        for suspect, steps, is_tap in ((link, decision.steps, False), (tap, decision.tap_steps, True)):
+            if suspect is None or not steps:
+                continue
+            self._kernel.look_at(suspect.index)
+            if self._kernel.links.by_index(suspect.index) == suspect:
+                self._fail(record, suspect, not_taken(record.vif, steps), tap=is_tap)
+
+    def _fail(self, record: Record, link: Link, error: HostError, *, tap: bool) -> None:
+        failure = Failure(error, cause(record.vif), incarnation(link))
+        if tap:
+            record.memory = replace(record.memory, tap_failure=failure)
+        else:
+            record.memory = replace(record.memory, failure=failure)
+
+    async def _say(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Tell the toolstack what there is to tell, then settle the record and the audit trail."""
+        if self._policy.daemon.mode == "observe":
+            self._settle(record, _observed(decision), link, [])
+            return
+        vif = record.vif
+        if decision.tap_verdict is not None:
+            await self._tell_tap(vif, decision.tap_verdict)
+        if decision.verdict is not None:
+            error = decision.verdict.error
+            told = await backend.write_verdict(
+                self._client, vif, error=error, frontend_mtu=decision.verdict.frontend_mtu
+            )
+            if not told:
+                decision = replace(decision, reason="the toolstack took the device back")
+            elif error is None:
+                self._directory.note(vif.id, "hotplug-status", CONNECTED)
+                decision = replace(decision, state=VifState.CONNECTED, reason=None)
+            else:
+                self._directory.note(vif.id, "hotplug-status", "error")
+                record.memory = replace(record.memory, told=error)
+        if decision.remove_backend:
+            await backend.remove_backend(self._client, vif)
+        self._settle(record, decision, link, done)
+
+    async def _tell_tap(self, vif: Vif, verdict: str) -> None:
+        if verdict:
+            told = await backend.write_tap_verdict(self._client, vif, verdict)
+        else:
+            told = await backend.clear_tap_verdict(self._client, vif)
+        if told:
+            self._directory.note(vif.id, "xennetd-tap", verdict or None)
+            if verdict == CONNECTED:
+                self._hooks.run("add", vif, vif.tap_name)
+
+    def _settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Write down where the vif stands now, and audit what that means."""
+        was, was_attached = record.state, record.attachment
+        known = link is not None and record.memory.connected == incarnation(link)
+        self._wait_for(record.vif.id, decision.waits_on)
+        changed = record.settle(decision, link)
+        match decision.state:
+            case VifState.CONNECTED if link is not None:
+                adopted = decision.verdict is None and record.memory.connected is None and not done
+                record.memory = replace(
+                    record.memory, connected=incarnation(link), failure=None, told=None, name_awaited_since=None
+                )
+                if adopted:
+                    self.adopted += 1
+                elif not known:
+                    self._attached(record)
+                elif was is not VifState.CONNECTED:
+                    self._audit.record(record.event(EventKind.CHANGE, f"{record.title} is connected again"))
+                elif done:
+                    self._repaired(record, was_attached, done)
+            case VifState.ERROR if changed and record.error is not None:
+                kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
+                message = f"{record.title} gets no network: {record.error.detail}"
+                self._audit.record(record.event(kind, message, error=record.error.sentence))
+            case VifState.DETACHING if was in (VifState.CONNECTED, None) and changed:
+                self._detached(record)
+        if changed:
+            _log.debug("state", vif=str(record.vif.id), state=decision.state.value, reason=decision.reason)
+
+    def _attached(self, record: Record) -> None:
+        attachment = record.attachment
+        if record.hinted_at is not None:
+            record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
+        took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
+        by = f" by policy {attachment.policy}" if attachment and attachment.policy else ""
+        where = attachment.bridge if attachment else "?"
+        self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
+        for warning in attachment.warnings if attachment else ():
+            self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {warning}"))
+        self._hooks.run("online", record.vif, record.vif.link_name, where)
+
+    def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
+        steps = "; ".join(step.describe() for step in done)
+        if was is not None and record.attachment is not None and was.bridge != record.attachment.bridge:
+            message = f"{record.title} moved from {was.bridge} to {record.attachment.bridge}: {steps}"
+            self._audit.record(record.event(EventKind.CHANGE, message))
+        else:
+            self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))
+
+    def _detached(self, record: Record) -> None:
+        where = f" from {record.attachment.bridge}" if record.attachment else ""
+        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached{where}"))
+        record.memory = replace(record.memory, connected=None)
+        self._hooks.run("offline", record.vif, record.vif.link_name)
+
+    async def _broken(self, vif_id: VifId, cause_of_it: Exception) -> None:
+        """A defect of ours hit one vif: it gets a verdict, like any other error."""
+        record = self._records.get(vif_id)
+        if record is None:
+            return
+        error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{cause_of_it!r}")
+        record.settle(Decision(VifState.ERROR, error=error), record.link)
+        self._audit.record(record.event(EventKind.ERROR, f"{record.title}: {error.sentence}", error=error.detail))
+        if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status != CONNECTED:
+            try:
+                await backend.write_verdict(self._client, record.vif, error=error.sentence, frontend_mtu=None)
+            except ToolstackError:
+                return
+
+    def _record(self, vif: Vif) -> Record:
+        record = self._records.get(vif.id)
+        if record is None:
+            record = self._records[vif.id] = Record(vif)
+            self._name(vif, True)
+        elif record.vif.vifname != vif.vifname:
+            self._name(record.vif, False)
+            self._name(vif, True)
+        record.vif = vif
+        pinned = vif.id in self._pins
+        if record.memory.pinned != pinned:
+            record.memory = replace(record.memory, pinned=pinned)
+        return record
+
+    def _gone(self, vif_id: VifId) -> None:
+        record = self._records.pop(vif_id, None)
+        if record is None:
+            return
+        self._name(record.vif, False)
+        self._wait_for(vif_id, frozenset(), record.waits_on)
+        if record.state is VifState.CONNECTED:
+            self._detached(record)
+
+    def _links_of(self, vif: Vif) -> tuple[Link | None, Link | None]:
+        links = self._kernel.links
+        tap = links.link(vif.tap_name) or links.link(vif.id.tap)
+        return links.of(vif.id), tap if tap is not None and tap.kind == "tun" else None
+
+    def _name(self, vif: Vif, on: bool) -> None:
+        """Keep the index of names that only xenstore explains: a `vifname` and its tap."""
+        if vif.vifname is None:
+            return
+        for name in (vif.vifname, vif.tap_name):
+            owners = self._names.setdefault(name, set())
+            (owners.add if on else owners.discard)(vif.id)
+            if not owners:
+                del self._names[name]
+
+    def _vifs_of(self, link: Link) -> Iterable[VifId]:
+        vif = link.parent or VifId.parse(link.name.removesuffix("-emu"))
+        return (vif,) if vif is not None else self._names.get(link.name, ())
+
+    def _leaving(self, holder: Link, asking: VifId) -> bool:
+        """Whether a guest's link belongs to nobody who is still there, the vif that asks aside."""
+        if not is_guest_port(holder):
+            return False
+        owners = (self._directory.get(vif) for vif in self._vifs_of(holder) if vif != asking)
+        return all(owner is None or owner.removing for owner in owners)
+
+    def _wait_for(self, vif: VifId, names: frozenset[str], before: frozenset[str] | None = None) -> None:
+        record = self._records.get(vif)
+        was = before if before is not None else record.waits_on if record else frozenset()
+        for name in was - names:
+            waiting = self._waiting.get(name, set())
+            waiting.discard(vif)
+            if not waiting:
+                self._waiting.pop(name, None)
+        for name in names:
+            self._waiting.setdefault(name, set()).add(vif)
+
+    def _wake_waiting(self, change: LinkChange) -> None:
+        names = {link.name for link in (change.old, change.new) if link is not None}
+        if (
+            change.old is not None
+            and change.old.master
+            and (change.new is None or change.new.master != change.old.master)
+        ):
+            left = self._kernel.links.by_index(change.old.master)
+            if left is not None:
+                names.add(left.name)
+        if change.new is not None and change.new.kind == "bridge" and change.old is None:
+            names.add(ANY_BRIDGE)
+        for name in names:
+            for vif in tuple(self._waiting.get(name, ())):
+                self._forget_failure(vif)
+                self.hint(vif)
+
+    def _forget_failure(self, vif: VifId) -> None:
+        record = self._records.get(vif)
+        if record is not None:
+            record.memory = replace(record.memory, failure=None, tap_failure=None)
+
+
+def _observed(decision: Decision) -> Decision:
+    """What a look came to, said in words because nothing may be done."""
+    would = [step.describe() for step in decision.steps + decision.tap_steps]
+    if decision.verdict is not None:
+        would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
+    if not would:
+        return decision
+    return replace(decision, reason="observing; would: " + "; ".join(would))

@@ -1,0 +1,235 @@
+"""The running daemon: its parts wired together, started in order, supervised as one, and what `xennetctl` asks of it.
+
+Rule 1: nothing is decided before both xenstore and the kernel have been read completely once.
+Rule 2: every task is in one TaskGroup; a part that fails takes the daemon down, and systemd starts it again.
+Rule 3: stopping leaves the network as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import replace
+
+from xennetd import __version__
+from xennetd.daemon import log, notify
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.control import ControlServer
+from xennetd.daemon.hooks import Hooks
+from xennetd.daemon.reconciler import Reconciler
+from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
+from xennetd.kernel.host import Kernel
+from xennetd.kernel.links import LinkChange
+from xennetd.model.event import Event, EventKind
+from xennetd.model.status import DaemonStatus, VifState, VifStatus
+from xennetd.model.vif import VifId
+from xennetd.policy.check import check
+from xennetd.policy.config import Policy
+from xennetd.policy.files import load_files
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.directory import Directory
+
+_log = log.get_logger()
+
+_STATUS_INTERVAL = 5.0
+
+
+class Service:
+    """One daemon. `config` is the file that was named, None for the default ones; `observe` overrides the mode."""
+
+    def __init__(self, policy: Policy, audit: Audit, *, config: str | None, observe: bool) -> None:
+        self._policy = policy
+        self._audit = audit
+        self._config = config
+        self._observe = observe
+        self._started = time.time()
+        self._ready = False
+        self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._runtime = RuntimeDirectory(policy.daemon.control)
+        self._kernel = Kernel(self._links_changed, stand_in=policy.daemon.stand_in)
+        self._client = XenstoreClient()
+        self._directory = Directory(self._client, self._vif_changed)
+        self._hooks = Hooks(enabled=policy.daemon.hooks)
+        self._reconciler = Reconciler(policy, self._kernel, self._directory, self._client, audit, self._hooks)
+
+    async def run(self) -> None:
+        """Serve until stopped by SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._runtime.prepare(observing=self._policy.daemon.mode == "observe")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                main = tasks.create_task(self._main(tasks))
+                await self._stop.wait()
+                notify.stopping()
+                main.cancel()
+                raise _Stopped
+        except* _Stopped:
+            _log.info("stopped; the network stays as it is")
+        finally:
+            self._client.close()
+            self._kernel.close()
+            self._runtime.leave()
+
+    async def _main(self, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        control = ControlServer(self, self._audit, self._policy.daemon.control, version=__version__)
+        tasks.create_task(control.serve(), name="control")
+        notify.status("reading the host's links")
+        self._kernel.start()
+        notify.status("waiting for xenstored")
+        tasks.create_task(self._directory.run(), name="directory")
+        await self._directory.loaded.wait()
+        tasks.create_task(self._reconciler.run(), name="reconciler")
+        tasks.create_task(self._hooks.work(), name="hooks")
+        tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._reload_on_signal()))
+        await self._reconciler.look_at_all()
+        self._ready = True
+        self._announce()
+        notify.ready(self._summary())
+        while True:
+            await asyncio.sleep(_STATUS_INTERVAL)
+            notify.status(self._summary())
+
+    def _announce(self) -> None:
+        adopted = self._reconciler.adopted
+        message = f"xennetd {__version__} serves: {self._summary()}; {adopted} found connected and left as they were"
+        self._audit.record(Event(EventKind.ADOPT, message))
+        for note in check(self._policy, host_notes()):
+            _log.warning(note.sentence)
+
+    def _links_changed(self, changes: list[LinkChange]) -> None:
+        self._reconciler.links_changed(changes)
+
+    def _vif_changed(self, vif: VifId) -> None:
+        self._reconciler.hint(vif)
+
+    async def _reload_on_signal(self) -> None:
+        for problem in await self.reload():
+            _log.error("the old policy stays", why=problem)
+
+    def _counts(self) -> Counter[str]:
+        return Counter((record.state or VifState.PENDING).value for record in self._reconciler.records.values())
+
+    def _summary(self) -> str:
+        counts = self._counts()
+        parts = [f"{counts[state]} {state}" for state in VifState if counts[state]]
+        return f"{counts.total()} vifs" + (": " + ", ".join(parts) if parts else "")
+
+    def status(self) -> DaemonStatus:
+        """Return the daemon's own state."""
+        return DaemonStatus(
+            version=__version__,
+            pid=os.getpid(),
+            mode=self._policy.daemon.mode,
+            ready=self._ready,
+            since=self._started,
+            domid=self._directory.own_domid,
+            config=list(self._policy.files),
+            counts={state.value: self._counts()[state] for state in VifState},
+            pinned=sorted(map(str, self._reconciler.pins)),
+            xenstore=self._directory.state,
+            audit_dropped=self._audit.lost,
+            netlink_resyncs=self._kernel.resyncs,
+            xenstore_reconnects=self._directory.reconnects,
+            problems=self._problems(),
+        )
+
+    def _problems(self) -> list[str]:
+        records = self._reconciler.records.values()
+        problems = [f"{record.title}: {record.error.detail}" for record in records if record.error is not None]
+        if not self._client.connected:
+            problems.insert(0, f"xenstore: {self._directory.state}")
+        problems += [f"{vif} is pinned: hands off until unpin" for vif in sorted(map(str, self._reconciler.pins))]
+        problems += [note.sentence for note in check(self._policy, host_notes())]
+        return problems
+
+    def vifs(self) -> list[VifStatus]:
+        """Return a row for every vif, in the order of domid and devid."""
+        records = self._reconciler.records
+        return [records[vif].row() for vif in sorted(records)]
+
+    def vif(self, vif: VifId) -> VifStatus | None:
+        """Return the row of one vif."""
+        record = self._reconciler.records.get(vif)
+        return record.row() if record is not None else None
+
+    async def reload(self) -> list[str]:
+        """Read the configuration anew. Returns what is wrong with it; the old policy then stays."""
+        async with self._reloading:
+            notify.reloading()
+            problems = await self._reload()
+            outcome = "the old policy stays: " + "; ".join(problems) if problems else "policy reloaded"
+            self._audit.record(Event(EventKind.RELOAD, outcome, error=problems[0] if problems else None))
+            if self._ready:
+                notify.ready(self._summary())
+            return problems
+
+    async def _reload(self) -> list[str]:
+        policy = load_files(self._config)
+        if not isinstance(policy, Policy):
+            return [problem.describe() for problem in policy]
+        if self._observe:
+            policy = observing(policy)
+        errors = [note.sentence for note in check(policy, host_notes()) if note.error]
+        for name in ("control", "stand_in"):
+            if getattr(policy.daemon, name) != getattr(self._policy.daemon, name):
+                errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
+        if errors:
+            return errors
+        self._policy = policy
+        self._hooks.enabled = policy.daemon.hooks
+        self._runtime.prepare(observing=policy.daemon.mode == "observe")
+        await self._reconciler.set_policy(policy)
+        return []
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Return what is wrong with the configuration as it lies on disk now, and what is worth knowing of it."""
+        policy = load_files(self._config)
+        if not isinstance(policy, Policy):
+            return [problem.describe() for problem in policy], []
+        bridges = frozenset(bridge.name for bridge in self._kernel.links.bridges())
+        notes = check(policy, host_notes(bridges=bridges))
+        return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
+
+    def retry(self, vif: VifId) -> str | None:
+        """Try a vif in error again. Returns why not."""
+        if vif not in self._reconciler.records:
+            return f"there is no {vif}"
+        self._reconciler.retry(vif)
+        return None
+
+    def pin(self, vif: VifId) -> str | None:
+        """Take our hands off a vif. Returns why not."""
+        return self._pin(vif, True)
+
+    def unpin(self, vif: VifId) -> str | None:
+        """Take a vif back into care. Returns why not."""
+        return self._pin(vif, False)
+
+    def _pin(self, vif: VifId, on: bool) -> str | None:
+        record = self._reconciler.records.get(vif)
+        if record is None and (on or vif not in self._reconciler.pins):
+            return f"there is no {vif}"
+        if (vif in self._reconciler.pins) != on:
+            self._reconciler.pin(vif, on)
+            message = f"{vif} is pinned: hands off until unpin" if on else f"{vif} is in our care again"
+            self._audit.record(
+                replace(record.event(EventKind.PIN, message)) if record else Event(EventKind.PIN, message, vif=vif)
+            )
+        return None
+
+
+def observing(policy: Policy) -> Policy:
+    """Return `policy` in observe mode."""
+    return replace(policy, daemon=replace(policy.daemon, mode="observe"))
+
+
+class _Stopped(Exception):
+    """The daemon was asked to stop."""

@@ -1,0 +1,162 @@
+"""xenstore's wire format, without I/O (xen/include/public/io/xs_wire.h, docs/misc/xenstore.txt).
+
+A message is a header of four 32-bit words in the machine's byte order (operation, request id, transaction id, payload
+length) and at most 4096 bytes of payload. Rule: whatever bytes come in, the only error raised is `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from struct import Struct
+from typing import Final, NamedTuple
+
+from pyxs._internal import Op as _Op
+from pyxs.exceptions import InvalidPath
+from pyxs.helpers import error as _error
+
+from xennetd.model.errors import ToolstackError
+from xennetd.model.text import visible
+
+DIRECTORY: Final[int] = _Op.DIRECTORY
+READ: Final[int] = _Op.READ
+WATCH: Final[int] = _Op.WATCH
+TRANSACTION_START: Final[int] = _Op.TRANSACTION_START
+TRANSACTION_END: Final[int] = _Op.TRANSACTION_END
+WRITE: Final[int] = _Op.WRITE
+RM: Final[int] = _Op.RM
+WATCH_EVENT: Final[int] = _Op.WATCH_EVENT
+ERROR: Final[int] = _Op.ERROR
+DIRECTORY_PART: Final = 22
+"""The one operation we need that pyxs does not know."""
+
+PAYLOAD_MAX: Final = 4096
+ABSOLUTE_PATH_MAX: Final = 3072
+RELATIVE_PATH_MAX: Final = 2048
+REQUEST_ID_LIMIT: Final = 1 << 32
+
+_HEADER = Struct("=IIII")
+_OPERATIONS: Final = frozenset((*_Op, DIRECTORY_PART))
+_PATH = re.compile(r"/|/?[A-Za-z0-9_@-]+(?:/[A-Za-z0-9_@-]+)*")
+_EIO: Final = 5
+
+
+class ProtocolError(ToolstackError):
+    """What came in is not xenstore's protocol. The connection can't be used any longer."""
+
+
+class XenstoreError(ToolstackError):
+    """xenstored refused a request. `errno` tells which refusal."""
+
+    def __init__(self, errno: int, path: str = "") -> None:
+        where = f" for {visible(path, 200)}" if path else ""
+        super().__init__(f"xenstore refused a request{where}: {os.strerror(errno)}")
+        self.errno = errno
+
+
+class Packet(NamedTuple):
+    """One message. A reply bears its request's ids."""
+
+    op: int
+    request_id: int
+    transaction_id: int
+    payload: bytes
+
+
+class WatchEvent(NamedTuple):
+    """A hint that something at or below `path` may have changed. `path` is relative where the watch's path was."""
+
+    path: str
+    token: str
+
+
+def encode(op: int, request_id: int, transaction_id: int, payload: bytes) -> bytes:
+    """Return the bytes of one message; ProtocolError if it would make xenstored drop the connection."""
+    if len(payload) > PAYLOAD_MAX:
+        raise ProtocolError(f"a xenstore message of {len(payload)} bytes: at most {PAYLOAD_MAX} are allowed")
+    return _HEADER.pack(op, request_id, transaction_id, len(payload)) + payload
+
+
+class Decoder:
+    """Turns a stream of bytes, cut anywhere, into messages. After a ProtocolError it must be thrown away."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """Return the messages that `data` completes."""
+        if self._tail:
+            data = self._tail + data
+        packets: list[Packet] = []
+        start, end = 0, len(data)
+        while end - start >= _HEADER.size:
+            op, request_id, transaction_id, length = _HEADER.unpack_from(data, start)
+            if length > PAYLOAD_MAX or op not in _OPERATIONS:
+                raise ProtocolError(f"xenstored sent operation {op} with {length} bytes, which is no xenstore message")
+            body = start + _HEADER.size
+            if body + length > end:
+                break
+            start = body + length
+            packets.append(Packet(op, request_id, transaction_id, data[body:start]))
+        self._tail = data[start:]
+        return packets
+
+
+def parse_event(payload: bytes) -> WatchEvent:
+    """Parse a WATCH_EVENT: path and token, each with a terminating NUL."""
+    parts = payload.split(b"\0")
+    if len(parts) < 3:
+        raise ProtocolError(f'xenstored sent a watch event "{visible(payload)}" without path or token')
+    return WatchEvent(parts[0].decode("latin-1"), parts[1].decode("latin-1"))
+
+
+@lru_cache(maxsize=64)
+def parse_errno(payload: bytes) -> int:
+    """Return the errno that an ERROR's payload names (`ENOENT`, NUL); EIO for a name this machine does not know."""
+    name = payload.rstrip(b"\0")
+    if not name.isascii():
+        return _EIO
+    return _error(name).args[0] or _EIO
+
+
+def parse_names(payload: bytes) -> list[str]:
+    """Parse a DIRECTORY's list of children, each with a terminating NUL."""
+    return payload.decode("latin-1").split("\0")[:-1] if payload else []
+
+
+def parse_directory_part(payload: bytes) -> tuple[bytes, bytes]:
+    """Split a DIRECTORY_PART's reply into the directory's generation and this part of the list of children."""
+    generation, nul, part = payload.partition(b"\0")
+    if not nul or not part:
+        raise ProtocolError(f'xenstored sent part of a directory "{visible(payload)}" without a generation or names')
+    return generation, part
+
+
+def parse_transaction_id(payload: bytes) -> int:
+    """Parse a TRANSACTION_START's reply, a decimal number. 0 would mean no transaction at all."""
+    digits = payload.rstrip(b"\0")
+    if not digits.isdigit() or len(digits) > 10 or not 0 < int(digits) < 1 << 32:
+        raise ProtocolError(f'xenstored opened a transaction named "{visible(payload)}", which is no number')
+    return int(digits)
+
+
+def check_path(path: str) -> str:
+    """Return `path` if it names a node that can exist; InvalidPath otherwise, which is a bug of the caller's."""
+    limit = ABSOLUTE_PATH_MAX if path.startswith("/") else RELATIVE_PATH_MAX
+    if len(path) > limit or _PATH.fullmatch(path) is None:
+        raise InvalidPath(path)
+    return path
+
+
+def path_payload(path: str) -> bytes:
+    """Return the payload of a request that has nothing but a path."""
+    return check_path(path).encode("ascii") + b"\0"
+
+
+def join_strings(strings: Iterable[str]) -> bytes:
+    """Return the payload of a request whose fields are strings, each with a terminating NUL."""
+    return b"".join(text.encode("ascii") + b"\0" for text in strings)

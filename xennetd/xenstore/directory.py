@@ -1,0 +1,304 @@
+"""The directory of vifs: every backend directory of ours in xenstore, parsed and kept current by one watch.
+
+Rules: an event is a hint of where to look, and all hints that are at hand are looked at in one batch; a vif is reported
+only when it differs from what was known; nothing is reported as gone before a look at everything is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from xennetd.model.errors import ToolstackError
+from xennetd.model.vif import Vif, VifId
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.codec import XenstoreError
+from xennetd.xenstore.parse import NODES, parse_id, parse_number, parse_vif
+
+ROOT: Final = "backend/vif"
+DOMAIN_GONE: Final = "@releaseDomain"
+RETRY_FIRST: Final = 0.02
+RETRY_LONGEST: Final = 1.0
+"""Seconds between attempts to reach xenstored."""
+
+SETTLE: Final = 1.0
+"""Seconds without a change after which a xenstored that had lost its contents is taken to be whole again."""
+
+_BATCH: Final = 64
+"""Vifs read together in a look at everything: xenstored answers for the next while we parse these."""
+
+_ALL_NODES: Final = frozenset(NODES)
+_EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A vif and what it was parsed from. Name and vm are absent in a driver domain, which may not read them."""
+
+    vif: Vif
+    untrusted_nodes: Mapping[str, bytes | None]
+    untrusted_name: bytes | None
+    untrusted_vm: bytes | None
+
+
+class _Hints:
+    """Where to look: at everything, at whole domains, at some nodes of some vifs, at vifs whose domain may be gone."""
+
+    __slots__ = ("domains", "everything", "gone", "vifs")
+
+    def __init__(self) -> None:
+        self.everything = False
+        self.gone = False
+        self.domains: set[int] = set()
+        self.vifs: dict[VifId, frozenset[str]] = {}
+
+    def __bool__(self) -> bool:
+        return self.everything or self.gone or bool(self.domains or self.vifs)
+
+    def add(self, path: str, known: Container[VifId]) -> None:
+        """Take an event's path. What can't be a vif's directory or a node we read is ignored."""
+        if not path.startswith(f"{ROOT}/"):
+            # The watched directory itself: it or one above it came or went, and nothing else tells what that did below.
+            self.everything = True
+            return
+        parts = path.split("/")[2:]
+        if len(parts) == 1:
+            domid = parse_number(parts[0])
+            if domid is not None:
+                self.domains.add(domid)
+            return
+        vif = parse_id(parts[0], parts[1])
+        if vif is None:
+            return
+        if len(parts) == 2 or vif not in known:
+            self.vifs[vif] = _ALL_NODES
+        elif len(parts) == 3 and parts[2] in _ALL_NODES:
+            self.vifs[vif] = self.vifs.get(vif, frozenset()) | {parts[2]}
+
+
+class Directory:
+    """The live view. `changed` is called, once the view is current, with each vif that came, went or differs.
+
+    `loaded` is set after the first complete look; `reconnects` counts how often xenstored was reached anew; `state`
+    says in words how the connection is.
+    """
+
+    def __init__(
+        self,
+        client: XenstoreClient,
+        changed: Callable[[VifId], None],
+        log: structlog.typing.FilteringBoundLogger | None = None,
+    ) -> None:
+        self.loaded = asyncio.Event()
+        self.reconnects = 0
+        self.state = "connecting to xenstored"
+        self._client = client
+        self._changed = changed
+        self._log = log or structlog.get_logger()
+        self._entries: dict[VifId, _Entry] = {}
+        self._hints = _Hints()
+        self._wake = asyncio.Event()
+        self._had_home = False
+
+    @property
+    def own_domid(self) -> int:
+        """Return which domain we are; 0 where xenstore does not say."""
+        return self._client.own_domid or 0
+
+    def get(self, vif: VifId) -> Vif | None:
+        """Return a vif as last seen, None if it has no backend directory."""
+        entry = self._entries.get(vif)
+        return entry.vif if entry else None
+
+    def ids(self) -> tuple[VifId, ...]:
+        """Return all vifs there are."""
+        return tuple(self._entries)
+
+    def __iter__(self) -> Iterator[VifId]:
+        return iter(self.ids())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def note(self, vif: VifId, node: str, value: str | None) -> None:
+        """Take in what we have just written to a node ourselves, so that nobody decides by what was there before.
+
+        The watch's event that follows finds it as it is, or as someone has changed it since.
+        """
+        old = self._entries.get(vif)
+        if old is not None:
+            untrusted_nodes = {**old.untrusted_nodes, node: None if value is None else value.encode()}
+            entry = _entry(vif, untrusted_nodes, old.untrusted_name, old.untrusted_vm, old)
+            if entry is not None:
+                self._entries[vif] = entry
+
+    async def refresh(self, vif: VifId) -> Vif | None:
+        """Look at one vif again, whole, and return it as it is now. Raises ToolstackError without a connection."""
+        self._apply(await self._fetch({vif: _ALL_NODES}))
+        return self.get(vif)
+
+    async def run(self) -> None:
+        """Follow xenstore until cancelled; reconnect, ever more patiently, and look at everything after that."""
+        pause = RETRY_FIRST
+        while True:
+            try:
+                await self._client.connect(on_lost=self._wake.set)
+                await self._start()
+                pause = RETRY_FIRST
+                await self._follow()
+            except ToolstackError as error:
+                self._client.close()
+                self._tell(error.sentence)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_LONGEST)
+
+    async def _start(self) -> None:
+        """Set the watches, then look at everything."""
+        await self._client.watch(ROOT, self._event)
+        # Privileged before Xen 4.18, and an extra hint only wherever it works.
+        with suppress(XenstoreError):
+            await self._client.watch(DOMAIN_GONE, self._domain_gone)
+        await self._settle()
+        # What was hinted until now (each watch's first event, at least) is looked at with everything else.
+        self._hints = _Hints()
+        await self._look_at_everything()
+        self._had_home = self._client.own_domid is not None
+        self.state = f"connected to {self._client.path}"
+        if self.loaded.is_set():
+            self.reconnects += 1
+            self._log.info("xenstored is back", path=self._client.path, vifs=len(self))
+        self.loaded.set()
+
+    async def _settle(self) -> None:
+        """Wait out a xenstored that came back empty.
+
+        Its guests run on. To take what it does not hold (yet) for removed would take their network away, so it is
+        believed once our own domid is there again and nothing has changed for a while.
+        """
+        if not self._had_home or self._client.own_domid is not None:
+            return
+        self._tell(_EMPTIED)
+        while await self._client.identify() is None or self._hints:
+            self._hints = _Hints()
+            await asyncio.sleep(SETTLE)
+
+    async def _follow(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._client.require()
+            hints, self._hints = self._hints, _Hints()
+            await self._look(hints)
+
+    def _tell(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self._log.warning("xenstore can't be followed", reason=state)
+
+    def _event(self, untrusted_path: str) -> None:
+        self._hints.add(untrusted_path, self._entries)
+        if self._hints:
+            self._wake.set()
+
+    def _domain_gone(self, _: str) -> None:
+        self._hints.gone = True
+        self._wake.set()
+
+    async def _look(self, hints: _Hints) -> None:
+        if hints.everything:
+            await self._look_at_everything()
+            return
+        vifs = hints.vifs
+        if hints.gone:
+            living = await self._client.directory("/local/domain")
+            if living is not None:
+                vifs |= {vif: _ALL_NODES for vif in self._entries if str(vif.domid) not in living}
+        if hints.domains:
+            vifs |= {vif: _ALL_NODES for vif in self._entries if vif.domid in hints.domains}
+            vifs |= dict.fromkeys(await self._list(hints.domains), _ALL_NODES)
+        if vifs:
+            self._apply(await self._fetch(vifs))
+
+    async def _look_at_everything(self) -> None:
+        before = self.ids()
+        names = await self._client.directory(ROOT) or ()
+        vifs = await self._list([domid for name in names if (domid := parse_number(name)) is not None])
+        batches = [dict.fromkeys(vifs[i : i + _BATCH], _ALL_NODES) for i in range(0, len(vifs), _BATCH)]
+        seen: dict[VifId, _Entry | None] = dict.fromkeys(before)
+        for found in await asyncio.gather(*map(self._fetch, batches)):
+            seen |= found
+        self._apply(seen)
+
+    async def _list(self, domids: Iterable[int]) -> list[VifId]:
+        """Return the vifs of some domains, by their directories."""
+        domids = tuple(domids)
+        listings = await self._client.directory_many([f"{ROOT}/{domid}" for domid in domids])
+        return [
+            vif
+            for domid, names in zip(domids, listings, strict=True)
+            for name in names or ()
+            if (vif := parse_id(str(domid), name)) is not None
+        ]
+
+    async def _fetch(self, wanted: Mapping[VifId, frozenset[str]]) -> dict[VifId, _Entry | None]:
+        """Read nodes of vifs, in one go, and return what these vifs are now."""
+        wanted = {vif: nodes if vif in self._entries else _ALL_NODES for vif, nodes in wanted.items()}
+        # A domain is renamed after its migration without any event of ours, so its name is read with each state.
+        domids = () if self.own_domid else tuple({vif.domid for vif, nodes in wanted.items() if "state" in nodes})
+        paths = [f"{vif.backend}/{node}" for vif, nodes in wanted.items() for node in nodes]
+        paths += [f"/local/domain/{domid}/{node}" for domid in domids for node in ("name", "vm")]
+        values = iter(await self._client.read_many(paths))
+        fresh = {vif: {node: next(values) for node in nodes} for vif, nodes in wanted.items()}
+        domains = {domid: (next(values), next(values)) for domid in domids}
+        found: dict[VifId, _Entry | None] = {}
+        for vif, untrusted_nodes in fresh.items():
+            old = self._entries.get(vif)
+            if len(untrusted_nodes) < len(_ALL_NODES):
+                if old is None or None in untrusted_nodes.values():
+                    # The whole directory may be gone: look at all of it rather than report half of that.
+                    self._hints.vifs[vif] = _ALL_NODES
+                    self._wake.set()
+                    continue
+                untrusted_nodes = {**old.untrusted_nodes, **untrusted_nodes}
+            found[vif] = _entry(vif, untrusted_nodes, *domains.get(vif.domid, (None, None)), old)
+        return found
+
+    def _apply(self, found: Mapping[VifId, _Entry | None]) -> None:
+        """Make the view what was found, then report the differences."""
+        differ = []
+        for vif, entry in found.items():
+            old = self._entries.get(vif)
+            if entry is not None:
+                self._entries[vif] = entry
+            elif old is not None:
+                del self._entries[vif]
+            if (old and old.vif) != (entry and entry.vif):
+                differ.append(vif)
+        for vif in differ:
+            self._changed(vif)
+
+
+def _entry(
+    vif: VifId,
+    untrusted_nodes: Mapping[str, bytes | None],
+    untrusted_name: bytes | None,
+    untrusted_vm: bytes | None,
+    old: _Entry | None,
+) -> _Entry | None:
+    """Return what a vif is by its nodes, or None: there is none without `frontend` and `state`.
+
+    Neither may be missing in a vif that libxl made, while an orphan that a late write has left holds something else.
+    """
+    if untrusted_nodes["frontend"] is None and untrusted_nodes["state"] is None:
+        return None
+    if old is not None:
+        # A domain's own directory goes before its vifs do, and the record of their end needs its name.
+        untrusted_name = untrusted_name or old.untrusted_name
+        untrusted_vm = untrusted_vm or old.untrusted_vm
+    parsed = parse_vif(vif, untrusted_nodes, untrusted_name, untrusted_vm)
+    return _Entry(parsed, untrusted_nodes, untrusted_name, untrusted_vm)
