@@ -88,10 +88,10 @@ class FakeDaemon:
         self.asked.append("reload")
         return self.problems
 
-    def check(self) -> list[str]:
+    def check(self) -> tuple[list[str], list[str]]:
         if self.bug is not None:
             raise self.bug
-        return self.problems or ["a note"]
+        return self.problems, ["no policy leads to lan"]
 
     def retry(self, vif: VifId) -> str | None:
         return self._do("retry", vif)
