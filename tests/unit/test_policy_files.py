@@ -35,13 +35,13 @@ def test_no_files_at_all_are_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_main_file_then_the_parts_by_name(etc: Path) -> None:
-    write(etc / "conf.d/20-b.toml", DENY.format("b"))
-    write(etc / "conf.d/10-a.toml", DENY.format("a"))
+    for name in "dbeac":
+        write(etc / f"conf.d/{name}.toml", DENY.format(name))
     write(etc / "xennetd.toml", DENY.format("main"))
     policy = load_files(directory=etc)
     assert isinstance(policy, Policy)
-    assert [rule.name for rule in policy.rules] == ["main", "a", "b"]
-    assert policy.files == tuple(f"{etc}/{name}" for name in ("xennetd.toml", "conf.d/10-a.toml", "conf.d/20-b.toml"))
+    assert [rule.name for rule in policy.rules] == ["main", *"abcde"]
+    assert policy.files == (f"{etc}/xennetd.toml", *(f"{etc}/conf.d/{name}.toml" for name in "abcde"))
 
 
 def test_what_is_no_part_is_passed_over(etc: Path) -> None:
@@ -86,9 +86,10 @@ def test_a_file_everyone_may_write_is_refused(etc: Path) -> None:
     assert isinstance(load_files(directory=etc), Policy)
 
 
-def test_a_directory_everyone_may_write_is_refused(etc: Path) -> None:
-    (etc / "conf.d").chmod(0o777)
-    assert problems(directory=etc) == [f"{etc}/conf.d: everyone may write to it (mode 0777); take that right away"]
+@pytest.mark.parametrize("name", ["", "conf.d"])
+def test_a_directory_everyone_may_write_is_refused(etc: Path, name: str) -> None:
+    (etc / name).chmod(0o777)
+    assert problems(directory=etc) == [f"{etc / name}: everyone may write to it (mode 0777); take that right away"]
 
 
 def test_files_and_directories_that_can_not_be_read(etc: Path) -> None:

@@ -100,6 +100,11 @@ def test_a_misspelt_value() -> None:
     ]
 
 
+def test_a_key_in_capitals() -> None:
+    (line,) = lines("[daemon]\nMODE = 'enforce'")
+    assert 'did you mean "mode"?' in line
+
+
 def test_a_misspelt_section() -> None:
     assert lines("[deamon]\nmode = 'enforce'") == [
         '0.toml:1: deamon: unknown section; did you mean "daemon"? (allowed: daemon, network, policy)'

@@ -83,23 +83,25 @@ def holds(match: Match, vif: Vif) -> bool | None:
 
     A node that is absent counts as empty.
     """
-    numbers = ((match.devid, vif.id.devid), (match.domid, vif.id.domid))
-    texts = (
-        (match.mac, (vif.mac or "").lower()),
-        (match.bridge, vif.bridge or ""),
-        (match.script, _basename(vif.script)),
-        (match.type, vif.type),
+    possible = (
+        match.devid in (None, vif.id.devid)
+        and match.domid in (None, vif.id.domid)
+        and (vif.vm is None or _fits(match.vm, vif.vm))
+        and (vif.uuid is None or _fits(match.uuid, vif.uuid.lower()))
+        and _fits(match.mac, (vif.mac or "").lower())
+        and _fits(match.bridge, vif.bridge or "")
+        and _fits(match.script, _basename(vif.script))
+        and _fits(match.type, vif.type)
     )
-    identity = ((match.vm, vif.vm), (match.uuid, vif.uuid and vif.uuid.lower()))
-    if any(wanted is not None and wanted != number for wanted, number in numbers):
+    if not possible:
         return False
-    if any(wanted is not None and not matches(wanted, text) for wanted, text in texts):
-        return False
-    if any(wanted is not None and known is not None and not matches(wanted, known) for wanted, known in identity):
-        return False
-    if any(wanted is not None and known is None for wanted, known in identity):
+    if (match.vm is not None and vif.vm is None) or (match.uuid is not None and vif.uuid is None):
         return None
     return True
+
+
+def _fits(pattern: str | None, text: str) -> bool:
+    return pattern is None or matches(pattern, text)
 
 
 def _basename(script: str) -> str:
