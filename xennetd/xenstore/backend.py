@@ -1,93 +1,99 @@
-"""What is written into a vif's directories, each time as one guarded transaction.
+"""What we write for a vif: each write a guarded transaction, so that nothing is recreated in a directory that is gone.
 
-Rule 1: a write first reads `state` and `online` in the same transaction and gives up when they are gone: a write into a
-directory that is gone would make it again, an orphan that nobody ever removes.
-Rule 2: `connected` is written only while the device is online and in state 2 or 4, or a late verdict would connect what
-is being removed.
-Rule 3: the frontend's directory belongs to the guest. It is written only where libxl must have put it.
+A write into a deleted directory makes it anew, as an orphan that the toolstack never removes. So each transaction first
+reads `state` and `online` and gives up where either is missing; if they change before its end, xenstored refuses it and
+it is done again. Giving up is no error: each function returns whether it wrote, and raises ToolstackError when what had
+to be written was refused or xenstored is out of reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from xennetd.model.vif import Vif, XenbusState
+from xennetd.model.vif import Vif
 from xennetd.xenstore.client import Change, Remove, Write, XenstoreClient
 
-CONNECTED = b"connected"
-_TAP_NODE = "xennetd-tap"
-_READY = (b"%d" % XenbusState.INIT_WAIT, b"%d" % XenbusState.CONNECTED)
+CONNECTED: Final = b"connected"
+"""What netback waits for in `hotplug-status`, to the byte."""
+
+_SENTENCE_MAX: Final = 1024
+"""Bytes of a sentence in a node; xenstored allows an unprivileged domain 2048."""
 
 
 async def write_verdict(
-    client: XenstoreClient, vif: Vif, *, error: str | None = None, frontend_mtu: int | None = None
+    client: XenstoreClient, vif: Vif, *, error: str | None, frontend_mtu: int | None = None
 ) -> bool:
-    """Write `hotplug-status` (and `hotplug-error`), and the MTU for the frontend beside it if it is given.
+    """Tell toolstack and netback how the attach of `vif` went; `error` is the sentence that says why it failed.
 
-    Returns False when there was nothing to write to any more. In a driver domain the frontend's directory may be
-    forbidden; the verdict is written all the same.
+    `connected` is written only where netback may act on it: online, in InitWait or Connected. With it goes
+    `frontend_mtu`, for the guest, if the frontend's directory exists and is this vif's. A driver domain may write the
+    `mtu` that libxl made there but make none itself: the guest then does without.
     """
-    guards = [f"{vif.id.backend}/{node}" for node in ("state", "online", "hotplug-error")]
-    for_frontend: list[Change] = []
-    if frontend_mtu is not None and (frontend := frontend_path(vif)) is not None:
-        guards.append(f"{frontend}/backend")
-        for_frontend.append(Write(f"{frontend}/mtu", b"%d" % frontend_mtu))
+    backend = vif.id.backend
+    status, reason = f"{backend}/hotplug-status", f"{backend}/hotplug-error"
+    if error is not None:
+        failed = (Write(reason, _text(error)), Write(status, b"error"))
+        return await _guarded(client, vif, lambda state, online, _: failed)
 
-    def decide(values: list[bytes | None]) -> Sequence[Change] | None:
-        state, online, stale, *present = values
-        if state is None or online is None:
-            return None
-        if error is not None:
-            return (
-                Write(f"{vif.id.backend}/hotplug-error", error.encode("ascii", "backslashreplace")),
-                Write(f"{vif.id.backend}/hotplug-status", b"error"),
-            )
-        if online != b"1" or state not in _READY:
-            return None
-        changes: list[Change] = [Write(f"{vif.id.backend}/hotplug-status", CONNECTED)]
-        if stale is not None:
-            changes.append(Remove(f"{vif.id.backend}/hotplug-error"))
-        if present and present[0] is not None:
-            changes += for_frontend
-        return changes
+    frontend = f"/local/domain/{vif.id.domid}/device/vif/{vif.id.devid}"
+    ours = f"/local/domain/{client.own_domid or 0}/{backend}".encode()
+    changes: tuple[Change, ...] = (Write(status, CONNECTED),)
+    if vif.hotplug_status == "error":
+        changes = (Remove(reason), *changes)
+    changes_and_mtu = changes
+    if frontend_mtu is not None and vif.frontend == frontend:
+        changes_and_mtu = (Write(f"{frontend}/mtu", str(frontend_mtu).encode(), optional=True), *changes)
 
-    return await client.transact(guards, decide) is not None
+    def connect(state: bytes, online: bytes, untrusted_backend: bytes | None) -> Sequence[Change] | None:
+        if online != b"1" or state not in (b"2", b"4"):
+            return None
+        # The guest may change its node, which costs it its own MTU and nobody anything else.
+        return changes_and_mtu if untrusted_backend == ours else changes
+
+    return await _guarded(client, vif, connect, f"{frontend}/backend")
 
 
 async def write_tap_verdict(client: XenstoreClient, vif: Vif, text: str) -> bool:
-    """Write the verdict on the emulated NIC's tap. Returns False when there was nothing to write to any more."""
-    change = Write(f"{vif.id.backend}/{_TAP_NODE}", text.encode("ascii", "backslashreplace"))
-    return await _guarded(client, vif, lambda online: (change,) if online else None)
+    """Tell the hotplug script how the emulated NIC's tap fares: `connected`, or `error: ` and a sentence."""
+    changes = (Write(f"{vif.id.backend}/xennetd-tap", _text(text)),)
+    return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def clear_tap_verdict(client: XenstoreClient, vif: Vif) -> bool:
-    """Take the verdict on a tap that is gone away. Returns False when its directory is gone too."""
-    return await _guarded(client, vif, lambda _online: (Remove(f"{vif.id.backend}/{_TAP_NODE}"),))
+    """Forget the verdict on a tap that is gone, so that the next one's script waits for its own."""
+    changes = (Remove(f"{vif.id.backend}/xennetd-tap"),)
+    return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def remove_backend(client: XenstoreClient, vif: Vif) -> bool:
-    """Remove the backend directory of a device that is closed and not online: a driver domain's part of a removal.
+    """In a driver domain, end a vif's removal as libxl waits for it, if it is Closed and not online.
 
-    Only the directory itself is ours there; the ones above it are the toolstack's. Returns False if it was not so.
+    Only the directory itself: those above it are the toolstack's.
     """
-
-    def decide(values: list[bytes | None]) -> Sequence[Change] | None:
-        state, online = values
-        closed = state == b"%d" % XenbusState.CLOSED and online == b"0"
-        return (Remove(vif.id.backend),) if closed else None
-
-    return await client.transact([f"{vif.id.backend}/{node}" for node in ("state", "online")], decide) is not None
+    changes = (Remove(vif.id.backend),)
+    return await _guarded(client, vif, lambda state, online, _: changes if (state, online) == (b"6", b"0") else None)
 
 
-async def _guarded(client: XenstoreClient, vif: Vif, change: Callable[[bool], Sequence[Change] | None]) -> bool:
-    def decide(values: list[bytes | None]) -> Sequence[Change] | None:
-        state, online = values
-        return change(online == b"1") if state is not None and online is not None else None
+async def _guarded(
+    client: XenstoreClient,
+    vif: Vif,
+    decide: Callable[[bytes, bytes, bytes | None], Sequence[Change] | None],
+    also: str | None = None,
+) -> bool:
+    """Make the changes that `decide` returns, given `state`, `online` and the node `also`, if the directory exists."""
 
-    return await client.transact([f"{vif.id.backend}/{node}" for node in ("state", "online")], decide) is not None
+    def unless_gone(values: list[bytes | None]) -> Sequence[Change] | None:
+        state, online, *rest = values
+        if state is None or online is None:
+            return None
+        return decide(state, online, rest[0] if rest else None)
+
+    reads = [f"{vif.id.backend}/state", f"{vif.id.backend}/online"]
+    if also is not None:
+        reads.append(also)
+    return await client.transact(reads, unless_gone)
 
 
-def frontend_path(vif: Vif) -> str | None:
-    """Return the frontend's directory if it is where libxl puts it, for nothing else that a node says is trusted."""
-    expected = f"/local/domain/{vif.id.domid}/device/vif/{vif.id.devid}"
-    return expected if vif.frontend == expected else None
+def _text(sentence: str) -> bytes:
+    return sentence.encode("ascii", "backslashreplace")[:_SENTENCE_MAX]

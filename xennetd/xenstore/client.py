@@ -43,10 +43,14 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Within a transaction: write a node, creating it and its parents where they are missing."""
+    """Within a transaction: write a node, creating it and its parents where they are missing.
+
+    `optional`: go without where we are not allowed to.
+    """
 
     path: str
     value: bytes
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +182,12 @@ class XenstoreClient:
 
     async def transact(
         self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]
-    ) -> list[int] | None:
-        """Read nodes, decide, change nodes: one transaction, in three round trips.
+    ) -> bool:
+        """Read nodes, decide, change nodes: one transaction, in three round trips. Returns whether it changed anything.
 
         `decide` gets the values of `paths` and returns the changes, or None to give up, and must be pure: it is asked
-        again when another's write has come between (EAGAIN). Returns None if it gave up, else the errno of each change,
-        0 where it was made. A change that is refused does not stop the others. Raises XenstoreError when
-        xenstored refuses the transaction itself.
+        again when another's write has come between (EAGAIN). Raises XenstoreError when a change or the transaction
+        itself is refused; a change that is refused does not hold up the others.
         """
         for attempt in range(TRANSACTION_ATTEMPTS):
             try:
@@ -311,7 +314,7 @@ class XenstoreClient:
 
     async def _attempt(
         self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]
-    ) -> list[int] | None:
+    ) -> bool:
         [opened] = await self.exchange((Request(codec.TRANSACTION_START, 0, b"\0"),))
         if isinstance(opened, int):
             raise XenstoreError(opened)
@@ -321,7 +324,7 @@ class XenstoreClient:
             reads = [Request(codec.READ, transaction_id, path_payload(path)) for path in paths]
             changes = decide(_values(await self.exchange(reads)))
             if changes is None:
-                return None
+                return False
             requests = [_request(change, transaction_id) for change in changes]
             committing = True
         finally:
@@ -331,7 +334,10 @@ class XenstoreClient:
         *replies, ended = await self.exchange(requests)
         if isinstance(ended, int):
             raise XenstoreError(ended)
-        return [reply if isinstance(reply, int) else 0 for reply in replies]
+        for change, reply in zip(changes, replies, strict=True):
+            if isinstance(reply, int) and not (isinstance(change, Write) and change.optional):
+                raise XenstoreError(reply, change.path)
+        return True
 
     def _abandon(self, transaction_id: int) -> None:
         if self._channel is not None:

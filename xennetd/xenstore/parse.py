@@ -35,7 +35,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.IGNORECASE)
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(?:/\d{1,3})?")
 _RATE = re.compile(r"(\d{1,20}),(\d{1,10})")
 _VM = re.compile(rb"/vm/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.IGNORECASE)
-_NUMBER = re.compile(r"0|[1-9]\d{0,4}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 
 T = TypeVar("T")
 

@@ -1,0 +1,115 @@
+"""xenstore's wire format: what is encoded is decoded, and no bytes raise anything but ProtocolError."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyxs.exceptions import InvalidPath
+
+from xennetd.xenstore import codec
+from xennetd.xenstore.codec import Decoder, Packet, ProtocolError
+
+operations = st.sampled_from([*range(20), codec.DIRECTORY_PART])
+word = st.integers(0, 2**32 - 1)
+packets = st.builds(Packet, operations, word, word, st.binary(max_size=codec.PAYLOAD_MAX))
+names = st.text("abcXYZ019-_@", min_size=1, max_size=20)
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    edges = [0, *sorted(n % (len(data) + 1) for n in at), len(data)]
+    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+@given(st.lists(packets, max_size=5), st.lists(st.integers(0, 20000), max_size=8))
+def test_messages_come_out_as_they_went_in_however_the_stream_is_cut(sent: list[Packet], at: list[int]) -> None:
+    decoder = Decoder()
+    stream = b"".join(codec.encode(*packet) for packet in sent)
+    assert [packet for chunk in cut(stream, at) for packet in decoder.feed(chunk)] == sent
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_any_bytes_are_messages_or_a_protocol_error(chunks: list[bytes]) -> None:
+    decoder = Decoder()
+    try:
+        for chunk in chunks:
+            for packet in decoder.feed(chunk):
+                assert len(packet.payload) <= codec.PAYLOAD_MAX
+    except ProtocolError as error:
+        assert error.sentence.isprintable()
+
+
+@given(st.binary(max_size=300))
+def test_any_payload_is_parsed_or_a_protocol_error(payload: bytes) -> None:
+    for parse in (codec.parse_event, codec.parse_directory_part, codec.parse_transaction_id):
+        try:
+            parse(payload)
+        except ProtocolError as error:
+            assert error.sentence.isprintable()
+            assert error.sentence.isascii()
+    assert codec.parse_errno(payload) > 0
+    assert all("\0" not in name for name in codec.parse_names(payload))
+
+
+def test_a_header_that_announces_too_much_is_refused_before_it_is_waited_for() -> None:
+    header = codec.encode(codec.READ, 1, 0, b"")[:12] + (4097).to_bytes(4, "little")
+    with pytest.raises(ProtocolError, match="4097"):
+        Decoder().feed(header)
+
+
+def test_an_unknown_operation_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="operation 99"):
+        Decoder().feed(codec.encode(99, 1, 0, b""))
+
+
+def test_a_message_that_would_cost_the_connection_is_not_encoded() -> None:
+    assert len(codec.encode(codec.WRITE, 1, 0, bytes(4096))) == 16 + 4096
+    with pytest.raises(ProtocolError, match="4097"):
+        codec.encode(codec.WRITE, 1, 0, bytes(4097))
+
+
+@pytest.mark.parametrize(
+    ("payload", "number"),
+    [(b"ENOENT\0", errno.ENOENT), (b"EAGAIN\0", errno.EAGAIN), (b"E2BIG\0", errno.E2BIG), (b"EWHAT\0", errno.EIO)],
+)
+def test_errors_are_told_apart_by_errno(payload: bytes, number: int) -> None:
+    assert codec.parse_errno(payload) == number
+
+
+@given(st.lists(names, max_size=20))
+def test_a_listing_is_its_names(children: list[str]) -> None:
+    assert codec.parse_names(codec.join_strings(children)) == children
+
+
+@given(names, names)
+def test_an_event_is_path_and_token(path: str, token: str) -> None:
+    assert codec.parse_event(codec.join_strings((path, token))) == (path, token)
+
+
+@pytest.mark.parametrize("payload", [b"0\0", b"", b"\0", b"-1\0", b"4294967296\0", b"1x\0", b"\xb2\0"])
+def test_a_transaction_needs_a_number(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        codec.parse_transaction_id(payload)
+
+
+@given(st.lists(names, min_size=1, max_size=9), st.booleans())
+def test_paths_that_xenstored_takes_are_taken(parts: list[str], absolute: bool) -> None:
+    path = "/" * absolute + "/".join(parts)
+    assert codec.check_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "a/", "a//b", "//", "a b", "vif1.0", "a\n", "a\0", "/a/é", "a" * 2049, "/" + "a" * 3072],
+)
+def test_paths_that_name_no_node_are_refused(path: str) -> None:
+    with pytest.raises(InvalidPath):
+        codec.check_path(path)
+
+
+def test_paths_may_be_as_long_as_xenstored_allows() -> None:
+    codec.check_path("/" + "a" * 3071)
+    codec.check_path("a" * 2048)
+    codec.check_path("/")
