@@ -16,7 +16,7 @@ xenstored, the toolstack and the netback driver are played, and these exactly as
     hotplug.py     runs a hotplug script as libxl does
     systemd.py     `Notify` and `Journal`: what xennetd tells systemd and journald
     daemon.py      `Daemon`: xennetd itself, as systemd runs it
-    guest.py       `Bed`: all of these together; `Guest`: a domain with one vif, in a line
+    guest.py       `Bed`: all of these together; `Guest`: a domain with one vif, in a line; `crowd`: many
 
 By hand (the kernel lane has fixtures for it, see tests/kernel/conftest.py):
 

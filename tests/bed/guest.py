@@ -5,6 +5,7 @@ A test that cares about the steps in between takes `Toolstack`, `Netback` and `N
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.bed import hotplug
@@ -39,6 +40,29 @@ class Bed:
         self.close()
         for part in (self.toolstack, self.netback, self.netfront):
             part.xs = self.xenstored.connect()
+
+
+def crowd(bed: Bed, specs: Sequence[VifSpec], *, per_domain: int = 1, links: bool = True) -> list[Vif]:
+    """A vif for each spec, as many as a load test wants, all at state 2 with their links, before anybody looks.
+
+    The guests' ends are all in one namespace, `crowd`, and called `D.N`. Without `links` these are for the caller to
+    make (`Netback.create_all`). xenstored looks at every domain's ring for every request it serves, anybody's: with a
+    thousand domains one takes 150 us, with 125 (`per_domain=8`) 50 us, and a thousand vifs take 8 s and 3 s to make.
+    """
+    vifs: list[Vif] = []
+    domains: list[Domain] = []
+    bed.toolstack.atomic = False
+    for number, spec in enumerate(specs):
+        if number % per_domain == 0:
+            domains.append(bed.toolstack.create_domain(f"crowd-{len(domains)}", introduce=False))
+        vifs.append(bed.toolstack.add_vif(domains[-1], spec, devid=number % per_domain))
+        bed.netback.probe(vifs[-1])
+    bed.toolstack.atomic = True
+    if links:
+        bed.netback.create_all(vifs, bed.host.guest("crowd"))
+    for domain in domains:
+        bed.toolstack.xs.introduce(domain.domid)
+    return vifs
 
 
 class Guest:

@@ -132,6 +132,8 @@ class Toolstack:
     """libxl in dom0, one step a method; nothing here waits."""
 
     def __init__(self, xenstored: Xenstored) -> None:
+        self.atomic = True
+        """Whether to use libxl's transactions; without, a crowd is there twice as soon, if nobody looks meanwhile."""
         self.xenstored = xenstored
         self.xs = xenstored.connect()
         self._domids = count(1)
@@ -174,7 +176,7 @@ class Toolstack:
         requests.append(Request.write(f"{vm}/uuid", domain.uuid))
         requests.append(Request.write(f"{vm}/name", name))
         requests.append(Request.write(f"{path}/domid", str(domid)))
-        self.xs.transact(lambda tx: self._apply(requests, tx))
+        self._apply(requests)
         if introduce:
             self.xs.introduce(domid)
         return domain
@@ -230,7 +232,7 @@ class Toolstack:
             *(Request.write(f"{vif.backend}/{name}", value) for name, value in back.items()),
             *(Request.write(f"{vif.libxl}/{name}", value) for name, value in back.items()),
         ]
-        self.xs.transact(lambda tx: self._apply(requests, tx))
+        self._apply(requests)
         return vif
 
     def detach_vif(self, vif: Vif) -> None:
@@ -254,11 +256,18 @@ class Toolstack:
 
         self.xs.transact(forget)
 
-    def _apply(self, requests: list[Request], tx: int) -> None:
-        """Send them all; that something to be removed is not there is no error."""
-        for request, answer in zip(requests, self.xs.exchange(requests, tx), strict=True):
-            if isinstance(answer, OSError) and (request.op is not Op.RM or answer.errno != errno.ENOENT):
-                raise answer
+    def _apply(self, requests: list[Request]) -> None:
+        """Send them all, in one transaction; that something to be removed is not there is no error."""
+
+        def send(tx: int) -> None:
+            for request, answer in zip(requests, self.xs.exchange(requests, tx), strict=True):
+                if isinstance(answer, OSError) and (request.op is not Op.RM or answer.errno != errno.ENOENT):
+                    raise answer
+
+        if self.atomic:
+            self.xs.transact(send)
+        else:
+            send(0)
 
     def _clean_up(self, path: str, tx: int) -> None:
         """libxl__xs_path_cleanup: a leaf that is gone already doesn't keep its empty parents."""
