@@ -31,6 +31,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 
 NOBODY = 65534
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 HOSTILE = "evil\x1b[2J\n\x07\x9b1m\u202e\x7f[bold]"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
@@ -274,6 +275,12 @@ def test_on_a_terminal_states_have_colours_and_lines_end_where_it_ends(served: S
     assert "MAC" in uncoloured(on_terminal(path, "list", columns=120))
 
 
+def test_a_long_sentence_is_left_to_the_terminal_to_wrap(served: Served, path: str) -> None:
+    sentence = "there is no bridge of this name " * 8
+    served.daemon.rows = [row(7, state="error", error=sentence.strip())]
+    assert sentence.strip() in on_terminal(path, "show", "7.0", columns=50)
+
+
 def test_colours_can_be_refused(served: Served, path: str) -> None:
     assert "\x1b" not in on_terminal(path, "list", TERM="dumb")
     assert "\x1b[3" not in on_terminal(path, "list", NO_COLOR="1")
@@ -365,7 +372,11 @@ def test_those_who_may_not_open_the_socket_are_told_how_they_could(served: Serve
 class Monitor:
     def __init__(self, path: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            command(path, "monitor", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command(path, "monitor", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=BUFFERED,
         )
 
     def line(self) -> str:
@@ -400,6 +411,14 @@ def test_monitor_json_is_an_object_a_line(served: Served, path: str) -> None:
     status, err = monitor.end()
     assert status == 3
     assert "closed the connection" in err
+
+
+def test_a_monitor_waits_for_ever(served: Served, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", 0.1)
+    replies = client.stream(path, "Monitor")
+    assert next(replies)["event"] is None
+    threading.Timer(0.4, served.record, (Event(EventKind.DETACH, "late"),)).start()
+    assert next(replies)["event"]["message"] == "late"
 
 
 def test_monitor_tells_of_lost_events(path: str, run: Run) -> None:
@@ -580,6 +599,14 @@ def test_completion(shell: str, run: Run, tmp_path: Path) -> None:
         script = tmp_path / "script"
         script.write_text(out)
         subprocess.run([shell, "-n", str(script)], check=True)
+
+
+def test_a_reader_that_has_left_is_no_traceback(served: Served, path: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command(path, "list"), stdout=writer, stderr=subprocess.PIPE, env=BUFFERED)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_a_reader_that_leaves_is_no_traceback(served: Served, path: str) -> None:

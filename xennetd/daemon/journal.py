@@ -50,7 +50,7 @@ def line(fields: Fields) -> bytes:
         f"{name}={text if _BARE.fullmatch(text) else json.dumps(text)}"
         for name, text in ((name, str(value)) for name, value in fields.items())
     )
-    return " ".join(words).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+    return " ".join(words).encode("ascii") + b"\n"
 
 
 class Stderr:
