@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,10 @@ class Xen:
     def environment(self) -> dict[str, str]:
         """Our own environment, changed so that these programs find their libraries and each other."""
         environment = dict(os.environ)
-        environment["PATH"] = f"{self.bin}:{environment.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
+        root = self.scripts.parents[2]
+        path = environment.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        # The xenstore tools may be installed, or unpacked beside the rest.
+        environment["PATH"] = f"{self.bin}:{path}:{root / 'usr/bin'}"
         if self.libraries:
             environment["LD_LIBRARY_PATH"] = ":".join(map(str, self.libraries))
         return environment
@@ -57,6 +61,16 @@ def find() -> Xen:
     raise Missing(f"no xenstored (Debian's package xen-utils-4.x) below {' or '.join(map(str, roots))}")
 
 
+def require() -> None:
+    """Raise Missing unless everything the bed needs is here."""
+    require_root()
+    find()
+    program("ip", "iproute2")
+    program("cc", "gcc")
+    if not Path("/dev/net/tun").exists():
+        raise Missing("no /dev/net/tun: this kernel has no tap devices, or its module tun isn't loaded")
+
+
 def require_root() -> None:
     """Raise Missing unless namespaces can be made here."""
     if os.geteuid() != 0:
@@ -69,3 +83,11 @@ def program(name: str, package: str) -> str:
     if path is None:
         raise Missing(f"no {name} (Debian's package {package})")
     return path
+
+
+if __name__ == "__main__":
+    # `python -m tests.bed.xen` says in one line why the kernel lane can't run here, or nothing.
+    try:
+        require()
+    except Missing as missing:
+        sys.exit(f"kernel lane: {missing}")

@@ -43,7 +43,7 @@ class Xenstored:
 
     `socket` is the path clients connect to, as dom0. `quotas` raises its limits on unprivileged domains by the names
     of `xenstored --help`: `{"entry-nb": 100000, "watch-nb": 10000, "quota": "outstanding=1000"}`. Without it the
-    limits are Xen's own. Domains are alive until `destroy_domain`.
+    limits are Xen's own. Domains are alive until `destroy_domain`. It ends with the thread that started it.
     """
 
     def __init__(self, quotas: Mapping[str, int | str] | None = None) -> None:
