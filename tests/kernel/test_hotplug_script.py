@@ -18,25 +18,11 @@ import pytest
 from tests.bed import xen
 from tests.bed.guest import Bed
 from tests.bed.hotplug import environment
-from tests.bed.netns import Host
 from tests.bed.toolstack import Vif, VifSpec
-from tests.bed.xenstored import Xenstored
 
 SCRIPT = xen.REPOSITORY / "conf" / "vif-xennetd"
 SHELLS = (["dash"], ["bash", "--posix"], ["busybox", "sh"])
 EXECVE = re.compile(r'execve\("[^"]*?([^"/]+)", .*\) = 0$')
-
-
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Xenstored() as xenstored:
-        host = Host()
-        bed = Bed(xenstored, host)
-        try:
-            yield bed
-        finally:
-            bed.close()
-            host.close()
 
 
 @dataclass
