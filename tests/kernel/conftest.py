@@ -6,6 +6,8 @@
     guest       makes `Guest`s: guest("web", VifSpec(...), address="10.0.0.1/24")
     journal     a `Journal` where journald listens; without this fixture there is none
     daemon      makes and starts xennetd: daemon(), daemon(config, ready=False, ...); ends it after the test
+    settle      returns once xennetd has looked at all that has happened until it was called
+    bystander   a connected guest on xenbr0, which nothing that happens to others may disturb
 
 On a machine that can't, a test is skipped with one line that says what is missing; in CI (environment CI) that fails.
 """
@@ -23,9 +25,11 @@ from tests.bed import xen
 from tests.bed.daemon import STAND_IN, Daemon
 from tests.bed.guest import Bed, Guest
 from tests.bed.netns import Host
+from tests.bed.news import LinkNews
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
+from tests.kernel.verdict import connected
 
 T = TypeVar("T")
 
@@ -40,7 +44,8 @@ class MakeDaemon(Protocol):
     def __call__(self, config: str | None = STAND_IN, *, ready: bool = True, **how: Any) -> Daemon: ...
 
 
-def _make(what: Callable[[], T]) -> T:
+def make_or_skip(what: Callable[[], T]) -> T:
+    """Return what `what` makes; skip the test with one line where this machine can't, or fail it in CI."""
     try:
         return what()
     except xen.Missing as missing:
@@ -51,14 +56,14 @@ def _make(what: Callable[[], T]) -> T:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    host = _make(Host)
+    host = make_or_skip(Host)
     yield host
     host.close()
 
 
 @pytest.fixture
 def xenstored() -> Iterator[Xenstored]:
-    xenstored = _make(Xenstored)
+    xenstored = make_or_skip(Xenstored)
     yield xenstored
     xenstored.close()
 
@@ -98,3 +103,49 @@ def daemon(xenstored: Xenstored, host: Host, tmp_path: Path) -> Iterator[MakeDae
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def settle(bed: Bed, guest: MakeGuest) -> Callable[[], None]:
+    bed.host.bridge("zz-fence")
+    fence = guest("fence", VifSpec(bridge="zz-fence"), domid=32000)
+    port = fence.vif.netdev
+
+    def settle() -> None:
+        # Events are worked on in the order in which they came: when this damage is repaired, all before it was seen.
+        connected(bed, fence.vif)
+        with LinkNews(bed.host) as news:
+            bed.host.rtnl.set(port, up=False)
+            news.until(lambda seen: seen.name == port and seen.up)
+        bed.toolstack.xs.rm(f"{fence.vif.backend}/hotplug-status")
+        connected(bed, fence.vif)
+
+    return settle
+
+
+class Bystander:
+    """A guest that reaches the host, `10.0.0.254` on xenbr0."""
+
+    def __init__(self, bed: Bed) -> None:
+        self._bed = bed
+        bed.host.bridge("xenbr0", address="10.0.0.254/24")
+        self.guest = Guest(bed, "bystander", VifSpec(), address="10.0.0.250/24", domid=31000)
+
+    def connect(self) -> None:
+        """Have it connected, once xennetd runs."""
+        self.guest.connect()
+        assert self.guest.ping("10.0.0.254")
+        self._before = self._state()
+
+    def is_undisturbed(self) -> bool:
+        """Whether it is as it was at `connect`: the same link, never without a carrier, and it reaches the host."""
+        return self._state() == self._before and self.guest.ping("10.0.0.254")
+
+    def _state(self) -> tuple[str, ...]:
+        link = Path("/sys/class/net", self.guest.vif.netdev)
+        return tuple((link / name).read_text() for name in ("ifindex", "carrier_changes", "mtu", "flags", "master/ifindex"))
+
+
+@pytest.fixture
+def bystander(bed: Bed) -> Bystander:
+    return Bystander(bed)

@@ -1,0 +1,17 @@
+"""What the toolstack is told of a vif, waited for as netback and the hotplug script wait for it."""
+
+from __future__ import annotations
+
+from tests.bed.guest import Bed
+from tests.bed.toolstack import Vif
+
+
+def connected(bed: Bed, vif: Vif, timeout: float = 5.0) -> None:
+    """Wait until netback may go on."""
+    bed.toolstack.xs.until(f"{vif.backend}/hotplug-status", "connected", timeout)
+
+
+def refused(bed: Bed, vif: Vif, timeout: float = 5.0) -> str:
+    """Wait for the error, and return its sentence."""
+    bed.toolstack.xs.until(f"{vif.backend}/hotplug-status", "error", timeout)
+    return bed.toolstack.xs.read(f"{vif.backend}/hotplug-error")
