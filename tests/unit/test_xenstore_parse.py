@@ -212,7 +212,8 @@ def test_the_verdicts_are_never_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("domid", "devid"), [("07", "0"), ("7", "-1"), ("7", ""), ("x", "0"), ("1٧", "0"), ("32752", "0"), ("7", "100000")]
+    ("domid", "devid"),
+    [("07", "0"), ("7", "-1"), ("7", ""), ("x", "0"), ("1\u0667", "0"), ("32752", "0"), ("7", "100000")],
 )
 def test_directories_that_are_no_vifs(domid: str, devid: str) -> None:
     assert parse_id(domid, devid) is None

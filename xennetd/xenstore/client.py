@@ -25,9 +25,8 @@ TRANSACTIONS_PRIVILEGED: Final = 32
 TRANSACTIONS_UNPRIVILEGED: Final = 8
 """At a time. xenstored allows an unprivileged domain 10, and its kernel needs some."""
 
-TRANSACTION_ATTEMPTS: Final = 12
-DIRECTORY_RESTARTS: Final = 12
-_LONGEST_PAUSE: Final = 0.1
+ATTEMPTS: Final = 12
+"""How often a transaction, or a long listing, is begun that another's writes keep spoiling: for half a second."""
 
 Reply = bytes | int
 """A request's payload, or the errno it was refused with."""
@@ -189,7 +188,7 @@ class XenstoreClient:
         again when another's write has come between (EAGAIN). Raises XenstoreError when a change or the transaction
         itself is refused; a change that is refused does not hold up the others.
         """
-        for attempt in range(TRANSACTION_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 async with self._transactions:
                     return await self._attempt(paths, decide)
@@ -197,7 +196,7 @@ class XenstoreClient:
                 # ENOSPC: our kernel, on the same quota, has all transactions open.
                 if error.errno not in (errno.EAGAIN, errno.ENOSPC):
                     raise
-            await asyncio.sleep(min(0.0005 * 2**attempt, _LONGEST_PAUSE))
+            await _pause(attempt)
         raise XenstoreError(errno.EAGAIN, paths[0])
 
     def exchange(self, requests: Sequence[Request]) -> asyncio.Future[list[Reply]]:
@@ -293,7 +292,7 @@ class XenstoreClient:
         listing = bytearray()
         generation: bytes | None = None
         restarts = 0
-        while restarts < DIRECTORY_RESTARTS:
+        while restarts < ATTEMPTS:
             payload = codec.join_strings((codec.check_path(path), str(len(listing))))
             [reply] = await self.exchange((Request(codec.DIRECTORY_PART, 0, payload),))
             value = _value(reply)
@@ -303,6 +302,7 @@ class XenstoreClient:
             if generation is not None and now != generation:
                 listing.clear()
                 generation = None
+                await _pause(restarts)
                 restarts += 1
                 continue
             generation = now
@@ -342,6 +342,11 @@ class XenstoreClient:
     def _abandon(self, transaction_id: int) -> None:
         if self._channel is not None:
             self._send(self._channel, (Request(codec.TRANSACTION_END, transaction_id, b"F\0"),), None)
+
+
+async def _pause(attempt: int) -> None:
+    """Let others finish their writes, the longer the more often they came between."""
+    await asyncio.sleep(min(0.0005 * 2**attempt, 0.1))
 
 
 def _request(change: Change, transaction_id: int) -> Request:
