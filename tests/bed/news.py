@@ -8,7 +8,6 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 from tests.bed.netns import NetNs
 from tests.bed.rtnl import IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU, RTM_DELLINK
@@ -45,7 +44,7 @@ class LinkNews:
     def __enter__(self) -> LinkNews:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._socket.close()
 
     def of(self, name: str) -> list[Seen]:

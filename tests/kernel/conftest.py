@@ -143,7 +143,8 @@ class Bystander:
 
     def _state(self) -> tuple[str, ...]:
         link = Path("/sys/class/net", self.guest.vif.netdev)
-        return tuple((link / name).read_text() for name in ("ifindex", "carrier_changes", "mtu", "flags", "master/ifindex"))
+        values = ("ifindex", "carrier_changes", "mtu", "flags", "master/ifindex")
+        return tuple((link / value).read_text() for value in values)
 
 
 @pytest.fixture
