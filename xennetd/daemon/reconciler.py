@@ -280,6 +280,8 @@ class Reconciler:
         match decision.state:
             case VifState.CONNECTED if link is not None:
                 adopted = decision.verdict is None and record.memory.connected is None and not done
+                if not known and record.memory.connected is not None:
+                    self._detached(record)
                 record.memory = replace(
                     record.memory, connected=incarnation(link), failure=None, told=None, name_awaited_since=None
                 )
@@ -295,15 +297,14 @@ class Reconciler:
                 kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
                 message = f"{record.title} gets no network: {record.error.detail}"
                 self._audit.record(record.event(kind, message, error=record.error.sentence))
-            case VifState.DETACHING if was in (VifState.CONNECTED, None) and changed:
+            case VifState.DETACHING if record.memory.connected or (was is None and _was_connected(record.vif)):
                 self._detached(record)
-        if changed:
-            _log.debug("state", vif=str(record.vif.id), state=decision.state.value, reason=decision.reason)
 
     def _attached(self, record: Record) -> None:
         attachment = record.attachment
         if record.hinted_at is not None:
             record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
+            record.hinted_at = None
         took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
         by = f" by policy {attachment.policy}" if attachment and attachment.policy else ""
         where = attachment.bridge if attachment else "?"
@@ -334,11 +335,12 @@ class Reconciler:
         error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{cause_of_it!r}")
         record.settle(Decision(VifState.ERROR, error=error), record.link)
         self._audit.record(record.event(EventKind.ERROR, f"{record.title}: {error.sentence}", error=error.detail))
-        if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status != CONNECTED:
+        if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status not in (CONNECTED, "error"):
             try:
-                await backend.write_verdict(self._client, record.vif, error=error.sentence, frontend_mtu=None)
+                await backend.write_verdict(self._client, record.vif, error=error.sentence)
             except ToolstackError:
                 return
+            self._directory.note(vif_id, "hotplug-status", "error")
 
     def _record(self, vif: Vif) -> Record:
         record = self._records.get(vif.id)
@@ -360,7 +362,7 @@ class Reconciler:
             return
         self._name(record.vif, False)
         self._wait_for(vif_id, frozenset(), record.waits_on)
-        if record.state is VifState.CONNECTED:
+        if record.memory.connected is not None:
             self._detached(record)
 
     def _links_of(self, vif: Vif) -> tuple[Link | None, Link | None]:
@@ -421,6 +423,11 @@ class Reconciler:
         record = self._records.get(vif)
         if record is not None:
             record.memory = replace(record.memory, failure=None, tap_failure=None)
+
+
+def _was_connected(vif: Vif) -> bool:
+    """Whether a vif had its verdict before we first saw it."""
+    return vif.hotplug_status == CONNECTED
 
 
 def _observed(decision: Decision) -> Decision:

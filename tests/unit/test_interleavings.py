@@ -1,0 +1,313 @@
+"""The reconciler in a simulated world: whatever order things happen in, and however late it hears of them, all is well.
+
+The world is the truth; the daemon's views of xenstore and of the kernel lag behind it. Only the world is simulated: the
+reconciler, the deciding code, the view of the links and the parser of vifs are the daemon's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.schedules import Life, Moment, Op, schedules
+from tests.unit.test_rtnl import attribute, link_message
+from xennetd.daemon import reconciler as reconciler_module
+from xennetd.daemon.reconciler import Reconciler
+from xennetd.kernel import rtnl
+from xennetd.kernel.execute import StepRefused
+from xennetd.kernel.links import LinkChange, Links
+from xennetd.model.event import Event
+from xennetd.model.link import IFF_UP, Link
+from xennetd.model.status import VifState
+from xennetd.model.vif import Vif, VifId
+from xennetd.plan import port
+from xennetd.plan.steps import Rename, SetUp, Step
+from xennetd.policy.config import Policy
+from xennetd.xenstore.parse import NODES, parse_vif
+
+BRIDGE = 2
+
+
+@dataclass
+class World:
+    """xenstore and the kernel as they are, and what the daemon has not heard yet."""
+
+    nodes: dict[VifId, dict[str, str]] = field(default_factory=dict)
+    links: dict[int, Link] = field(default_factory=dict)
+    unheard_vifs: set[VifId] = field(default_factory=set)
+    unheard_links: list[bytes] = field(default_factory=list)
+    next_index: int = 10
+
+    def __post_init__(self) -> None:
+        self.put(Link(BRIDGE, "xenbr0", kind="bridge", flags=IFF_UP))
+
+    def put(self, link: Link) -> None:
+        self.links[link.index] = link
+        self.unheard_links.append(_message(link))
+
+    def drop(self, index: int) -> None:
+        link = self.links.pop(index)
+        self.unheard_links.append(link_message(index, link.name, kind=rtnl.RTM_DELLINK))
+
+    def link_of(self, vif: VifId) -> Link | None:
+        return next((link for link in self.links.values() if link.parent == vif), None)
+
+    def write(self, vif: VifId, **nodes: str | None) -> None:
+        for name, value in nodes.items():
+            node = name.replace("_", "-")
+            if value is None:
+                self.nodes[vif].pop(node, None)
+            else:
+                self.nodes[vif][node] = value
+        self.unheard_vifs.add(vif)
+
+    def happen(self, life: Life, op: Op) -> None:
+        """Let one step of one life happen, as the program whose step it is does it."""
+        vif = life.vif
+        match op:
+            case Op.DIRECTORY:
+                self.nodes[vif] = {}
+                name = {"vifname": life.vifname} if life.vifname else {}
+                self.write(
+                    vif, frontend=f"/local/domain/{vif.domid}/device/vif/{vif.devid}", state="1", online="1",
+                    script="/etc/xen/scripts/vif-xennetd", bridge="xenbr0", type="vif", hotplug_status="", **name,
+                )  # fmt: skip
+            case Op.INIT_WAIT | Op.BACK:
+                self.write(vif, state="2")
+            case Op.LINK:
+                self.put(Link(self.next_index, vif.netdev, parent=vif, address="fe:ff:ff:ff:ff:ff"))
+                self.next_index += 1
+            case Op.CONNECT:
+                if self.nodes[vif].get("hotplug-status") == "connected":
+                    self.write(vif, state="4")
+            case Op.RECONNECT:
+                self.write(vif, state="6")
+            case Op.RECONNECT_FORGETTING:
+                self.write(vif, state="6", hotplug_status=None)
+            case Op.OFFLINE:
+                self.write(vif, online="0", state="5")
+            case Op.CLOSED:
+                self.write(vif, state="6", hotplug_status=None)
+            case Op.LINK_GONE:
+                link = self.link_of(vif)
+                assert link is not None
+                self.drop(link.index)
+            case Op.DIRECTORY_GONE:
+                del self.nodes[vif]
+                self.unheard_vifs.add(vif)
+            case Op.MEDDLE:
+                link = self.link_of(vif)
+                assert link is not None
+                self.put(replace(link, flags=0, master=0))
+
+
+def _message(link: Link) -> bytes:
+    attributes = [
+        attribute(1, bytes.fromhex(link.address.replace(":", ""))),
+        attribute(4, struct.pack("=I", link.mtu)),
+        attribute(10, struct.pack("=I", link.master)),
+        attribute(18, attribute(1, link.kind.encode() + b"\0")),
+        attribute(26, attribute(10, attribute(8, bytes([link.addr_gen_mode])))),
+    ]
+    if link.parent is not None:
+        attributes.append(attribute(56, f"vif-{link.parent.domid}-{link.parent.devid}\0".encode()))
+        attributes.append(attribute(57, b"xen-backend\0"))
+    data = bytearray(link_message(link.index, link.name, *attributes))
+    struct.pack_into("=I", data, 16 + 8, link.flags)
+    return bytes(data)
+
+
+class SimulatedKernel:
+    """What `kernel.host.Kernel` offers, over the world."""
+
+    def __init__(self, world: World) -> None:
+        self.links = Links()
+        self.changed: Any = None
+        self._world = world
+
+    def poll(self) -> None:
+        unheard, self._world.unheard_links = self._world.unheard_links, []
+        changes: list[LinkChange] = self.links.feed(unheard)
+        if changes:
+            self.changed(changes)
+
+    def execute(self, steps: tuple[Step, ...]) -> None:
+        try:
+            for step in steps:
+                self._execute(step)
+        finally:
+            self.poll()
+
+    def _execute(self, step: Step) -> None:
+        link = self._world.links.get(step.index)
+        if link is None:
+            raise StepRefused(step, errno.ENODEV, "")
+        if isinstance(step, Rename) and any(other.name == step.to for other in self._world.links.values()):
+            raise StepRefused(step, errno.EEXIST, "")
+        if isinstance(step, Rename) and link.up:
+            raise StepRefused(step, errno.EBUSY, "")
+        if isinstance(step, SetUp):
+            assert link.master == BRIDGE, "a port came up outside of its bridge"
+        after = port.apply((step,), link)
+        if after != link:
+            self._world.put(after)
+
+    def look_at(self, index: int) -> None:
+        raise AssertionError("everything the daemon did showed at once, there was no reason to doubt it")
+
+
+class SimulatedDirectory:
+    """What `xenstore.directory.Directory` offers, over the world."""
+
+    own_domid = 0
+
+    def __init__(self, world: World) -> None:
+        self.hint: Any = None
+        self._world = world
+        self._vifs: dict[VifId, Vif] = {}
+
+    def __iter__(self) -> Iterator[VifId]:
+        return iter(tuple(self._vifs))
+
+    def get(self, vif: VifId) -> Vif | None:
+        return self._vifs.get(vif)
+
+    def note(self, vif: VifId, node: str, value: str | None) -> None:
+        if vif in self._vifs:
+            known = {"hotplug-status": "hotplug_status", "xennetd-tap": "tap_status"}[node]
+            self._vifs[vif] = replace(self._vifs[vif], **{known: value})  # type: ignore[arg-type]
+
+    def poll(self) -> None:
+        unheard, self._world.unheard_vifs = self._world.unheard_vifs, set()
+        for vif in unheard:
+            nodes = self._world.nodes.get(vif)
+            found = None
+            if nodes is not None:
+                untrusted = {node: nodes[node].encode() if node in nodes else None for node in NODES}
+                found = parse_vif(vif, untrusted, b"guest", b"/vm/00000000-0000-0000-0000-000000000001")
+            if found != self._vifs.get(vif):
+                if found is None:
+                    del self._vifs[vif]
+                else:
+                    self._vifs[vif] = found
+                self.hint(vif)
+
+
+class SimulatedBackend:
+    """What `xenstore.backend` offers: guarded writes, some round trips long."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.verdicts: list[tuple[VifId, str]] = []
+
+    async def write_verdict(
+        self, client: object, vif: Vif, *, error: str | None = None, frontend_mtu: int | None = None
+    ) -> bool:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        nodes = self._world.nodes.get(vif.id)
+        if nodes is None:
+            return False
+        if error is None and (nodes["online"] != "1" or nodes["state"] not in ("2", "4")):
+            return False
+        self._world.write(vif.id, hotplug_status="error" if error else "connected")
+        self.verdicts.append((vif.id, "error" if error else "connected"))
+        return True
+
+
+def events(audit: list[Event]) -> list[str]:
+    return [f"{event.kind.label} {event.vif}" for event in audit]
+
+
+async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[World, Reconciler, list[Event]]:
+    """Let everything happen, then let the daemon hear of everything and come to rest."""
+    world = World()
+    kernel, directory = SimulatedKernel(world), SimulatedDirectory(world)
+    audit: list[Event] = []
+    parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock())
+    reconciler = Reconciler(Policy(), *parts)
+    kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
+    with mock.patch.object(reconciler_module, "backend", SimulatedBackend(world)):
+        running = asyncio.ensure_future(reconciler.run())
+        for moment in moments:
+            world.happen(lives[moment.life], moment.op)
+            for turn in range(moment.pause):
+                (kernel if turn % 2 else directory).poll()
+                await asyncio.sleep(0)
+        for _ in range(4):
+            kernel.poll()
+            directory.poll()
+            await reconciler.look_at_all()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    return world, reconciler, audit
+
+
+def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> None:
+    """Everything that is there is as it must be, and nothing is remembered of what is not."""
+    assert set(reconciler.records) == set(world.nodes)
+    last = {lives[moment.life].vif: lives[moment.life] for moment in moments if moment.op is Op.DIRECTORY}
+    for vif, nodes in world.nodes.items():
+        record, link = reconciler.records[vif], world.link_of(vif)
+        wanted = last[vif].vifname or vif.netdev
+        taken = any(link.name == wanted and link.parent != vif for link in world.links.values())
+        if nodes["online"] == "0":
+            assert record.state is VifState.DETACHING
+            assert link is None or (not link.up and not link.master)
+        elif link is None or nodes["state"] in ("1", "6"):
+            assert record.state in (VifState.PENDING, VifState.CONNECTED)
+        elif taken:
+            assert record.state in (VifState.ERROR, VifState.PENDING)
+            assert not link.up
+        else:
+            assert record.state is VifState.CONNECTED
+            assert nodes["hotplug-status"] == "connected"
+            assert (link.name, link.master, link.up) == (wanted, BRIDGE, True)
+
+
+@given(schedules())
+@settings(max_examples=300, deadline=None)
+def test_any_order_of_things_ends_well(schedule: tuple[tuple[Life, ...], tuple[Moment, ...]]) -> None:
+    lives, moments = schedule
+    world, reconciler, _ = asyncio.run(play(lives, moments))
+    check(world, reconciler, lives, moments)
+
+
+@pytest.mark.slow
+@given(schedules())
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_order_of_things_ends_well_ten_thousand_times(
+    schedule: tuple[tuple[Life, ...], tuple[Moment, ...]],
+) -> None:
+    lives, moments = schedule
+    world, reconciler, _ = asyncio.run(play(lives, moments))
+    check(world, reconciler, lives, moments)
+
+
+@given(schedules())
+@settings(max_examples=200, deadline=None)
+def test_the_audit_trail_pairs_attaches_and_detaches(schedule: tuple[tuple[Life, ...], tuple[Moment, ...]]) -> None:
+    lives, moments = schedule
+    _, reconciler, audit = asyncio.run(play(lives, moments))
+    attached: set[VifId] = set()
+    for event in audit:
+        assert event.vif is not None
+        if event.kind.label == "attach":
+            assert event.vif not in attached, events(audit)
+            attached.add(event.vif)
+        elif event.kind.label == "detach":
+            assert event.vif in attached, events(audit)
+            attached.discard(event.vif)
+    connected = {vif for vif, record in reconciler.records.items() if record.state is VifState.CONNECTED}
+    assert connected <= attached
