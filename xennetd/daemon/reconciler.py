@@ -25,7 +25,7 @@ from xennetd.model.errors import Denied, HostError, ToolstackError, XennetdError
 from xennetd.model.event import EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
-from xennetd.model.vif import Vif, VifId
+from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import CONNECTED, NAME_WAIT, Decision, Failure, Look, cause, decide, incarnation
 from xennetd.plan.refusal import not_taken, refusal
 from xennetd.plan.steps import Step
@@ -159,14 +159,15 @@ class Reconciler:
         done: list[Step] = []
         before: Decision | None = None
         for _ in range(_ROUNDS):
+            self._queue.pop(vif_id, None)  # what it hints at is looked at right now
             vif = self._directory.get(vif_id)
             if vif is None:
                 self._gone(vif_id)
                 return
             record = self._record(vif)
-            link, tap = self._links_of(vif)
+            link, tap = self._kernel.links.of(vif_id), self._tap_of(record)
             decision = self._decide(record, link, tap)
-            if record.hinted_at is None and link is not None and record.state is not VifState.CONNECTED:
+            if record.hinted_at is None and link is not None and vif.state is XenbusState.INIT_WAIT:
                 record.hinted_at = hinted_at
             if not decision.has_steps or self._policy.daemon.mode == "observe":
                 await self._say(record, decision, link, done)
@@ -365,10 +366,24 @@ class Reconciler:
         if record.memory.connected is not None:
             self._detached(record)
 
-    def _links_of(self, vif: Vif) -> tuple[Link | None, Link | None]:
-        links = self._kernel.links
-        tap = links.link(vif.tap_name) or links.link(vif.id.tap)
-        return links.of(vif.id), tap if tap is not None and tap.kind == "tun" else None
+    def _tap_of(self, record: Record) -> Link | None:
+        """Return the tap that bears QEMU's name for it, else the one that was renamed for this vif."""
+        vif, links = record.vif, self._kernel.links
+        tap = links.link(vif.id.tap)
+        if tap is None or tap.kind != "tun":
+            tap = links.link(vif.tap_name)
+        if tap is None or tap.kind != "tun" or not self._is_tap_of(record, tap):
+            return None
+        if record.memory.tap != incarnation(tap):
+            record.memory = replace(record.memory, tap=incarnation(tap))
+        return tap
+
+    def _is_tap_of(self, record: Record, tap: Link) -> bool:
+        """Whether a tap is this vif's and not that of an older one, in a reboot, which has the same `vifname`."""
+        owners = [self._records[vif] for vif in self._names.get(tap.name, ()) if vif != record.vif.id]
+        if record.memory.tap == incarnation(tap) or tap.name == record.vif.id.tap:
+            return True
+        return not any(owner.memory.tap == incarnation(tap) or not owner.vif.removing for owner in owners)
 
     def _name(self, vif: Vif, on: bool) -> None:
         """Keep the index of names that only xenstore explains: a `vifname` and its tap."""

@@ -1,8 +1,8 @@
 """The kernel as the daemon sees it: a kept view of the links, news of what changes, and a hand that does Steps.
 
-Requests are made in the loop's thread and waited for there. A worker thread would keep the loop free while somebody else
-holds RTNL, but it more than doubles what every attach takes (measured: 0.43 ms in the loop, 0.98 ms through a thread),
-and while RTNL is held there is nothing to do for any vif anyway.
+Requests are made in the loop's thread and waited for there. A worker thread would keep the loop free while somebody
+else holds RTNL, but it more than doubles what every attach takes (measured: 0.43 ms in the loop, 0.98 ms through a
+thread), and while RTNL is held there is nothing to do for any vif anyway.
 """
 
 from __future__ import annotations

@@ -76,21 +76,21 @@ class Links:
 
     def load(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a complete dump of links and addresses; links it does not hold are gone."""
-        seen: dict[int, Link] = {}
+        found: dict[int, tuple[bytes, Header]] = {}
         addresses: dict[int, set[IPInterface]] = {}
         for data in datagrams:
             for message in rtnl.headers(data):
                 if message.type == rtnl.RTM_NEWLINK:
-                    link = rtnl.parse_link(data, message, stand_in=self._stand_in)
-                    seen[link.index] = link
+                    found[rtnl.link_key(data, message)[1]] = (data, message)
                 elif message.type == rtnl.RTM_NEWADDR:
                     change = rtnl.parse_address(data, message)
                     if change is not None:
                         addresses.setdefault(change.index, set()).add(change.address)
-        changes = [self._remove(index) for index in self._by_index.keys() - seen.keys()]
-        for index, link in seen.items():
-            found = frozenset(addresses[index]) if index in addresses else _NONE
-            changes.append(self._put(replace(link, addresses=found) if found else link))
+        changes = [self._remove(index) for index in self._by_index.keys() - found.keys()]
+        changes += [
+            self._take(index, data, message, frozenset(addresses.get(index, ())))
+            for index, (data, message) in found.items()
+        ]
         return [change for change in changes if change.old != change.new]
 
     def feed(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
@@ -122,9 +122,8 @@ class Links:
                     if move is not None:
                         moves.append(move)
         for index, (data, message) in latest.items():
-            link = rtnl.parse_link(data, message, stand_in=self._stand_in)
             known = self._by_index.get(index)
-            changes.append(self._put(replace(link, addresses=known.addresses) if known and known.addresses else link))
+            changes.append(self._take(index, data, message, known.addresses if known else _NONE))
         for index, messages in ports.items():
             known = self._by_index.get(index)
             if known is not None and known.master:
@@ -138,17 +137,23 @@ class Links:
                 changes.append(self._put(replace(known, addresses=now)))
         return [change for change in changes if change.old != change.new]
 
-    def _put(self, link: Link) -> LinkChange:
-        if not link.name:
-            raise NetlinkFormatError(f"link {link.index} has no name")
-        old = self._by_index.get(link.index)
-        if old is None:
+    def _take(self, index: int, data: bytes, message: Header, addresses: frozenset[IPInterface]) -> LinkChange:
+        """Parse a link's message and put the link into the view."""
+        known = self._by_index.get(index)
+        if known is None:
             self._generations += 1
-            generation = self._generations
-        else:
-            generation = old.generation
+        generation = known.generation if known else self._generations
+        link = rtnl.parse_link(data, message, stand_in=self._stand_in, addresses=addresses, generation=generation)
+        if not link.name:
+            raise NetlinkFormatError(f"link {index} has no name")
+        return self._put(link)
+
+    def _put(self, link: Link) -> LinkChange:
+        old = self._by_index.get(link.index)
+        if old == link:
+            return LinkChange(old, old)
+        if old is not None:
             self._forget(old)
-        link = replace(link, generation=generation)
         self._by_index[link.index] = link
         self._by_name[link.name] = link
         if link.parent is not None:

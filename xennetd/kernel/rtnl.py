@@ -69,6 +69,21 @@ _IFLA_BRPORT_LOCKED = 39
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 
+_LINK_ATTRIBUTES = frozenset(
+    {
+        _IFLA_ADDRESS,
+        _IFLA_IFNAME,
+        _IFLA_MTU,
+        _IFLA_MASTER,
+        _IFLA_LINKINFO,
+        _IFLA_AF_SPEC,
+        _IFLA_GROUP,
+        _IFLA_PROP_LIST,
+        _IFLA_PARENT_DEV_NAME,
+        _IFLA_PARENT_DEV_BUS_NAME,
+    }
+)
+
 _NLMSGHDR = struct.Struct("=IHHII")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
@@ -80,6 +95,7 @@ _TYPE_MASK = 0x3FFF
 """NLA_TYPE_MASK: without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
 
 _NLA_F_NESTED = 0x8000
+_NO_ADDRESSES: frozenset[IPInterface] = frozenset()
 
 
 class NetlinkFormatError(ValueError):
@@ -126,14 +142,17 @@ def headers(data: bytes) -> Iterator[Header]:
         offset += (length + 3) & ~3
 
 
-def _attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (type, start, end) of each attribute of a nest or a body."""
+def _attributes(data: bytes, offset: int, end: int) -> list[tuple[int, int, int]]:
+    """Return (type, start, end) of each attribute of a nest or a body."""
+    found = []
+    unpack = _RTATTR.unpack_from
     while offset + 4 <= end:
-        length, kind = _RTATTR.unpack_from(data, offset)
+        length, kind = unpack(data, offset)
         if length < 4 or offset + length > end:
             raise NetlinkFormatError(f"attribute of {length} bytes where {end - offset} are left")
-        yield kind & _TYPE_MASK, offset + 4, offset + length
+        found.append((kind & _TYPE_MASK, offset + 4, offset + length))
         offset += (length + 3) & ~3
+    return found
 
 
 def _text(data: bytes, start: int, end: int) -> str:
@@ -148,48 +167,56 @@ def link_key(data: bytes, message: Header) -> tuple[int, int]:
     return family, index
 
 
-def parse_link(data: bytes, message: Header, *, stand_in: bool = False) -> Link:
-    """Return the link that an AF_UNSPEC RTM_NEWLINK describes; `addresses` and `generation` are left at their defaults.
+def parse_link(
+    data: bytes,
+    message: Header,
+    *,
+    stand_in: bool = False,
+    addresses: frozenset[IPInterface] = _NO_ADDRESSES,
+    generation: int = 0,
+) -> Link:
+    """Return the link that an AF_UNSPEC RTM_NEWLINK describes, with `addresses` and `generation`, which are not in it.
 
     With `stand_in`, an alternative name `vif-D-N` counts as the parent device of that name.
     """
     try:
-        return _parse_link(data, message.start, message.end, stand_in)
+        return _parse_link(data, message.start, message.end, stand_in, addresses, generation)
     except struct.error as error:
         raise NetlinkFormatError(str(error)) from None
 
 
-def _parse_link(data: bytes, start: int, end: int, stand_in: bool) -> Link:
+def _parse_link(
+    data: bytes, start: int, end: int, stand_in: bool, addresses: frozenset[IPInterface], generation: int
+) -> Link:
     _family, _type, index, flags, _change = _IFINFOMSG.unpack_from(data, start)
-    name = kind = address = parent_name = parent_bus = ""
-    master = group = mtu = 0
-    addr_gen_mode = IN6_ADDR_GEN_MODE_NONE
-    port: BridgePort | None = None
-    for attribute, at, stop in _attributes(data, start + 16, end):
-        if attribute == _IFLA_IFNAME:
-            name = _text(data, at, stop)
-        elif attribute == _IFLA_ADDRESS:
-            address = data[at:stop].hex(":")
-        elif attribute == _IFLA_MTU:
-            (mtu,) = _U32.unpack_from(data, at)
-        elif attribute == _IFLA_MASTER:
-            (master,) = _U32.unpack_from(data, at)
-        elif attribute == _IFLA_GROUP:
-            (group,) = _U32.unpack_from(data, at)
-        elif attribute == _IFLA_LINKINFO:
-            kind, port = _parse_linkinfo(data, at, stop)
-        elif attribute == _IFLA_AF_SPEC:
-            addr_gen_mode = _parse_addr_gen_mode(data, at, stop)
-        elif attribute == _IFLA_PARENT_DEV_NAME:
-            parent_name = _text(data, at, stop)
-        elif attribute == _IFLA_PARENT_DEV_BUS_NAME:
-            parent_bus = _text(data, at, stop)
-        elif attribute == _IFLA_PROP_LIST and stand_in:
-            for prop, prop_at, prop_stop in _attributes(data, at, stop):
-                if prop == _IFLA_ALT_IFNAME and data[prop_at : prop_at + 4] == b"vif-":
-                    parent_name, parent_bus = _text(data, prop_at, prop_stop), "xen-backend"
-    parent = _parse_parent(parent_name) if parent_bus == "xen-backend" else None
-    return Link(index, name, kind, master, flags, mtu, address, group, addr_gen_mode, parent, port)
+    found = {kind: (at, stop) for kind, at, stop in _attributes(data, start + 16, end) if kind in _LINK_ATTRIBUTES}
+    kind, port = _parse_linkinfo(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else ("", None)
+    mode = _parse_addr_gen_mode(data, *found[_IFLA_AF_SPEC]) if _IFLA_AF_SPEC in found else IN6_ADDR_GEN_MODE_NONE
+    parent = None
+    if _IFLA_PARENT_DEV_BUS_NAME in found and _text(data, *found[_IFLA_PARENT_DEV_BUS_NAME]) == "xen-backend":
+        parent = _parse_parent(_text(data, *found.get(_IFLA_PARENT_DEV_NAME, (0, 0))))
+    elif stand_in and _IFLA_PROP_LIST in found:
+        names = (_text(data, at, stop) for _, at, stop in _attributes(data, *found[_IFLA_PROP_LIST]))
+        parent = next(filter(None, map(_parse_parent, names)), None)
+    return Link(
+        index=index,
+        name=_text(data, *found[_IFLA_IFNAME]) if _IFLA_IFNAME in found else "",
+        kind=kind,
+        master=_number(data, found.get(_IFLA_MASTER)),
+        flags=flags,
+        mtu=_number(data, found.get(_IFLA_MTU)),
+        address=data[slice(*found[_IFLA_ADDRESS])].hex(":") if _IFLA_ADDRESS in found else "",
+        group=_number(data, found.get(_IFLA_GROUP)),
+        addr_gen_mode=mode,
+        parent=parent,
+        port=port,
+        addresses=addresses,
+        generation=generation,
+    )
+
+
+def _number(data: bytes, place: tuple[int, int] | None) -> int:
+    return int(_U32.unpack_from(data, place[0])[0]) if place is not None else 0
 
 
 def _parse_parent(name: str) -> VifId | None:
