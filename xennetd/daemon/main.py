@@ -49,7 +49,7 @@ def main() -> int:
         for problem in policy:
             print(problem.describe(), file=sys.stderr)
         return EXIT_PROBLEM
-    notes = check(policy, host_notes())
+    notes = check(policy, host_notes(policy))
     if arguments.check:
         for note in notes:
             print(("error: " if note.error else "note: ") + note.sentence)

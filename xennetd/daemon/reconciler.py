@@ -32,6 +32,7 @@ from xennetd.plan.steps import Step
 from xennetd.policy.config import Policy
 from xennetd.policy.resolve import ANY_BRIDGE, owned, resolve
 from xennetd.xenstore import backend
+from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -39,6 +40,11 @@ _log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
 """Looks at one vif before its link counts as one that somebody else keeps changing."""
+
+
+_RETRY = 0.5
+_RETRY_REFUSED = 10.0
+"""Seconds until a vif is looked at again whose verdict did not reach xenstored, or was refused there."""
 
 
 class Reconciler:
@@ -141,8 +147,10 @@ class Reconciler:
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
         try:
             await self._reconcile(vif, hinted_at)
+        except ConnectionLost:
+            asyncio.get_running_loop().call_later(_RETRY, self.hint, vif)
         except ToolstackError as error:
-            _log.info("xenstore is away; this vif is looked at again when it is back", vif=str(vif), why=str(error))
+            self._refused_by_xenstore(vif, error)
         except Exception as error:
             _log.exception("a defect in xennetd, please report it", vif=str(vif))
             await self._broken(vif, error)
@@ -269,8 +277,8 @@ class Reconciler:
             told = await backend.clear_tap_verdict(self._client, vif)
         if told:
             self._directory.note(vif.id, "xennetd-tap", verdict or None)
-            if verdict == CONNECTED:
-                self._hooks.run("add", vif, vif.tap_name)
+            if verdict in (CONNECTED, ""):
+                self._hooks.run("add" if verdict else "remove", vif, vif.tap_name)
 
     def _settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
         """Write down where the vif stands now, and audit what that means."""
@@ -328,6 +336,13 @@ class Reconciler:
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
 
+    def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
+        """xenstored is there and would not have what we wrote: say so, and try again, since nobody else will."""
+        record = self._records.get(vif_id)
+        if record is not None:
+            self._settle(record, Decision(VifState.ERROR, error=error), record.link, [])
+        asyncio.get_running_loop().call_later(_RETRY_REFUSED, self.hint, vif_id)
+
     async def _broken(self, vif_id: VifId, cause_of_it: Exception) -> None:
         """A defect of ours hit one vif: it gets a verdict, like any other error."""
         record = self._records.get(vif_id)
@@ -380,10 +395,12 @@ class Reconciler:
 
     def _is_tap_of(self, record: Record, tap: Link) -> bool:
         """Whether a tap is this vif's and not that of an older one, in a reboot, which has the same `vifname`."""
-        owners = [self._records[vif] for vif in self._names.get(tap.name, ()) if vif != record.vif.id]
-        if record.memory.tap == incarnation(tap) or tap.name == record.vif.id.tap:
+        if record.memory.tap == incarnation(tap):
             return True
-        return not any(owner.memory.tap == incarnation(tap) or not owner.vif.removing for owner in owners)
+        others = [self._records[vif] for vif in self._names.get(tap.name, ()) if vif != record.vif.id]
+        if any(other.memory.tap == incarnation(tap) for other in others):
+            return False
+        return not record.vif.removing or all(other.vif.removing for other in others)
 
     def _name(self, vif: Vif, on: bool) -> None:
         """Keep the index of names that only xenstore explains: a `vifname` and its tap."""

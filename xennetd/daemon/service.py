@@ -93,15 +93,17 @@ class Service:
         self._ready = True
         self._announce()
         notify.ready(self._summary())
+        shown = self._summary()
         while True:
             await asyncio.sleep(_STATUS_INTERVAL)
-            notify.status(self._summary())
+            if shown != (shown := self._summary()):
+                notify.status(shown)
 
     def _announce(self) -> None:
         adopted = self._reconciler.adopted
         message = f"xennetd {__version__} serves: {self._summary()}; {adopted} found connected and left as they were"
         self._audit.record(Event(EventKind.ADOPT, message))
-        for note in check(self._policy, host_notes()):
+        for note in check(self._policy, host_notes(self._policy)):
             _log.warning(note.sentence)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
@@ -147,7 +149,7 @@ class Service:
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
         problems += [f"{vif} is pinned: hands off until unpin" for vif in sorted(map(str, self._reconciler.pins))]
-        problems += [note.sentence for note in check(self._policy, host_notes())]
+        problems += [note.sentence for note in check(self._policy, host_notes(self._policy))]
         return problems
 
     def vifs(self) -> list[VifStatus]:
@@ -177,7 +179,7 @@ class Service:
             return [problem.describe() for problem in policy]
         if self._observe:
             policy = observing(policy)
-        errors = [note.sentence for note in check(policy, host_notes()) if note.error]
+        errors = [note.sentence for note in check(policy, host_notes(policy)) if note.error]
         for name in ("control", "stand_in"):
             if getattr(policy.daemon, name) != getattr(self._policy.daemon, name):
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
@@ -195,7 +197,7 @@ class Service:
         if not isinstance(policy, Policy):
             return [problem.describe() for problem in policy], []
         bridges = frozenset(bridge.name for bridge in self._kernel.links.bridges())
-        notes = check(policy, host_notes(bridges=bridges))
+        notes = check(policy, host_notes(policy, bridges=bridges))
         return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
 
     def retry(self, vif: VifId) -> str | None:

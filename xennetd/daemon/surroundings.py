@@ -7,14 +7,15 @@ from pathlib import Path
 
 from xennetd.daemon.hooks import find_hooks
 from xennetd.policy.check import HostNotes
+from xennetd.policy.config import Policy
 
 OBSERVE_MARK = "observe"
 """A file in the run-time directory: the hotplug script refuses at once, since nothing will be configured."""
 
 
-def host_notes(*, bridges: frozenset[str] | None = None) -> HostNotes:
-    """Return what `check` has to know of the host."""
-    return HostNotes(hooks=find_hooks(), xl_devd=xl_devd_runs(), bridges=bridges)
+def host_notes(policy: Policy, *, bridges: frozenset[str] | None = None) -> HostNotes:
+    """Return what `check` has to know of the host for this policy."""
+    return HostNotes(hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs(), bridges=bridges)
 
 
 def xl_devd_runs(proc: Path = Path("/proc")) -> bool:
