@@ -250,9 +250,9 @@ class Reconciler:
         if self._policy.daemon.mode == "observe":
             self._settle(record, _observed(decision), link, [])
             return
-        vif = record.vif
         if decision.tap_verdict is not None:
-            await self._tell_tap(vif, decision.tap_verdict)
+            await self._tell_tap(record, decision, decision.tap_verdict)
+        vif = record.vif
         if decision.verdict is not None:
             error = decision.verdict.error
             told = await backend.write_verdict(
@@ -270,15 +270,22 @@ class Reconciler:
             await backend.remove_backend(self._client, vif)
         self._settle(record, decision, link, done)
 
-    async def _tell_tap(self, vif: Vif, verdict: str) -> None:
+    async def _tell_tap(self, record: Record, decision: Decision, verdict: str) -> None:
+        vif, error, attachment = record.vif, decision.tap_error, decision.attachment
         if verdict:
             told = await backend.write_tap_verdict(self._client, vif, verdict)
         else:
             told = await backend.clear_tap_verdict(self._client, vif)
-        if told:
-            self._directory.note(vif.id, "xennetd-tap", verdict or None)
-            if verdict in (CONNECTED, ""):
-                self._hooks.run("add" if verdict else "remove", vif, vif.tap_name)
+        if not told:
+            return
+        self._directory.note(vif.id, "xennetd-tap", verdict or None)
+        record.vif = replace(vif, tap_status=verdict or None)
+        if verdict in (CONNECTED, ""):
+            bridge = attachment.bridge if attachment else ""
+            self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge)
+        elif error is not None and error is not decision.error:
+            message = f"the tap of {record.title} gets no network: {error.detail}"
+            self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
 
     def _settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
         """Write down where the vif stands now, and audit what that means."""

@@ -57,11 +57,12 @@ def cause(vif: Vif) -> Vif:
 class Memory:
     """What is remembered of one vif between two looks. Losing it, in a restart, loses nothing but a time-out's start.
 
-    `connected` is the link that was connected, `told` the error's sentence that the toolstack was told last.
-    `name_awaited_since` is when waiting for a taken name began (seconds).
+    `connected` is the link that was connected, `tap` the emulated NIC's tap by whatever name. `told` is the error's
+    sentence that the toolstack was told last. `name_awaited_since` is when waiting for a taken name began (seconds).
     """
 
     connected: Incarnation | None = None
+    tap: Incarnation | None = None
     told: str | None = None
     failure: Failure | None = None
     tap_failure: Failure | None = None
