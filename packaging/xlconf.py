@@ -129,13 +129,15 @@ def _switch_back(path: Path, backup: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """`xlconf.py switch|switch-back XL_CONF`; says what it did. Returns the exit status."""
-    if len(arguments) != 2 or arguments[0] not in ("switch", "switch-back"):
-        print("usage: xlconf.py switch|switch-back XL_CONF", file=sys.stderr)
+    """`xlconf.py switch|switch-back|names-ours XL_CONF`; says what it did. Returns the exit status."""
+    if len(arguments) != 2 or arguments[0] not in ("switch", "switch-back", "names-ours"):
+        print("usage: xlconf.py switch|switch-back|names-ours XL_CONF", file=sys.stderr)
         return 2
     path = Path(arguments[1])
     backup = path.with_name(f"{path.name}.before-xennetd")
     try:
+        if arguments[0] == "names-ours":
+            return 0 if (script(_read(path)) or "").startswith("vif-xennetd") else 1
         print((_switch if arguments[0] == "switch" else _switch_back)(path, backup))
     except (Refused, OSError) as problem:
         print(f"{path}: {problem}", file=sys.stderr)

@@ -113,7 +113,9 @@ class TestTheProgram:
         assert b'\nvif.default.script="vif-xennetd"' in path.read_bytes()
         if text is not None:
             assert (tmp_path / "xl.conf.before-xennetd").read_bytes() == text
+        assert self.run("names-ours", path).returncode == 0
         assert self.run("switch-back", path).returncode == 0
+        assert self.run("names-ours", path).returncode == 1
         assert (path.read_bytes() if path.exists() else None) == text
         assert text is None or path.stat().st_mode & 0o777 == 0o640
         assert {entry.name for entry in tmp_path.iterdir()} == (set() if text is None else {"xl.conf"})
