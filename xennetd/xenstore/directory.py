@@ -7,7 +7,7 @@ only when it differs from what was known; nothing is reported as gone before a l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +33,7 @@ _BATCH: Final = 64
 """Vifs read together in a look at everything: xenstored answers for the next while we parse these."""
 
 _ALL_NODES: Final = frozenset(NODES)
+_NO_NODES: Final[Mapping[str, None]] = dict.fromkeys(NODES)
 _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
 
 
@@ -228,9 +229,9 @@ class Directory:
         before = self.ids()
         names = await self._client.directory(ROOT) or ()
         vifs = await self._list([domid for name in names if (domid := parse_number(name)) is not None])
-        batches = [dict.fromkeys(vifs[i : i + _BATCH], _ALL_NODES) for i in range(0, len(vifs), _BATCH)]
+        batches = [vifs[start : start + _BATCH] for start in range(0, len(vifs), _BATCH)]
         seen: dict[VifId, _Entry | None] = dict.fromkeys(before)
-        for found in await asyncio.gather(*map(self._fetch, batches)):
+        for found in await asyncio.gather(*map(self._fetch_listed, batches)):
             seen |= found
         self._apply(seen)
 
@@ -245,9 +246,16 @@ class Directory:
             if (vif := parse_id(str(domid), name)) is not None
         ]
 
-    async def _fetch(self, wanted: Mapping[VifId, frozenset[str]]) -> dict[VifId, _Entry | None]:
-        """Read nodes of vifs, in one go, and return what these vifs are now."""
-        wanted = {vif: nodes if vif in self._entries else _ALL_NODES for vif, nodes in wanted.items()}
+    async def _fetch_listed(self, vifs: Sequence[VifId]) -> dict[VifId, _Entry | None]:
+        """Read vifs whole, asking first which nodes they have: a round trip more, a third of the requests less."""
+        listings = await self._client.directory_many([vif.backend for vif in vifs])
+        present = {vif: _ALL_NODES.intersection(names or ()) for vif, names in zip(vifs, listings, strict=True)}
+        return await self._fetch(present, whole=True)
+
+    async def _fetch(
+        self, wanted: Mapping[VifId, frozenset[str]], *, whole: bool = False
+    ) -> dict[VifId, _Entry | None]:
+        """Read nodes of vifs, in one go, and return what these vifs are now; `whole` if they have no other nodes."""
         # A domain is renamed after its migration without any event of ours, so its name is read with each state.
         domids = () if self.own_domid else tuple({vif.domid for vif, nodes in wanted.items() if "state" in nodes})
         paths = [f"{vif.backend}/{node}" for vif, nodes in wanted.items() for node in nodes]
@@ -258,14 +266,16 @@ class Directory:
         found: dict[VifId, _Entry | None] = {}
         for vif, untrusted_nodes in fresh.items():
             old = self._entries.get(vif)
-            if len(untrusted_nodes) < len(_ALL_NODES):
+            others: Mapping[str, bytes | None] = _NO_NODES
+            if not whole and len(untrusted_nodes) < len(_ALL_NODES):
                 if old is None or None in untrusted_nodes.values():
                     # The whole directory may be gone: look at all of it rather than report half of that.
                     self._hints.vifs[vif] = _ALL_NODES
                     self._wake.set()
                     continue
-                untrusted_nodes = {**old.untrusted_nodes, **untrusted_nodes}
-            found[vif] = _entry(vif, untrusted_nodes, *domains.get(vif.domid, (None, None)), old)
+                others = old.untrusted_nodes
+            names = domains.get(vif.domid, (None, None))
+            found[vif] = _entry(vif, {**others, **untrusted_nodes}, *names, old)
         return found
 
     def _apply(self, found: Mapping[VifId, _Entry | None]) -> None:
@@ -290,9 +300,9 @@ def _entry(
     untrusted_vm: bytes | None,
     old: _Entry | None,
 ) -> _Entry | None:
-    """Return what a vif is by its nodes, or None: there is none without `frontend` and `state`.
+    """Return what a vif is by its nodes, or None where both `frontend` and `state` are missing.
 
-    Neither may be missing in a vif that libxl made, while an orphan that a late write has left holds something else.
+    libxl writes both, in one transaction, and whatever a late write has left behind holds neither.
     """
     if untrusted_nodes["frontend"] is None and untrusted_nodes["state"] is None:
         return None
