@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -14,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.bed.daemon import STAND_IN, Daemon
+from tests.bed.daemon import STAND_IN
 from tests.bed.guest import Bed, Guest, crowd
 from tests.bed.netns import Host
 from tests.bed.systemd import Fields
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.kernel.status import status
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually, paused
 
@@ -123,12 +123,6 @@ def link(host: Host, name: str) -> dict[str, Any]:
     found = host.link(name)
     assert found is not None
     return found
-
-
-def status(xennetd: Daemon) -> dict[str, Any]:
-    """What it says of itself, problems or none."""
-    answer: dict[str, Any] = json.loads(xennetd.ctl("status", "--json").stdout)
-    return answer
 
 
 def identity(name: str) -> list[str]:
