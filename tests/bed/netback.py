@@ -62,11 +62,15 @@ class Netback:
 
     def probe(self, vif: Vif) -> None:
         """netback_probe up to InitWait: the features, then state 2. There is no link yet."""
+        self.announce(vif)
+        self.prepare(vif)
+
+    def announce(self, vif: Vif) -> None:
+        """`probe` until just before state 2, for who wants to know when that is written."""
         self.xs.transact(lambda tx: self.xs.write_all(vif.backend, FEATURES, tx))
         self.xs.write_all(
             vif.backend, {"feature-split-event-channels": "1", "multi-queue-max-queues": "2", "feature-ctrl-ring": "1"}
         )
-        self.xs.write(f"{vif.backend}/state", "2")
 
     def create(self, vif: Vif, guest: NetNs, peer: str = "eth0") -> None:
         """The rest of netback_probe: the link, down and without a carrier."""
@@ -92,7 +96,7 @@ class Netback:
         self.xs.write(f"{vif.backend}/state", "6")
 
     def prepare(self, vif: Vif) -> None:
-        """State 2 again; `connect` ends it."""
+        """State 2; `connect` ends it."""
         self.xs.write(f"{vif.backend}/state", "2")
 
     # Detach

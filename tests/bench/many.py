@@ -1,0 +1,131 @@
+"""Many vifs on one host: one more attach, xennetd's start, and what it costs when nothing happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from tests.bed.toolstack import Vif
+from tests.bench.single import attach_once
+from tests.bench.stage import BRIDGES, OURS, Stage
+from tests.bench.table import Aim, Row, Unit
+from xennetd.kernel import rtnl
+
+_FLAT = 1.25
+"""How much more one attach may cost among the most vifs than among the fewest, without what the kernel takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attach:
+    """Seconds that one attach takes among `vifs` others, and what the kernel takes to put a link into that bridge."""
+
+    vifs: int
+    attach: float
+    set_master: float
+
+    def row(self) -> Row:
+        note = f"of which the kernel's set-master {Unit.SECONDS.show(self.set_master)}"
+        return Row(f"one attach among {self.vifs:,} vifs", self.attach, note=note)
+
+
+def rows(populations: Sequence[int], rounds: int, repeats: int, idle: float) -> list[Row]:
+    """Attach one more vif at each population; then start and rest with the largest. They are on two bridges."""
+    attaches, idles = [], []
+    vifs: list[Vif] = []
+    with Stage() as stage:
+        empty = stage.start()
+        idles += _at_rest(stage, 0, idle)
+        for population in populations:
+            stage.daemon.terminate()
+            vifs += stage.crowd([replace(OURS, bridge=BRIDGES[i % 2]) for i in range(population - len(vifs))])
+            stage.start()
+            attaches.append(_attach_among(stage, len(vifs), rounds))
+        idles += _at_rest(stage, len(vifs), idle)
+        stage.daemon.terminate()
+        starts = _starts(stage, vifs, empty, repeats)
+    fewest, most = attaches[0], attaches[-1]
+    growth = (most.attach - most.set_master) / (fewest.attach - fewest.set_master)
+    flat = Row(
+        f"the same, {most.vifs:,} beside {fewest.vifs:,}, without set-master",
+        growth,
+        unit=Unit.TIMES,
+        aim=Aim(below=_FLAT),
+    )
+    return [*starts, *idles, *(each.row() for each in attaches), flat]
+
+
+def _attach_among(stage: Stage, others: int, rounds: int) -> _Attach:
+    attaches, set_masters = [], []
+    bridge = stage.host.rtnl.index(BRIDGES[0])
+    stage.host.rtnl.add_veth("bare", "bare-peer", stage.host.fd)
+    bare = stage.host.rtnl.index("bare")
+    for _ in range(rounds):
+        domain, vif = stage.appear(OURS)
+        attaches.append(attach_once(stage, vif))
+        stage.settle()
+        stage.bed.toolstack.detach_vif(vif)
+        stage.vanish(domain, vif)
+        set_masters.append(_set_master(stage, bare, bridge))
+        _set_master(stage, bare, 0)
+        stage.settle()
+    stage.host.rtnl.delete("bare")
+    return _Attach(others, median(attaches), median(set_masters))
+
+
+def _set_master(stage: Stage, index: int, master: int) -> float:
+    """The kernel's own call, by the codec that the daemon uses; nobody else works on the links meanwhile."""
+    request = rtnl.set_link(stage.requests.next_seq(), index, master=master)
+    began = time.perf_counter()
+    ((ack,), _) = stage.requests.ask([request])
+    taken = time.perf_counter() - began
+    assert ack.errno == 0, ack
+    return taken
+
+
+def _at_rest(stage: Stage, vifs: int, seconds: float) -> list[Row]:
+    """Memory and processor time while nothing happens."""
+    stage.settle()
+    before, began = stage.cpu(), time.monotonic()
+    time.sleep(seconds)
+    used = (stage.cpu() - before) / (time.monotonic() - began)
+    with_vifs = f"with {vifs:,} vifs"
+    aim = Aim(below=45 << 20) if vifs else None
+    return [
+        Row(f"memory (RSS) {with_vifs}", stage.daemon.rss(), unit=Unit.BYTES, aim=aim),
+        Row(f"processor at rest {with_vifs}", used * 100, unit=Unit.PERCENT, note=f"of one core, over {seconds:g} s"),
+    ]
+
+
+def _starts(stage: Stage, vifs: list[Vif], empty: float, repeats: int) -> list[Row]:
+    """From the program's execution to READY=1."""
+    fresh, adopting = [], []
+    for _ in range(repeats):
+        stage.rewind(vifs, state=2)
+        fresh.append(_start_and_stop(stage))
+        adopting.append(_start_and_stop(stage))
+    domids = sorted({vif.domid for vif in vifs})
+    for domid in domids:
+        stage.bed.toolstack.xs.introduce(domid)
+    introduced = [_start_and_stop(stage) for _ in range(repeats)]
+    many = f"{len(vifs):,} vifs"
+    slow = (
+        f"median of {repeats}; all {len(domids)} domains introduced to xenstored, which then asks each one's ring "
+        "before every answer"
+    )
+    return [
+        Row("start until READY with no vif", empty),
+        Row(
+            f"start until READY with {many}, connected", median(adopting), aim=Aim(below=1), note=f"median of {repeats}"
+        ),
+        Row("the same, their domains introduced", median(introduced), aim=Aim(below=1), note=slow),
+        Row(f"start until READY with {many}, all to attach", median(fresh), note=f"median of {repeats}"),
+    ]
+
+
+def _start_and_stop(stage: Stage) -> float:
+    taken = stage.start()
+    stage.settle()
+    stage.daemon.terminate()
+    return taken
