@@ -250,17 +250,17 @@ def show(sandbox: Sandbox) -> None:
 
 HELP = """\
 It stays open; Ctrl-C ends it. From another terminal:
-  packaging/run --enter                                 a shell in it
+  packaging/run --enter                                        a shell in it
   packaging/run --enter xennetctl list
   packaging/run --enter xennetctl monitor
-  packaging/run --enter guest create shop               one more guest
-  packaging/run --enter guest create odd bridge=xenbr9  one that fails, and says why
+  packaging/run --enter guest create shop                      one more guest
+  packaging/run --enter guest create odd bridge=xenbr9         one that fails, and says why
   packaging/run --enter guest destroy db
   packaging/run --enter ip netns exec web-{domid} ping {address}
-  packaging/run --enter ip link set vif{domid}.0 nomaster  break something; xennetd puts it right
+  packaging/run --enter ip link set vif{domid}.0 nomaster          break something: xennetd puts it right
   packaging/run --enter xenstore-ls -f
-xennetd's configuration is {configuration} in there (then: xennetctl reload).
-If you kill xennetd it is started again, as systemd would. What it records from now on:"""
+xennetd's configuration is {configuration} in there; after a change: xennetctl reload.
+If you kill xennetd, it is started again as systemd would. What it records from now on:"""
 
 
 def stay(sandbox: Sandbox) -> None:
