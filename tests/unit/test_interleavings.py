@@ -187,9 +187,17 @@ class SimulatedDirectory:
             known = {"hotplug-status": "hotplug_status", "xennetd-tap": "tap_status"}[node]
             self._vifs[vif] = replace(self._vifs[vif], **{known: value})  # type: ignore[arg-type]
 
+    async def refresh(self, vif: VifId) -> Vif | None:
+        await asyncio.sleep(0)
+        self._look({vif})
+        return self.get(vif)
+
     def poll(self) -> None:
         unheard, self._world.unheard_vifs = self._world.unheard_vifs, set()
-        for vif in unheard:
+        self._look(unheard)
+
+    def _look(self, vifs: set[VifId]) -> None:
+        for vif in vifs:
             nodes = self._world.nodes.get(vif)
             found = None
             if nodes is not None:

@@ -166,14 +166,24 @@ class Reconciler:
     async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
         done: list[Step] = []
         before: Decision | None = None
+        replaced = False
         for _ in range(_ROUNDS):
             self._queue.pop(vif_id, None)  # what it hints at is looked at right now
+            if self._is_replaced(vif_id):
+                # The news of its directory may not have come yet, and nothing may be decided by the older one's.
+                await self._directory.refresh(vif_id)
+                self._gone(vif_id)
+                done, before, replaced = [], None, True
             vif = self._directory.get(vif_id)
             if vif is None:
                 self._gone(vif_id)
                 return
             record = self._record(vif)
             link, tap = self._kernel.links.of(vif_id), self._tap_of(record)
+            if link is not None:
+                record.seen = incarnation(link)
+            if replaced:
+                record.memory = replace(record.memory, fresh=True)
             decision = self._decide(record, link, tap)
             if record.hinted_at is None and link is not None and vif.state is XenbusState.INIT_WAIT:
                 record.hinted_at = hinted_at
@@ -296,10 +306,9 @@ class Reconciler:
         match decision.state:
             case VifState.CONNECTED if link is not None:
                 adopted = decision.verdict is None and record.memory.connected is None and not done
-                if not known and record.memory.connected is not None:
-                    self._detached(record)
                 record.memory = replace(
-                    record.memory, connected=incarnation(link), failure=None, told=None, name_awaited_since=None
+                    record.memory,
+                    connected=incarnation(link), fresh=False, failure=None, told=None, name_awaited_since=None,
                 )
                 if adopted:
                     self.adopted += 1
@@ -378,6 +387,13 @@ class Reconciler:
         if record.memory.pinned != pinned:
             record.memory = replace(record.memory, pinned=pinned)
         return record
+
+    def _is_replaced(self, vif_id: VifId) -> bool:
+        """Whether the link is another than at the last look: most likely it is another vif's with the same numbers."""
+        record, link = self._records.get(vif_id), self._kernel.links.of(vif_id)
+        if record is None or link is None or record.state is VifState.DETACHING:
+            return False
+        return record.seen is not None and record.seen != incarnation(link)
 
     def _gone(self, vif_id: VifId) -> None:
         record = self._records.pop(vif_id, None)

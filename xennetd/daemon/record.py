@@ -11,13 +11,14 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif
-from xennetd.plan.decide import Decision, Memory
+from xennetd.plan.decide import Decision, Incarnation, Memory
 
 
 @dataclass(slots=True)
 class Record:
     """One vif. `since` is the wall clock, in seconds, when `state` began; `hinted_at` and `duration_us` time the attach
-    on the monotonic clock, from the hint that found state 2 and the link to the verdict."""
+    on the monotonic clock, from the hint that found state 2 and the link to the verdict. `seen` is the link that was
+    looked at last."""
 
     vif: Vif
     memory: Memory = field(default_factory=Memory)
@@ -26,6 +27,7 @@ class Record:
     error: XennetdError | None = None
     attachment: Attachment | None = None
     link: Link | None = None
+    seen: Incarnation | None = None
     since: float = 0.0
     hinted_at: float | None = None
     duration_us: int | None = None

@@ -57,11 +57,13 @@ def cause(vif: Vif) -> Vif:
 class Memory:
     """What is remembered of one vif between two looks. Losing it, in a restart, loses nothing but a time-out's start.
 
-    `connected` is the link that was connected, `tap` the emulated NIC's tap by whatever name. `told` is the error's
-    sentence that the toolstack was told last. `name_awaited_since` is when waiting for a taken name began (seconds).
+    `connected` is the link that was connected, `tap` the emulated NIC's tap by whatever name. `fresh`: this link was
+    never connected, whatever xenstore says. `told` is the error's sentence that the toolstack was told last.
+    `name_awaited_since` is when waiting for a taken name began (seconds).
     """
 
     connected: Incarnation | None = None
+    fresh: bool = False
     tap: Incarnation | None = None
     told: str | None = None
     failure: Failure | None = None
@@ -180,7 +182,7 @@ def _vif(look: Look, attachment: Attachment) -> Decision:
     if memory.failure is not None and memory.failure.holds(vif, link):
         return _refused(look, memory.failure.error)
     known = memory.connected == incarnation(link)
-    fresh = not (known or (memory.connected is None and vif.hotplug_status == CONNECTED))
+    fresh = memory.fresh or not (known or (memory.connected is None and vif.hotplug_status == CONNECTED))
     try:
         _check_name(look, link, vif.link_name)
     except _NameAwaited as wait:
