@@ -167,15 +167,23 @@ async def test_giving_up_changes_nothing_and_leaves_no_transaction(xenstored: Xe
 async def test_cancelled_transactions_are_not_left_open(xenstored: Xenstored, toolstack: Toolstack) -> None:
     domain = toolstack.create_domain("driver", domid=DRIVER)
     client = await connected(xenstored.domain_socket(DRIVER))
-    for turns in range(40):
-        task = asyncio.create_task(client.transact(["domid"], lambda values: [Write("data/x", b"")]))
-        for _ in range(turns % 8):
-            await asyncio.sleep(0.0005)
-        task.cancel()
-        await asyncio.wait([task])
-    began = time.perf_counter()
-    assert await client.transact(["domid"], lambda values: [Write("data/x", b"1")])
-    assert time.perf_counter() - began < 0.2
+
+    async def change() -> bool:
+        return await client.transact(["domid"], lambda values: [Write("data/x", b"1")])
+
+    for pause in (0, 0.001):  # cancelled while xenstored opens them, and some way further on
+        for _ in range(3):
+            os.kill(xenstored.pid, signal.SIGSTOP)
+            tasks = [asyncio.create_task(change()) for _ in range(6)]
+            await asyncio.sleep(0.01)
+            if pause:
+                os.kill(xenstored.pid, signal.SIGCONT)
+                await asyncio.sleep(pause)
+            for task in tasks:
+                task.cancel()
+            os.kill(xenstored.pid, signal.SIGCONT)
+            await asyncio.wait(tasks)
+    assert await change()
     assert toolstack.xs.read(f"{domain.path}/data/x") == "1"
 
 

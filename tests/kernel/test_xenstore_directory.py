@@ -371,6 +371,7 @@ async def test_a_driver_domain_sees_its_own_vifs_and_no_names(xenstored: Xenstor
         await follower.until(lambda: follower.directory.get(VifId(web.domid, 2)) is not None)
         toolstack.forget_vif(vif)
         await follower.until(lambda: follower.directory.get(VifId(web.domid, 2)) is None)
+        assert not [path for path in follower.reads if path.startswith("/local/domain")]
 
 
 # What it costs

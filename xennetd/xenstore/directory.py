@@ -161,7 +161,7 @@ class Directory:
     async def _start(self) -> None:
         """Set the watches, then look at everything."""
         await self._client.watch(ROOT, self._event)
-        # Privileged before Xen 4.18, and an extra hint only wherever it works.
+        # Not for every driver domain, and an extra hint only wherever it works.
         with suppress(XenstoreError):
             await self._client.watch(DOMAIN_GONE, self._domain_gone)
         await self._settle()
