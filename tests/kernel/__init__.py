@@ -1,0 +1,1 @@
+"""The kernel lane: the real kernel in namespaces, the real xenstored."""
