@@ -23,8 +23,11 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || die "must be run as root"
 }
 
+# apt-get, heard only when it fails.
 apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+    local output
+    output=$(DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" 2>&1) ||
+        die "apt-get $1 failed: $output"
 }
 
 installed() {
@@ -41,13 +44,13 @@ install_packages() {
     [ "${#missing[@]}" -eq 0 ] && return
     say "Installing Debian packages: ${missing[*]}"
     refresh_index
-    apt install --no-install-recommends "${missing[@]}" >/dev/null
+    apt install --no-install-recommends "${missing[@]}"
 }
 
 # Fetch the package index, once.
 refresh_index() {
     [ -z "${index_is_fresh:-}" ] || return 0
-    apt update >/dev/null
+    apt update
     index_is_fresh=1
 }
 
@@ -67,7 +70,7 @@ unpack_xen() {
     rm -rf "$cache" "$cache.new"
     mkdir -p "$cache.new/debs"
     # As root apt-get download complains that its sandbox user can't write here; it downloads all the same.
-    (cd "$cache.new/debs" && apt -o APT::Sandbox::User=root download "xen-utils-$version" xen-utils-common >/dev/null)
+    (cd "$cache.new/debs" && apt -o APT::Sandbox::User=root download "xen-utils-$version" xen-utils-common)
     for deb in "$cache.new/debs"/*.deb; do
         dpkg -x "$deb" "$cache.new"
     done
