@@ -7,7 +7,7 @@ only when it differs from what was known; nothing is reported as gone before a l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -18,9 +18,9 @@ from xennetd.model.errors import ToolstackError
 from xennetd.model.vif import Vif, VifId
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.codec import XenstoreError
+from xennetd.xenstore.hints import ALL_NODES, ROOT, Hints
 from xennetd.xenstore.parse import NODES, parse_id, parse_number, parse_vif
 
-ROOT: Final = "backend/vif"
 DOMAIN_GONE: Final = "@releaseDomain"
 RETRY_FIRST: Final = 0.02
 RETRY_LONGEST: Final = 1.0
@@ -32,7 +32,6 @@ SETTLE: Final = 1.0
 _BATCH: Final = 64
 """Vifs read together in a look at everything: xenstored answers for the next while we parse these."""
 
-_ALL_NODES: Final = frozenset(NODES)
 _NO_NODES: Final[Mapping[str, None]] = dict.fromkeys(NODES)
 _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
 
@@ -45,41 +44,6 @@ class _Entry:
     untrusted_nodes: Mapping[str, bytes | None]
     untrusted_name: bytes | None
     untrusted_vm: bytes | None
-
-
-class _Hints:
-    """Where to look: at everything, at whole domains, at some nodes of some vifs, at vifs whose domain may be gone."""
-
-    __slots__ = ("domains", "everything", "gone", "vifs")
-
-    def __init__(self) -> None:
-        self.everything = False
-        self.gone = False
-        self.domains: set[int] = set()
-        self.vifs: dict[VifId, frozenset[str]] = {}
-
-    def __bool__(self) -> bool:
-        return self.everything or self.gone or bool(self.domains or self.vifs)
-
-    def add(self, path: str, known: Container[VifId]) -> None:
-        """Take an event's path. What can't be a vif's directory or a node we read is ignored."""
-        if not path.startswith(f"{ROOT}/"):
-            # The watched directory itself: it or one above it came or went, and nothing else tells what that did below.
-            self.everything = True
-            return
-        parts = path.split("/")[2:]
-        if len(parts) == 1:
-            domid = parse_number(parts[0])
-            if domid is not None:
-                self.domains.add(domid)
-            return
-        vif = parse_id(parts[0], parts[1])
-        if vif is None:
-            return
-        if len(parts) == 2 or vif not in known:
-            self.vifs[vif] = _ALL_NODES
-        elif len(parts) == 3 and parts[2] in _ALL_NODES:
-            self.vifs[vif] = self.vifs.get(vif, frozenset()) | {parts[2]}
 
 
 class Directory:
@@ -102,7 +66,7 @@ class Directory:
         self._changed = changed
         self._log = log or structlog.get_logger()
         self._entries: dict[VifId, _Entry] = {}
-        self._hints = _Hints()
+        self._hints = Hints()
         self._wake = asyncio.Event()
         self._had_home = False
 
@@ -140,7 +104,7 @@ class Directory:
 
     async def refresh(self, vif: VifId) -> Vif | None:
         """Look at one vif again, whole, and return it as it is now. Raises ToolstackError without a connection."""
-        self._apply(await self._fetch({vif: _ALL_NODES}))
+        self._apply(await self._fetch({vif: ALL_NODES}))
         return self.get(vif)
 
     async def run(self) -> None:
@@ -166,7 +130,7 @@ class Directory:
             await self._client.watch(DOMAIN_GONE, self._domain_gone)
         await self._settle()
         # What was hinted until now (each watch's first event, at least) is looked at with everything else.
-        self._hints = _Hints()
+        self._hints = Hints()
         await self._look_at_everything()
         self._had_home = self._client.own_domid is not None
         self.state = f"connected to {self._client.path}"
@@ -185,7 +149,7 @@ class Directory:
             return
         self._tell(_EMPTIED)
         while await self._client.identify() is None or self._hints:
-            self._hints = _Hints()
+            self._hints = Hints()
             await asyncio.sleep(SETTLE)
 
     async def _follow(self) -> None:
@@ -193,7 +157,7 @@ class Directory:
             await self._wake.wait()
             self._wake.clear()
             self._client.require()
-            hints, self._hints = self._hints, _Hints()
+            hints, self._hints = self._hints, Hints()
             await self._look(hints)
 
     def _tell(self, state: str) -> None:
@@ -210,7 +174,7 @@ class Directory:
         self._hints.gone = True
         self._wake.set()
 
-    async def _look(self, hints: _Hints) -> None:
+    async def _look(self, hints: Hints) -> None:
         if hints.everything:
             await self._look_at_everything()
             return
@@ -218,10 +182,10 @@ class Directory:
         if hints.gone:
             living = await self._client.directory("/local/domain")
             if living is not None:
-                vifs |= {vif: _ALL_NODES for vif in self._entries if str(vif.domid) not in living}
+                vifs |= {vif: ALL_NODES for vif in self._entries if str(vif.domid) not in living}
         if hints.domains:
-            vifs |= {vif: _ALL_NODES for vif in self._entries if vif.domid in hints.domains}
-            vifs |= dict.fromkeys(await self._list(hints.domains), _ALL_NODES)
+            vifs |= {vif: ALL_NODES for vif in self._entries if vif.domid in hints.domains}
+            vifs |= dict.fromkeys(await self._list(hints.domains), ALL_NODES)
         if vifs:
             self._apply(await self._fetch(vifs))
 
@@ -249,7 +213,7 @@ class Directory:
     async def _fetch_listed(self, vifs: Sequence[VifId]) -> dict[VifId, _Entry | None]:
         """Read vifs whole, asking first which nodes they have: a round trip more, a third of the requests less."""
         listings = await self._client.directory_many([vif.backend for vif in vifs])
-        present = {vif: _ALL_NODES.intersection(names or ()) for vif, names in zip(vifs, listings, strict=True)}
+        present = {vif: ALL_NODES.intersection(names or ()) for vif, names in zip(vifs, listings, strict=True)}
         return await self._fetch(present, whole=True)
 
     async def _fetch(
@@ -267,10 +231,10 @@ class Directory:
         for vif, untrusted_nodes in fresh.items():
             old = self._entries.get(vif)
             others: Mapping[str, bytes | None] = _NO_NODES
-            if not whole and len(untrusted_nodes) < len(_ALL_NODES):
+            if not whole and len(untrusted_nodes) < len(ALL_NODES):
                 if old is None or None in untrusted_nodes.values():
                     # The whole directory may be gone: look at all of it rather than report half of that.
-                    self._hints.vifs[vif] = _ALL_NODES
+                    self._hints.vifs[vif] = ALL_NODES
                     self._wake.set()
                     continue
                 others = old.untrusted_nodes
