@@ -13,7 +13,7 @@ from tests.bench.stage import BRIDGES, OURS, STOCK, Stage, Verdicts, run_script
 from tests.bench.table import Aim, Row
 
 _AT_ONCE = 2
-"""Stock scripts that run side by side."""
+"""Scripts that run side by side: as many as a small machine has cores."""
 
 
 def rows(ours: int, stock: int, repeats: int) -> list[Row]:
@@ -32,14 +32,17 @@ def rows(ours: int, stock: int, repeats: int) -> list[Row]:
                 one_by_one.append(_scripts(stage, theirs, 1))
                 side_by_side.append(_scripts(stage, theirs, _AT_ONCE))
             stage.daemon.terminate()
-    fastest = min(median(one_by_one), median(side_by_side)) / stock
-    note = (
-        f"median of {repeats}; stock's measured on {stock}: {median(one_by_one) / stock * 1000:.1f} ms a vif one after "
-        f"the other, {median(side_by_side) / stock * 1000:.1f} ms {_AT_ONCE} at a time; the faster counts here"
-    )
+    note = f"median of {repeats}; the script was run for {stock} vifs, and the time taken {ours / stock:g} times"
+
+    def row(how: str, taken: list[float]) -> Row:
+        # xl starts guests one after the other; a busy toolstack keeps every core at it.
+        scripts = median(taken) / stock * ours
+        return Row(f"a burst of {ours}, scripts {how}", median(times), scripts, aim=Aim(ratio=120), note=note)
+
     return [
-        Row(f"a burst of {ours}", median(times), fastest * ours, aim=Aim(ratio=120), note=note),
-        Row(f"a burst of {ours}, a vif", median(times) / ours, fastest),
+        row("one after the other", one_by_one),
+        row(f"{_AT_ONCE} at a time", side_by_side),
+        Row(f"a burst of {ours}, for each vif", median(times) / ours),
     ]
 
 

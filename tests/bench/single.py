@@ -41,7 +41,7 @@ def rows(rounds: int, ours_a_round: int) -> list[Row]:
             _ours_with_its_script(stage, ours)
             for _ in range(ours_a_round):
                 _ours_attached_and_detached(stage, ours)
-        parts = _parts(stage, rounds * ours_a_round)
+        told, done = parts(stage, rounds * ours_a_round)
     counts = f"{len(stock.attach)} of stock's, {len(ours.attach)} of ours"
     return [
         Row("one attach, p50", median(ours.attach), median(stock.attach), aim=Aim(ratio=60), note=counts),
@@ -49,7 +49,8 @@ def rows(rounds: int, ours_a_round: int) -> list[Row]:
         Row("the toolstack waits for the script, p50", median(ours.script), median(stock.script), aim=Aim(ratio=12)),
         Row("the toolstack waits for the script, p99", _p99(ours.script), _p99(stock.script)),
         Row("one detach, p50", median(ours.detach), median(stock.detach), note="until the port is out of the bridge"),
-        *parts,
+        Row("of an attach: the verdict's guarded transaction", told),
+        Row("of an attach: the kernel's work", done, note="address generation off, into the bridge, up"),
     ]
 
 
@@ -118,8 +119,11 @@ def _until_out_of_the_bridge(news: LinkNews, vif: Vif) -> None:
     news.until(lambda seen: seen.name == vif.netdev and not seen.master)
 
 
-def _parts(stage: Stage, times: int) -> list[Row]:
-    """What an attach can't do without, measured by itself with the daemon's own code and the daemon at rest."""
+def parts(stage: Stage, times: int) -> tuple[float, float]:
+    """What an attach can't do without, by itself: seconds for the verdict's transaction, and for the kernel's Steps.
+
+    Done by the daemon's own code, while the daemon is stopped.
+    """
     domain, vif = stage.appear(OURS)
     stage.bed.netback.prepare(vif)
     stage.settle()
@@ -128,10 +132,7 @@ def _parts(stage: Stage, times: int) -> list[Row]:
         done = _steps(stage, vif, times)
     stage.bed.toolstack.detach_vif(vif)
     stage.vanish(domain, vif)
-    return [
-        Row("of an attach: the verdict's guarded transaction", told),
-        Row("of an attach: the kernel's work", done, note="address generation off, into the bridge, up"),
-    ]
+    return told, done
 
 
 async def _verdicts(stage: Stage, vif: Vif, times: int) -> float:

@@ -44,8 +44,9 @@ class Stage:
             self.daemon = Daemon(self.xenstored, Path(directory), watchdog=_WATCHDOG)
             stack.callback(self.daemon.close)
             self.requests = stack.enter_context(contextlib.closing(RequestSocket()))
-            for bridge in BRIDGES:
+            for number, bridge in enumerate(BRIDGES):
                 self.host.bridge(bridge)
+                self.host.uplink(bridge, f"eth{number}", address=f"10.{number}.0.254/24")
             self._far_ends = self.host.guest("guests")
             self._stack = stack.pop_all()
 
@@ -62,6 +63,11 @@ class Stage:
         began = time.monotonic()
         self.daemon.start(ready=False)
         return self.daemon.wait_ready(60.0).time - began
+
+    def rest(self) -> None:
+        """`settle`, once the kernel has told all of the ports that came up: its link watch takes up to a second."""
+        time.sleep(1.2)
+        self.settle()
 
     def cpu(self) -> float:
         """Return the seconds of processor time that xennetd has used, to the nanosecond."""

@@ -33,12 +33,12 @@ FULL = Scale(
     idle=10.0,
 )
 QUICK = Scale(
-    rounds=15,
+    rounds=12,
     ours_a_round=4,
     burst=500,
-    burst_stock=20,
+    burst_stock=16,
     populations=(10, 100, 1000),
-    attaches=20,
+    attaches=15,
     repeats=1,
     idle=2.0,
 )
