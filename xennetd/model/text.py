@@ -9,7 +9,7 @@ def visible(untrusted: str | bytes, limit: int = 80) -> str:
     The result never holds a newline, an escape character or a bare quote, so it is safe in a log line and in quotes.
     """
     if isinstance(untrusted, bytes):
-        untrusted = untrusted[: limit + 1].decode("utf-8", "backslashreplace")
+        untrusted = untrusted[: limit + 1].decode("utf-8", "surrogateescape")
     shown = "".join(_visible(character) for character in untrusted[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
@@ -17,4 +17,6 @@ def visible(untrusted: str | bytes, limit: int = 80) -> str:
 def _visible(character: str) -> str:
     if character in "\\'\"":
         return "\\" + character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) & 0xFF:02x}"  # a byte that is not UTF-8
     return character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")
