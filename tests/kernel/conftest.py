@@ -30,6 +30,7 @@ from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
 from tests.kernel.verdict import connected
+from tests.kernel.wait import eventually
 
 T = TypeVar("T")
 
@@ -105,22 +106,27 @@ def daemon(xenstored: Xenstored, host: Host, tmp_path: Path) -> Iterator[MakeDae
         each.close()
 
 
-@pytest.fixture
-def settle(bed: Bed, guest: MakeGuest) -> Callable[[], None]:
-    bed.host.bridge("zz-fence")
-    fence = guest("fence", VifSpec(bridge="zz-fence"), domid=32000)
-    port = fence.vif.netdev
+class Fence:
+    """A guest of its own. Calling it returns once xennetd has looked at all that has happened until then."""
 
-    def settle() -> None:
+    def __init__(self, bed: Bed) -> None:
+        self._bed = bed
+        bed.host.bridge("zz-fence")
+        self._vif = Guest(bed, "fence", VifSpec(bridge="zz-fence"), domid=32000).vif
+
+    def __call__(self) -> None:
         # Events are worked on in the order in which they came: when this damage is repaired, all before it was seen.
-        connected(bed, fence.vif)
-        with LinkNews(bed.host) as news:
-            bed.host.rtnl.set(port, up=False)
-            news.until(lambda seen: seen.name == port and seen.up)
-        bed.toolstack.xs.rm(f"{fence.vif.backend}/hotplug-status")
-        connected(bed, fence.vif)
+        connected(self._bed, self._vif)
+        with LinkNews(self._bed.host) as news:
+            self._bed.host.rtnl.set(self._vif.netdev, up=False)
+            news.until(lambda seen: seen.name == self._vif.netdev and seen.up)
+        self._bed.toolstack.xs.rm(f"{self._vif.backend}/hotplug-status")
+        connected(self._bed, self._vif)
 
-    return settle
+
+@pytest.fixture
+def settle(bed: Bed) -> Callable[[], None]:
+    return Fence(bed)
 
 
 class Bystander:
@@ -134,7 +140,7 @@ class Bystander:
     def connect(self) -> None:
         """Have it connected, once xennetd runs."""
         self.guest.connect()
-        assert self.guest.ping("10.0.0.254")
+        eventually(lambda: self.guest.namespace.ping("10.0.0.254", wait=0.2))
         self._before = self._state()
 
     def is_undisturbed(self) -> bool:
