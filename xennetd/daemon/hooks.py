@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from xennetd.model.text import visible
-from xennetd.model.vif import Vif
+from xennetd.model.vif import Vif, plain
 
 _log = structlog.get_logger(__name__)
 
@@ -25,6 +25,9 @@ _TIMEOUT = 40.0
 """Seconds; what libxl gives a hotplug script (LIBXL_HOTPLUG_TIMEOUT)."""
 
 _AT_ONCE = 4
+_PASSED_ON = ("XENSTORED_PATH", "XENSTORED_RUNDIR")
+"""What else of our own environment a hook's xenstore-read needs."""
+
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -63,12 +66,13 @@ class Hooks:
             "vif": vif.id.netdev,
             "vifname": vif.vifname or "",
             "bridge": bridge,
-            "ip": " ".join(str(ip) for ip in vif.ips),
+            "ip": " ".join(map(plain, vif.ips)),
             "netdev": vif.gatewaydev or "",
             "script": vif.script,
             "XENBUS_TYPE": "vif",
             "XENBUS_BASE_PATH": "backend",
             "XENBUS_PATH": vif.id.backend,
+            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         }
         if tap:
             environment["INTERFACE"] = vif.id.tap

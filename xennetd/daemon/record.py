@@ -10,7 +10,7 @@ from xennetd.model.errors import XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState, VifStatus
-from xennetd.model.vif import Vif
+from xennetd.model.vif import Vif, plain
 from xennetd.plan.decide import Decision, Incarnation, Memory
 
 
@@ -58,7 +58,7 @@ class Record:
             vm=vif.vm,
             uuid=vif.uuid,
             mac=vif.mac,
-            ips=[_address(ip) for ip in vif.ips],
+            ips=[plain(ip) for ip in vif.ips],
             network=attachment.network if attachment else None,
             mode=attachment.mode.value if attachment else None,
             bridge=attachment.bridge if attachment else vif.bridge,
@@ -88,7 +88,7 @@ class Record:
             vm=vif.vm,
             uuid=vif.uuid,
             mac=vif.mac,
-            ips=tuple(_address(ip) for ip in vif.ips),
+            ips=tuple(plain(ip) for ip in vif.ips),
             network=attachment.network if attachment else None,
             bridge=attachment.bridge if attachment else vif.bridge,
             vlan=vif.vlan,
@@ -101,8 +101,3 @@ class Record:
     def title(self) -> str:
         """The vif and its domain, as sentences name them."""
         return f"{self.vif.id} of {self.vif.vm}" if self.vif.vm else str(self.vif.id)
-
-
-def _address(ip: object) -> str:
-    """Return an address as an administrator writes it: a host's own prefix is left out."""
-    return str(ip).removesuffix("/32").removesuffix("/128")

@@ -16,6 +16,11 @@ DOMID_FIRST_RESERVED = 0x7FF0
 """Domids from here on never name a guest (xen/include/public/xen.h)."""
 
 
+def plain(ip: IPInterface) -> str:
+    """Return an address as an administrator writes it: a host's own prefix length is left out."""
+    return str(ip.ip) if ip.network.prefixlen == ip.max_prefixlen else str(ip)
+
+
 class VifId(NamedTuple):
     """Which vif: the frontend's domain and the device number within it."""
 
