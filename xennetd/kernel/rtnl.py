@@ -361,8 +361,11 @@ def set_link(
 
 
 def delete_address(seq: int, index: int, address: IPInterface) -> bytes:
-    """Ask to take an address off the link with this index."""
+    """Ask to take an address off the link with this index.
+
+    IFA_ADDRESS is left out: for an address with a peer it is the peer's, which would have to match.
+    """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     body = _IFADDRMSG.pack(family, address.network.prefixlen, 0, 0, index)
-    body += _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
+    body += _attribute(_IFA_LOCAL, address.packed)
     return _message(RTM_DELADDR, NLM_F_REQUEST | NLM_F_ACK, seq, body)
