@@ -40,7 +40,7 @@ class StepRefused(Exception):
 def execute(socket: RequestSocket, steps: tuple[Step, ...]) -> None:
     """Carry out `steps` in order. A link comes up only when everything before that has succeeded.
 
-    Raises StepRefused for the first Step that was refused. An address that is already gone is no refusal.
+    Raises StepRefused for the first Step that was refused; one that there is nothing to do for any more is not.
     """
     batch: list[Step] = []
     for step in steps:
@@ -55,9 +55,21 @@ def execute(socket: RequestSocket, steps: tuple[Step, ...]) -> None:
 def _run(socket: RequestSocket, steps: list[Step]) -> None:
     acks, _ = socket.ask([_request(step, socket.next_seq()) for step in steps])
     for step, ack in zip(steps, acks, strict=True):
-        gone_already = isinstance(step, DeleteAddress) and ack.errno == errno.EADDRNOTAVAIL
-        if ack.errno and not gone_already:
+        if ack.errno and not _needless(step, ack.errno):
             raise StepRefused(step, ack.errno, ack.text)
+
+
+def _needless(step: Step, code: int) -> bool:
+    """Whether a Step was refused because what it is against is gone: an address, or IPv6 from a link.
+
+    IPv6 leaves a link whose MTU falls below 1280, and the event that tells of the MTU still shows it there.
+    """
+    match step:
+        case DeleteAddress():
+            return code == errno.EADDRNOTAVAIL
+        case SetAddrGenMode():
+            return code == errno.EAFNOSUPPORT
+    return False
 
 
 def _request(step: Step, seq: int) -> bytes:
