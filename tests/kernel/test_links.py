@@ -1,0 +1,330 @@
+"""The codec and the kept view of links against the real kernel and against pyroute2, which knows nothing of them.
+
+Hypothesis makes up sequences of `ip` commands; names and indices come from small sets, so that they are used again.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+from tests.bed.guest import Bed
+from tests.bed.netns import NetNs
+from tests.bed.toolstack import VifSpec
+from tests.kernel.conftest import MakeDaemon, make_or_skip
+from tests.kernel.verdict import connected
+from xennetd.kernel import execute, rtnl
+from xennetd.kernel.links import Links
+from xennetd.kernel.sockets import EventSocket, RequestSocket
+from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, BridgePort, Link
+from xennetd.model.vif import IPInterface, VifId
+from xennetd.plan.steps import DeleteAddress
+
+NAMES = ("eth9", "web0", "br0", "br1", "vif7.0", "vif7.0-emu")
+ALTNAMES = ("vif-7-0", "vif-8-1", "other")
+INDEXES = range(50, 56)
+ADDRESSES = ("192.0.2.1/24", "192.0.2.2/24", "198.51.100.1/32", "2001:db8::1/64", "fe80::7/64")
+PORT_FLAGS = ("isolated", "learning", "flood", "locked", "hairpin")
+
+names = st.sampled_from(NAMES)
+on_off = st.sampled_from(("on", "off"))
+
+
+def command(text: str, **values: Iterable[Any]) -> st.SearchStrategy[str]:
+    """An `ip` command with a value of each set in its place."""
+    drawn = {key: st.sampled_from(list(choice)) for key, choice in values.items()}
+    return st.fixed_dictionaries(drawn).map(lambda chosen: text.format(**chosen))
+
+
+# An alternative name is only told of for a link that is up.
+COMMANDS = st.one_of(
+    command("link add name {name} index {index} type bridge", name=NAMES, index=INDEXES),
+    command("link add name {name} index {index} type veth peer name {name}p", name=NAMES, index=INDEXES),
+    command("tuntap add dev {name} mode tap", name=NAMES),
+    command("link del dev {name}", name=NAMES),
+    command("link set dev {name} name {to}", name=NAMES, to=NAMES),
+    command("link set dev {name} master {to}", name=NAMES, to=("br0", "br1")),
+    command("link set dev {name} nomaster", name=NAMES),
+    command("link set dev {name} up", name=NAMES),
+    command("link set dev {name}p up", name=NAMES),
+    command("link set dev {name} down", name=NAMES),
+    command("link set dev {name} mtu {mtu}", name=NAMES, mtu=(68, 1279, 1280, 1500, 9000)),
+    command("link set dev {name} address {mac}", name=NAMES, mac=("fe:ff:ff:ff:ff:ff", "02:00:00:00:00:07")),
+    command("link set dev {name} group {group}", name=NAMES, group=(0, 7, 4_000_000_000)),
+    command("link set dev {name} addrgenmode {mode}", name=NAMES, mode=("none", "eui64", "random")),
+    command("link set dev {name} up\nlink property add dev {name} altname {altname}", name=NAMES, altname=ALTNAMES),
+    command("link set dev {name} up\nlink property del dev {name} altname {altname}", name=NAMES, altname=ALTNAMES),
+    command("link set dev {name} type bridge_slave {flag} {to}", name=NAMES, flag=PORT_FLAGS, to=("on", "off")),
+    command("link set dev {name} type bridge_slave state {state}", name=NAMES, state=range(5)),
+    command("addr add {address} dev {name}", name=NAMES, address=ADDRESSES),
+    command("addr del {address} dev {name}", name=NAMES, address=ADDRESSES),
+    command("addr flush dev {name}", name=NAMES),
+)
+READS = st.lists(st.lists(COMMANDS, min_size=1, max_size=8), min_size=1, max_size=8)
+"""Commands in groups, with a look at the events after each."""
+
+
+class Seen:
+    """A namespace of its own, with the view that follows it."""
+
+    def __init__(self) -> None:
+        # Without duplicate address detection an address is there when it is told.
+        for which in ("all", "default"):
+            Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
+        self._events = EventSocket()
+        self._requests = RequestSocket()
+        self.view = Links(stand_in=True)
+        self.view.load(self._requests.dump())
+
+    def close(self) -> None:
+        self._events.close()
+        self._requests.close()
+
+    def run(self, commands: Iterable[str]) -> None:
+        """Have `ip` do what it can of these; most of what hypothesis makes up is refused."""
+        subprocess.run(("ip", "-force", "-batch", "-"), input="\n".join(commands), text=True, capture_output=True)
+
+    def follow(self) -> None:
+        self.view.feed(self._events.drain())
+
+    def dump(self) -> list[bytes]:
+        return self._requests.dump()
+
+    def ask(self, *requests: bytes) -> list[int]:
+        return [ack.errno for ack in self._requests.ask(requests)[0]]
+
+    def execute(self, step: DeleteAddress) -> None:
+        execute.execute(self._requests, (step,))
+
+
+@contextmanager
+def namespace() -> Iterator[Seen]:
+    netns = make_or_skip(NetNs)
+    with netns:
+        seen = Seen()
+        try:
+            yield seen
+        finally:
+            seen.close()
+    netns.close()
+
+
+def content(view: Links, indexes: Iterable[int]) -> dict[str, Any]:
+    """All that a view tells, but for generations, which a dump does not have, and for what the kernel does not tell of
+    before something else changes too: a group and an addrgenmode."""
+    links = [link for index in indexes if (link := view.by_index(index)) is not None]
+    return {
+        "number": len(view),
+        "links": [replace(link, generation=0, group=0, addr_gen_mode=0) for link in links],
+        "names": {name: link.index for name in NAMES if (link := view.link(name))},
+        "bridges": [link.index for link in view.bridges()],
+        "uplinks": {link.index: {port.index for port in view.uplinks(link.index)} for link in view.bridges()},
+        "vifs": {vif: link.index for vif in (VifId(7, 0), VifId(8, 1)) if (link := view.of(vif))},
+    }
+
+
+def by_pyroute2(dump: Iterable[bytes]) -> dict[int, Link]:
+    """The links of a dump, read by pyroute2."""
+    marshal = MarshalRtnl()
+    links: dict[int, Link] = {}
+    addresses: dict[int, set[IPInterface]] = {}
+    for message in (message for data in dump for message in marshal.parse(data)):
+        if message.get("event") == "RTM_NEWLINK":
+            link = _link(message)
+            links[link.index] = link
+        elif message.get("event") == "RTM_NEWADDR":
+            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            addresses.setdefault(message["index"], set()).add(ip_interface(f"{address}/{message['prefixlen']}"))
+    return {index: replace(link, addresses=frozenset(addresses.get(index, ()))) for index, link in links.items()}
+
+
+def _link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+    port = None
+    if info and info.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge":
+        data = info.get_attr("IFLA_INFO_SLAVE_DATA")
+        port = BridgePort(
+            state=data.get_attr("IFLA_BRPORT_STATE"),
+            learning=bool(data.get_attr("IFLA_BRPORT_LEARNING")),
+            unicast_flood=bool(data.get_attr("IFLA_BRPORT_UNICAST_FLOOD")),
+            isolated=bool(data.get_attr("IFLA_BRPORT_ISOLATED")),
+            locked=bool(data.get_attr("IFLA_BRPORT_LOCKED")),
+            hairpin=bool(data.get_attr("IFLA_BRPORT_MODE")),
+        )
+    ipv6 = message.get_attr("IFLA_AF_SPEC").get_attr("AF_INET6")
+    properties = message.get_attr("IFLA_PROP_LIST")
+    parents = [
+        VifId.parse("vif" + name.removeprefix("vif-").replace("-", "."))
+        for name in (properties.get_attrs("IFLA_ALT_IFNAME") if properties else ())
+        if name.startswith("vif-")
+    ]
+    return Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=kind,
+        master=message.get_attr("IFLA_MASTER") or 0,
+        flags=message["flags"],
+        mtu=message.get_attr("IFLA_MTU"),
+        address=message.get_attr("IFLA_ADDRESS") or "",
+        group=message.get_attr("IFLA_GROUP"),
+        addr_gen_mode=ipv6.get_attr("IFLA_INET6_ADDR_GEN_MODE") if ipv6 else IN6_ADDR_GEN_MODE_NONE,
+        parent=parents[-1] if parents else None,
+        port=port,
+    )
+
+
+def flat(view: Links, indexes: Iterable[int]) -> dict[int, Link]:
+    return {index: replace(link, generation=0) for index in indexes if (link := view.by_index(index))}
+
+
+def check_sequence(reads: list[list[str]]) -> None:
+    with namespace() as seen:
+        for commands in reads:
+            seen.run(commands)
+            deadline = time.monotonic() + 1
+            while True:
+                seen.follow()
+                dump = seen.dump()
+                fresh = Links(stand_in=True)
+                fresh.load(dump)
+                reference = by_pyroute2(dump)
+                assert flat(fresh, reference) == reference
+                followed, expected = content(seen.view, reference), content(fresh, reference)
+                # The kernel tells of a carrier a moment after it has changed.
+                if followed == expected or time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            assert followed == expected
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(READS)
+def test_the_view_that_follows_events_is_what_a_dump_says(reads: list[list[str]]) -> None:
+    check_sequence(reads)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(READS)
+def test_the_view_that_follows_events_is_what_a_dump_says_at_length(reads: list[list[str]]) -> None:
+    check_sequence(reads)
+
+
+def test_an_index_that_is_used_again_at_once_is_another_link() -> None:
+    with namespace() as seen:
+        seen.run(["link add name vif7.0 index 50 type bridge", "addr add 192.0.2.1/24 dev vif7.0"])
+        seen.follow()
+        first = seen.view.by_index(50)
+        seen.run(["link del dev vif7.0", "link add name vif7.0 index 50 type bridge"])
+        seen.follow()
+        second = seen.view.by_index(50)
+        assert first is not None
+        assert second is not None
+        assert second.generation != first.generation
+        assert second.addresses == frozenset()
+
+
+maybe_names = st.none() | st.sampled_from(("web0", "x", "vif32751.65535", "fifteen-letters"))
+maybe_macs = st.none() | st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":"))
+
+
+@given(
+    index=st.integers(1, 2**31 - 1),
+    seq=st.integers(1, 2**32 - 1),
+    up=st.none() | st.booleans(),
+    name=maybe_names,
+    address=maybe_macs,
+    mtu=st.none() | st.integers(0, 2**32 - 1),
+    master=st.none() | st.integers(0, 2**31 - 1),
+    addr_gen_mode=st.none() | st.integers(0, 3),
+)
+def test_a_request_to_change_a_link_says_what_is_meant(
+    index: int,
+    seq: int,
+    up: bool | None,
+    name: str | None,
+    address: str | None,
+    mtu: int | None,
+    master: int | None,
+    addr_gen_mode: int | None,
+) -> None:
+    request = rtnl.set_link(
+        seq, index, up=up, name=name, address=address, mtu=mtu, master=master, addr_gen_mode=addr_gen_mode
+    )
+    (message,) = MarshalRtnl().parse(request)
+    assert message["event"] == "RTM_SETLINK"
+    assert (message["header"]["sequence_number"], message["header"]["flags"]) == (seq, NLM_F_REQUEST | NLM_F_ACK)
+    assert (message["index"], message["family"], message["change"]) == (index, 0, 0 if up is None else 1)
+    assert message["flags"] == (1 if up else 0)
+    wanted = {"IFLA_IFNAME": name, "IFLA_ADDRESS": address, "IFLA_MTU": mtu, "IFLA_MASTER": master}
+    said = dict(message["attrs"])
+    ipv6 = said.pop("IFLA_AF_SPEC", None)
+    assert said == {attribute: value for attribute, value in wanted.items() if value is not None}
+    if addr_gen_mode is None:
+        assert ipv6 is None
+    else:
+        assert ipv6.get_attr("AF_INET6").get_attr("IFLA_INET6_ADDR_GEN_MODE") == addr_gen_mode
+
+
+@given(st.integers(1, 2**31 - 1), st.ip_addresses(), st.integers(0, 32))
+def test_a_request_to_delete_an_address_says_what_is_meant(index: int, address: Any, prefix: int) -> None:
+    request = rtnl.delete_address(9, index, ip_interface(f"{address}/{prefix}"))
+    (message,) = MarshalRtnl().parse(request)
+    assert message["event"] == "RTM_DELADDR"
+    assert (message["index"], message["prefixlen"]) == (index, prefix)
+    assert message["family"] == (socket.AF_INET if address.version == 4 else socket.AF_INET6)
+    assert ip_interface(message.get_attr("IFA_LOCAL")).ip == address
+
+
+def test_requests_to_read_say_what_is_meant() -> None:
+    links, addresses, one = (
+        next(iter(MarshalRtnl().parse(request)))
+        for request in (rtnl.dump_links(7), rtnl.dump_addresses(8), rtnl.get_link(9, 5))
+    )
+    assert (links["event"], links["header"]["flags"]) == ("RTM_GETLINK", NLM_F_REQUEST | NLM_F_DUMP)
+    assert links.get_attr("IFLA_EXT_MASK") == 8
+    assert (addresses["event"], addresses["header"]["flags"]) == ("RTM_GETADDR", NLM_F_REQUEST | NLM_F_DUMP)
+    assert (one["event"], one["index"]) == ("RTM_GETLINK", 5)
+
+
+ANY_ADDRESS = ("192.0.2.1/24", "192.0.2.1/32", "192.0.2.1 peer 198.51.100.1/32", "2001:db8::1/64", "fe80::1/64")
+
+
+@pytest.mark.parametrize("address", [*ANY_ADDRESS, "2001:db8::1 peer 2001:db8::2/128"])
+def test_every_kind_of_address_can_be_taken_off_a_link(address: str) -> None:
+    with namespace() as seen:
+        seen.run(["link add name web0 index 50 type bridge", f"addr add {address} dev web0"])
+        seen.follow()
+        link = seen.view.by_index(50)
+        assert link is not None
+        assert len(link.addresses) == 1
+        for each in link.addresses:
+            seen.execute(DeleteAddress(50, "web0", each))
+        seen.follow()
+        assert seen.view.by_index(50) == replace(link, addresses=frozenset())
+        assert flat(seen.view, [50]) == {50: by_pyroute2(seen.dump())[50]}
+
+
+def test_a_guest_whose_link_has_no_ipv6_is_attached(bed: Bed, daemon: MakeDaemon) -> None:
+    bed.host.bridge("xenbr0")
+    daemon()
+    vif = bed.toolstack.add_vif(bed.toolstack.create_domain("web"), VifSpec(mtu=1000))
+    bed.netback.create(vif, bed.host.guest("web"))
+    # For an MTU below 1280 IPv6 leaves a link, and the kernel does not say so.
+    bed.host.rtnl.set(vif.netdev, mtu=1000)
+    bed.netback.probe(vif)
+    connected(bed, vif)
