@@ -601,6 +601,24 @@ def test_completion(shell: str, run: Run, tmp_path: Path) -> None:
         subprocess.run([shell, "-n", str(script)], check=True)
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes_verbs_and_vifs(served: Served, run: Run, path: str, tmp_path: Path) -> None:
+    (tmp_path / "script").write_text(run("completion", "bash")[1])
+    (tmp_path / "xennetctl").write_text(f'#!/bin/sh\nexec {shlex.join(command(path))} "$@"\n')
+    (tmp_path / "xennetctl").chmod(0o755)
+
+    def complete(*words: str) -> list[str]:
+        line = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_xennetctl"
+        code = f'. {tmp_path}/script; {line}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.split()
+
+    assert complete("xennetctl", "st") == ["status"]
+    assert complete("xennetctl", "show", "vif7") == ["vif7.0", "vif7.1"]
+    assert complete("xennetctl", "list", "--state", "con") == ["connected"]
+
+
 def test_a_reader_that_has_left_is_no_traceback(served: Served, path: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -134,6 +134,21 @@ def test_the_interface_describes_itself(path: str) -> None:
     run(scenario, path)
 
 
+@pytest.mark.skipif(shutil.which("varlinkctl") is None, reason="no varlinkctl here (systemd 257 has it)")
+def test_varlinkctl_understands_everything(path: str) -> None:
+    async def varlinkctl(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec("varlinkctl", *arguments, stdout=subprocess.PIPE)
+        return (await process.communicate())[0].decode()
+
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        assert "org.xennetd.Control" in await varlinkctl("info", path)
+        assert "type VifStatus" in await varlinkctl("introspect", path, "org.xennetd.Control")
+        shown = await varlinkctl("call", "--json=short", path, "org.xennetd.Control.Show", '{"vif":"web-1"}')
+        assert json.loads(shown)["vif"]["vif"] == "vif3.0"
+
+    run(scenario, path)
+
+
 @pytest.mark.parametrize(
     ("name", "vif"),
     [
@@ -504,7 +519,9 @@ for method, parameters in json.loads(sys.argv[2]):
     s.sendall(json.dumps(call).encode() + b"\\0")
     reply = b""
     while not reply.endswith(b"\\0"):
-        reply += s.recv(65536)
+        chunk = s.recv(65536)
+        if not chunk: sys.exit("cut off")
+        reply += chunk
     replies[method] = json.loads(reply[:-1]).get("error")
 print(json.dumps(replies))
 """

@@ -265,6 +265,11 @@ def test_on_a_terminal_the_log_is_lines_for_a_person(journald: Journald) -> None
     assert len(journald.drain()) == 1, "what libraries log"
 
 
+def test_the_daemon_never_imports_rich() -> None:
+    code = "import sys, xennetd.daemon.main; sys.exit('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_the_standard_logging_never_blocks_either() -> None:
     """`logging.lastResort` would print to standard error and wait for it."""
     code = (

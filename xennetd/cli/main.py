@@ -19,6 +19,14 @@ CONTROL = "/run/xennetd/control"
 
 _VIF = "an interface: vif7.0 or 7.0, its link's name, its domain's name if that has just one, or NAME/0"
 
+_VIF_NAMES = {"bash": "_xennetctl_vifs", "zsh": "_xennetctl_vifs"}
+_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+_COMPLETION = {
+    "bash": '_xennetctl_vifs() { compgen -W "$(xennetctl list 2>/dev/null | tail -n +2 | cut -d" " -f1)" -- "$1"; }',
+    "zsh": '_xennetctl_vifs() { compadd -- $(xennetctl list 2>/dev/null | tail -n +2 | cut -d" " -f1) }',
+}
+"""How shells complete an argument (shtab's `complete` attribute), and the functions that this needs."""
+
 _EPILOG = """\
 examples:
   xennetctl status                     is all well?
@@ -100,7 +108,7 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "and its latest events.",
         "  xennetctl show vif7.0\n  xennetctl show web-1\n  xennetctl show web-1/1",
     )  # fmt: skip
-    show.add_argument("vif", metavar="VIF", help=_VIF)
+    _add_vif(show)
     _add_json(show, "one JSON object, with the latest events in it")
 
     monitor = _add(
@@ -122,10 +130,11 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "there is an error; notes are no errors.",
         "  xennetctl check\n  xennetctl check /tmp/new.toml && cp /tmp/new.toml /etc/xennetd/xennetd.toml",
     )  # fmt: skip
-    check.add_argument(
+    file = check.add_argument(
         "file", metavar="FILE", nargs="?",
         help="check FILE alone, without the daemon (default: /etc/xennetd/xennetd.toml and /etc/xennetd/conf.d/*.toml)",
     )  # fmt: skip
+    file.complete = _FILES  # type: ignore[attr-defined]
     _add_json(check, "a JSON object with the lists problems and notes")
 
 
@@ -149,7 +158,7 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
          "End a pin: the policy holds again at once, and what was changed by hand meanwhile is put right.",
          "  xennetctl unpin vif7.0"),
     ):  # fmt: skip
-        _add(commands, name, run, help_, description, example).add_argument("vif", metavar="VIF", help=_VIF)
+        _add_vif(_add(commands, name, run, help_, description, example))
 
 
 def _add(
@@ -168,6 +177,10 @@ def _add(
     return verb
 
 
+def _add_vif(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("vif", metavar="VIF", help=_VIF).complete = _VIF_NAMES  # type: ignore[attr-defined]
+
+
 def _add_json(verb: argparse.ArgumentParser, what: str) -> None:
     verb.add_argument("--json", action="store_true", help=f"for programs: {what}")
 
@@ -181,7 +194,7 @@ def _count(text: str) -> int:
 def _complete(arguments: argparse.Namespace) -> int:
     import shtab
 
-    print(shtab.complete(parser(), arguments.shell))
+    print(shtab.complete(parser(), arguments.shell, preamble=_COMPLETION.get(arguments.shell, "")))
     return verbs.FINE
 
 
