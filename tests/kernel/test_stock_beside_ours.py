@@ -355,7 +355,7 @@ class Side:
             yield f"xenstore{node.path} permissions", node.perms
 
 
-VOLATILE = ("ifindex", "link_index", "link_netnsid", "*_timer")
+VOLATILE = ("ifindex", "link_index", "link_netnsid", "fdb_n_learned", "*_timer")
 
 
 def flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
