@@ -1,15 +1,20 @@
-"""What tests of the control service and of xennetctl stand on: a daemon that only remembers what it was asked."""
+"""What tests of the control service and of xennetctl stand on: a daemon that only remembers what it was asked, and a
+server for it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.control import ControlServer
+from xennetd.daemon.journal import Journal
+from xennetd.model.event import Event
 from xennetd.model.status import DaemonStatus, VifStatus
 from xennetd.model.vif import VifId
 
@@ -117,3 +122,39 @@ async def serving(daemon: FakeDaemon, audit: Audit, path: str, **options: Any) -
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+class Served:
+    """A control server in a thread of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.daemon = FakeDaemon()
+        self.audit = Audit(Journal("/nonexistent"))
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self._up = threading.Event()
+        self._thread.start()
+        self._up.wait(5)
+
+    async def _serve(self) -> None:
+        async with serving(self.daemon, self.audit, self.path, group="nogroup"):
+            self._up.set()
+            await self._stop.wait()
+
+    def record(self, event: Event) -> None:
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (self.audit.record(event), done.set()))
+        done.wait(5)
+
+    def wait_for_monitor(self) -> None:
+        deadline = time.monotonic() + 5
+        while not self.audit._subscriptions and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(5)
+            self._loop.close()

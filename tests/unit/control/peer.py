@@ -1,0 +1,104 @@
+"""Clients of the control socket that speak bytes: in this process, or as somebody else in another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.control.bed import FakeDaemon, serving
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.journal import Journal
+from xennetd.model.event import Event, EventKind
+from xennetd.model.vif import VifId
+
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+
+
+class Peer:
+    """A client that speaks bytes."""
+
+    @classmethod
+    async def connect(cls, path: str) -> Peer:
+        peer = cls()
+        peer.reader, peer.writer = await asyncio.open_unix_connection(path, limit=1 << 24)
+        return peer
+
+    def send(self, method: str, *, raw: bytes | None = None, **call: Any) -> None:
+        method = method if "." in method else f"org.xennetd.Control.{method}"
+        self.writer.write((raw if raw is not None else json.dumps({"method": method, **call}).encode()) + b"\0")
+
+    async def receive(self) -> Any:
+        return json.loads((await asyncio.wait_for(self.reader.readuntil(b"\0"), 5))[:-1])
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        self.send(method, parameters=parameters)
+        return await self.receive()
+
+    async def is_cut_off(self) -> bool:
+        try:
+            return await asyncio.wait_for(self.reader.read(), 5) == b""
+        except ConnectionError:
+            return True
+
+
+def run(scenario: Callable[[FakeDaemon, Audit, str], Awaitable[Any]], path: str, **options: Any) -> Any:
+    """Run `scenario` beside a server."""
+
+    async def main() -> Any:
+        daemon, audit = FakeDaemon(), Audit(Journal("/nonexistent"))
+        async with serving(daemon, audit, path, **options):
+            return await scenario(daemon, audit, path)
+
+    return asyncio.run(main())
+
+
+async def monitor(path: str, **parameters: Any) -> Peer:
+    peer = await Peer.connect(path)
+    peer.send("Monitor", more=True, parameters=parameters)
+    return peer
+
+
+def attach(number: int) -> Event:
+    return Event(EventKind.ATTACH, f"event {number}", vif=VifId(number, 0))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+ASK = """
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+replies = {}
+for method, parameters in json.loads(sys.argv[2]):
+    call = {"method": "org.xennetd.Control." + method, "parameters": parameters, "more": method == "Monitor"}
+    s.sendall(json.dumps(call).encode() + b"\\0")
+    reply = b""
+    while not reply.endswith(b"\\0"):
+        chunk = s.recv(65536)
+        if not chunk: sys.exit("cut off")
+        reply += chunk
+    replies[method] = json.loads(reply[:-1]).get("error")
+print(json.dumps(replies))
+"""
+
+
+async def ask_as(uid: int, gid: int, path: str, calls: list[tuple[str, dict[str, Any]]]) -> Any:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", ASK, path, json.dumps(calls),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=uid, group=gid, extra_groups=[],
+    )
+    out, err = await process.communicate()
+    return json.loads(out) if process.returncode == 0 else err.decode().splitlines()[-1]

@@ -1,0 +1,127 @@
+"""xennetctl's command line, help, completion and speed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.control.bed import Served, row
+from tests.unit.control.command import Run, command
+from xennetd.cli import main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["show"],
+        ["list", "--state", "odd"],
+        ["monitor", "-n", "x"],
+        ["completion", "sh"],
+        ["pin", "a", "b"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_exit_2(arguments: list[str], run: Run) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "usage: xennetctl" in err
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    (commands,) = (a for a in main.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(commands.choices)
+
+
+@pytest.mark.parametrize("verb", [None, *verbs()])
+def test_every_example_in_the_help_is_a_right_command_line(verb: str | None) -> None:
+    parser = verbs()[verb] if verb else main.parser()
+    examples = re.findall(r"^  (xennetctl .*)$", parser.format_help(), flags=re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = shlex.split(re.split(r" \| | && | > |   +", example)[0])
+        assert callable(main.parser().parse_args(words[1:]).run)
+
+
+def test_every_verb_explains_itself() -> None:
+    for verb in verbs().values():
+        assert verb.description
+        assert all(line == line.rstrip() and len(line) <= 120 for line in verb.format_help().splitlines())
+
+
+def test_the_man_page_can_be_made(tmp_path: Path) -> None:
+    pytest.importorskip("argparse_manpage")
+    page = tmp_path / "xennetctl.8"
+    subprocess.run(
+        [sys.executable, "-c", "from argparse_manpage.cli import main; main()", "--module", "xennetd.cli.main",
+         "--function", "parser", "--prog", "xennetctl", "--manual-section", "8", "--output", str(page)],
+        check=True,
+    )  # fmt: skip
+    text = page.read_text()
+    assert ".TH XENNETCTL" in text
+    assert "keeps xennetd's hands off this vif until unpin" in text.replace("\\(aq", "'").replace("\\'", "'")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell: str, run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("completion", shell)
+    assert status == 0
+    assert "unpin" in out
+    if shutil.which(shell):
+        script = tmp_path / "script"
+        script.write_text(out)
+        subprocess.run([shell, "-n", str(script)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes_verbs_and_vifs(served: Served, run: Run, path: str, tmp_path: Path) -> None:
+    (tmp_path / "script").write_text(run("completion", "bash")[1])
+    (tmp_path / "xennetctl").write_text(f'#!/bin/sh\nexec {shlex.join(command(path))} "$@"\n')
+    (tmp_path / "xennetctl").chmod(0o755)
+
+    def complete(*words: str) -> list[str]:
+        line = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_xennetctl"
+        code = f'. {tmp_path}/script; {line}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.split()
+
+    assert complete("xennetctl", "st") == ["status"]
+    assert complete("xennetctl", "show", "vif7") == ["vif7.0", "vif7.1"]
+    assert complete("xennetctl", "list", "--state", "con") == ["connected"]
+
+
+def test_list_imports_nothing_that_it_does_not_need(served: Served, path: str) -> None:
+    code = (
+        "import sys; from xennetd.cli import main; main.main(sys.argv[1:]);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--control", path, "list"], capture_output=True, text=True)
+    loaded = set(done.stderr.split())
+    assert "xennetd.cli.pages" in loaded
+    for name in ("rich", "asyncio", "asyncvarlink", "msgspec", "shtab", "tomllib", "xennetd.policy", "xennetd.daemon"):
+        assert name not in loaded
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_thousand_vifs_are_listed_within_300_ms_from_a_cold_start(form: list[str], served: Served, path: str) -> None:
+    served.daemon.rows = [row(number, ips=["10.0.0.1"]) for number in range(1000)]
+    took = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        done = subprocess.run(command(path, "list", *form), capture_output=True, text=True)
+        took.append(time.perf_counter() - begin)
+        assert done.stdout.count("vif999.0") >= 1
+        if took[-1] < 0.3:
+            return
+    pytest.fail(f"the fastest of ten took {min(took):.2f} s")

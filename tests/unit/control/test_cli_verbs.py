@@ -1,0 +1,257 @@
+"""xennetctl's verbs that change, check or monitor; and all of them without a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.unit.control.bed import Served, row
+from tests.unit.control.command import BUFFERED, HOSTILE, Run, command
+from tests.unit.control.peer import NOBODY, needs_root
+from xennetd.cli import client, main
+from xennetd.model.event import Event, EventKind
+from xennetd.model.vif import VifId
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("retry", "vif7.0 is tried again; see: xennetctl show vif7.0\n"),
+        ("pin", "vif7.0 is pinned: xennetd keeps its hands off it until: xennetctl unpin vif7.0\n"),
+        ("unpin", "vif7.0 is in xennetd's care again\n"),
+    ],
+)
+def test_changing_a_vif_says_which(verb: str, said: str, served: Served, run: Run) -> None:
+    assert run(verb, "lan7") == (0, said, "")
+    assert served.daemon.asked == [f"{verb} vif7.0"]
+
+
+def test_reload_is_silent_when_all_is_well(served: Served, run: Run) -> None:
+    assert run("reload") == (0, "", "")
+    assert served.daemon.asked == ["reload"]
+
+
+def test_a_bad_reload_prints_every_problem_and_exits_1(served: Served, run: Run) -> None:
+    served.daemon.problems = ["/etc/xennetd/xennetd.toml:3: no such key", "/etc/xennetd/xennetd.toml:9: no such mode"]
+    status, out, err = run("reload")
+    assert (status, out) == (1, "")
+    assert err == "".join(f"xennetctl: {text}\n" for text in [*served.daemon.problems, "the old policy stays"])
+
+
+def test_a_refusal_is_a_sentence_and_exit_1(served: Served, run: Run) -> None:
+    served.daemon.refusal = "it is being removed"
+    assert run("pin", "vif7.0") == (1, "", "xennetctl: it is being removed\n")
+    assert run("show", "nobody") == (
+        1, "", 'xennetctl: there is no guest interface, link or domain "nobody"; see: xennetctl list\n',
+    )  # fmt: skip
+    assert run("show", "db") == (
+        1, "", 'xennetctl: "db" has several interfaces, name one of them: vif7.0, vif7.1\n',
+    )  # fmt: skip
+
+
+def as_nobody(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(path, *arguments), capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/"
+    )
+    if "ModuleNotFoundError" in done.stderr or "can't open file" in done.stderr:
+        pytest.skip("other users can't read this checkout")
+    return done
+
+
+@needs_root
+def test_others_are_told_that_changing_is_roots(served: Served, path: str) -> None:
+    done = as_nobody(path, "pin", "vif7.0")
+    assert (done.returncode, done.stderr) == (1, "xennetctl: only root may do that\n")
+    assert served.daemon.asked == []
+
+
+@needs_root
+def test_those_who_may_not_open_the_socket_are_told_how_they_could(served: Served, path: str) -> None:
+    os.chmod(path, 0o600)
+    done = as_nobody(path, "status")
+    assert done.returncode == 3
+    assert done.stderr == f"xennetctl: no permission to open {path}: be root, or join the group xennet\n"
+
+
+class Monitor:
+    def __init__(self, path: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            command(path, "monitor", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=BUFFERED,
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def end(self) -> tuple[int, str]:
+        _, err = self.process.communicate(timeout=10)
+        return self.process.returncode, err
+
+
+def test_monitor_prints_each_event_at_once(served: Served, path: str) -> None:
+    served.record(Event(EventKind.ATTACH, "an old one", VifId(1, 0)))
+    served.record(Event(EventKind.ATTACH, "the latest", VifId(2, 0), duration_us=700))
+    monitor = Monitor(path, "--recent", "1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  attach    the latest \(700 µs\)\n", monitor.line())
+    served.record(Event(EventKind.ERROR, HOSTILE, VifId(7, 0)))
+    assert "error     evil\\x1b[2J\\n\\x07" in monitor.line()
+    monitor.process.send_signal(signal.SIGINT)
+    assert monitor.end() == (130, "")
+
+
+def test_monitor_json_is_an_object_a_line(served: Served, path: str) -> None:
+    monitor = Monitor(path, "--json")
+    served.wait_for_monitor()
+    for number in range(3):
+        served.record(Event(EventKind.DETACH, f"{number}\n", VifId(7, number), vm="db", ips=("10.0.0.1",)))
+    events = [json.loads(monitor.line()) for _ in range(3)]
+    assert [event["vif"] for event in events] == ["vif7.0", "vif7.1", "vif7.2"]
+    assert (events[0]["event"], events[0]["vm"], events[0]["ips"]) == ("detach", "db", ["10.0.0.1"])
+    served.stop()
+    status, err = monitor.end()
+    assert status == 3
+    assert "closed the connection" in err
+
+
+def test_a_monitor_waits_for_ever(served: Served, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", 0.1)
+    replies = client.stream(path, "Monitor")
+    assert next(replies)["event"] is None
+    threading.Timer(0.4, served.record, (Event(EventKind.DETACH, "late"),)).start()
+    assert next(replies)["event"]["message"] == "late"
+
+
+def test_monitor_tells_of_lost_events(path: str, run: Run) -> None:
+    reply = {"continues": True, "parameters": {"event": None, "lost": 7}}
+    with speaking(path, json.dumps(reply).encode() + b"\0"):
+        status, out, err = run("monitor", "--json")
+    assert json.loads(out) == {"event": "lost", "lost": 7}
+    assert "7 events were lost" in err
+    assert status == 3
+
+
+class speaking:
+    """A server that says `what` to the first who calls, whatever it asks, and hangs up (or not)."""
+
+    def __init__(self, path: str, what: bytes, *, hang: bool = False) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(path)
+        self._socket.listen()
+        self._what, self._hang = what, hang
+
+    def __enter__(self) -> None:
+        self._thread = threading.Thread(target=self._speak)
+        self._thread.start()
+
+    def _speak(self) -> None:
+        conn, _ = self._socket.accept()
+        with conn:
+            conn.recv(65536)
+            conn.sendall(self._what)
+            if self._hang:
+                conn.recv(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(5)
+        self._socket.close()
+
+
+@pytest.mark.parametrize("verb", [["status"], ["list"], ["show", "x"], ["monitor"], ["reload"], ["pin", "x"]])
+def test_without_a_daemon_each_verb_exits_3_and_says_what_to_do(verb: list[str], run: Run, path: str) -> None:
+    status, out, err = run(*verb)
+    assert (status, out) == (3, "")
+    assert err == f"xennetctl: nothing listens on {path}: is xennetd running? See: systemctl status xennetd\n"
+
+
+def test_a_socket_that_was_left_behind_is_no_daemon(run: Run, path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(path)
+    assert run("list")[0] == 3
+
+
+@pytest.mark.parametrize("what", [b"", b"{", b"hello\0", b"[1]\0", b"\xff\0"])
+def test_what_is_no_xennetd_is_exit_3(what: bytes, run: Run, path: str) -> None:
+    with speaking(path, what):
+        status, _, err = run("list")
+    assert status == 3
+    assert "closed the connection" in err or "does not speak Varlink" in err
+
+
+def test_a_daemon_that_does_not_answer_is_exit_3(run: Run, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", 0.2)
+    monkeypatch.setattr(client.call, "__defaults__", (0.2,))
+    with speaking(path, b"", hang=True):
+        status, _, err = run("status")
+    assert status == 3
+    assert "does not answer" in err
+
+
+def test_a_path_that_cannot_be_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--control", "/" + "x" * 300, "list"]) == 3
+    assert "can't be opened" in capsys.readouterr().err
+
+
+def test_an_error_nobody_knows_is_still_a_sentence(run: Run, path: str) -> None:
+    with speaking(path, b'{"error":"org.varlink.service.MethodNotFound","parameters":{"method":"List"}}\0'):
+        status, _, err = run("list")
+    assert status == 1
+    assert "of the same version?" in err
+
+
+def test_check_asks_the_daemon(served: Served, run: Run) -> None:
+    assert run("check") == (0, "note: no policy leads to lan\nThe configuration is valid.\n", "")
+    served.daemon.problems = ["a: b"]
+    assert run("check") == (1, "problem: a: b\nnote: no policy leads to lan\n", "")
+    assert json.loads(run("check", "--json")[1]) == {"problems": ["a: b"], "notes": ["no policy leads to lan"]}
+
+
+def test_check_of_a_file_needs_no_daemon(run: Run, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text('[daemon]\nmode = "observe"\n')
+    bad.write_text('[daemon]\nmode = "obsreve"\nhoks = true\n')
+    status, out, err = run("check", str(good))
+    assert (status, err) == (0, "")
+    assert out.endswith("The configuration is valid.\n")
+    status, out, _ = run("check", str(bad))
+    assert status == 1
+    assert out.count("problem: ") == 2
+    assert f"{bad}:2" in out
+
+
+def test_check_without_a_daemon_reads_this_hosts_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xennetd.policy import files
+    from xennetd.policy.problem import Problem
+
+    monkeypatch.setattr(files, "load_files", lambda config: (Problem("/etc/xennetd/xennetd.toml", "is bad", 3),))
+    status, out, err = run("check")
+    assert (status, out) == (1, "problem: /etc/xennetd/xennetd.toml:3: is bad\n")
+    assert "only the files are checked" in err
+
+
+def test_a_reader_that_has_left_is_no_traceback(served: Served, path: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command(path, "list"), stdout=writer, stderr=subprocess.PIPE, env=BUFFERED)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_reader_that_leaves_is_no_traceback(served: Served, path: str) -> None:
+    served.daemon.rows = [row(number) for number in range(1000)]
+    shell = f"{shlex.join(command(path, 'list'))} | head -n 1"
+    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True)
+    assert done.stdout.startswith("VIF ")
+    assert done.stderr == ""

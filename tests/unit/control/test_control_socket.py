@@ -1,0 +1,154 @@
+"""The control socket itself: who may open it, what was there before, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.control.bed import FakeDaemon, serving
+from tests.unit.control.peer import NOBODY, Peer, ask_as, monitor, needs_root, run
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.control import ControlServer
+from xennetd.daemon.journal import Journal
+from xennetd.model.errors import HostError
+
+
+@needs_root
+def test_the_group_may_open_the_socket_and_nobody_else(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        state = os.stat(path)
+        assert (stat.S_IMODE(state.st_mode), state.st_gid) == (0o660, NOBODY)
+        assert "PermissionError" in await ask_as(NOBODY, NOBODY - 1, path, [("Status", {})])
+
+    run(scenario, path, group=grp.getgrgid(NOBODY).gr_name)
+
+
+def test_without_the_group_the_socket_is_roots_alone(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+    run(scenario, path, group="no-such-group-here")
+
+
+def test_a_stale_socket_is_replaced_and_ours_is_removed_at_the_end(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(path)
+
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        assert "parameters" in await (await Peer.connect(path)).call("Status")
+
+    run(scenario, path)
+    assert not os.path.exists(path)
+
+
+def test_a_socket_that_somebody_listens_on_is_left_alone(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen(0)
+        with pytest.raises(HostError, match="another xennetd is running"):
+            ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path, version="1.2")
+        assert stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+def test_a_file_of_that_name_is_left_alone(path: str) -> None:
+    Path(path).write_text("precious")
+    with pytest.raises(HostError, match="something else of that name"):
+        ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path, version="1.2")
+    assert Path(path).read_text() == "precious"
+
+
+def test_a_path_that_cannot_be_is_a_named_error(path: str) -> None:
+    with pytest.raises(HostError, match=r"/control can't be made: No such file"):
+        ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path + "/not/there/control", version="1.2")
+    with pytest.raises(HostError, match="too long"):
+        ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path + "x" * 200, version="1.2")
+
+
+def test_another_daemons_socket_is_not_removed_at_the_end(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        os.unlink(path)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(path)
+
+    run(scenario, path)
+    assert os.path.exists(path)
+
+
+ACTIVATED = """
+import asyncio, os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+sys.path.insert(0, sys.argv[2])
+from tests.unit.control.bed import FakeDaemon, serving
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.journal import Journal
+async def main():
+    async with serving(FakeDaemon(), Audit(Journal("/nonexistent")), "/nonexistent/control"):
+        print("up", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["control", "xennetd.socket"])
+def test_systemds_socket_is_served_and_left_to_systemd(name: str, path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        server = subprocess.Popen(
+            [sys.executable, "-c", ACTIVATED, str(listening.fileno()), str(Path(__file__).parents[3])],
+            pass_fds=[listening.fileno()],
+            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": name},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"up\n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(b'{"method":"org.xennetd.Control.Status"}\0')
+            assert client.recv(65536).startswith(b'{"parameters":')
+        server.communicate()
+        assert server.returncode == 0
+        assert os.path.exists(path)
+
+
+def test_stopping_ends_all_conversations(path: str) -> None:
+    async def main() -> None:
+        audit = Audit(Journal("/nonexistent"))
+        async with serving(FakeDaemon(), audit, path):
+            idle, watching = await Peer.connect(path), await monitor(path)
+            await watching.receive()
+        assert await idle.is_cut_off()
+        assert await watching.is_cut_off()
+        assert not audit._subscriptions
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
+def test_running_out_of_descriptors_ends_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        accept, failures = loop.sock_accept, [OSError(24, "Too many open files")]
+
+        async def sock_accept(sock: socket.socket) -> Any:
+            if failures:
+                raise failures.pop()
+            return await accept(sock)
+
+        monkeypatch.setattr(loop, "sock_accept", sock_accept)
+        for _ in range(3):
+            assert "parameters" in await (await Peer.connect(path)).call("Status")
+        assert not failures
+
+    run(scenario, path)
