@@ -34,7 +34,7 @@ from xennetd.model.vif import IPInterface, VifId
 from xennetd.plan.steps import DeleteAddress
 
 NAMES = ("eth9", "web0", "br0", "br1", "vif7.0", "vif7.0-emu")
-ALTNAMES = ("vif-7-0", "vif-8-1", "other")
+ALTNAMES = ("vif-7-0", "other")
 INDEXES = range(50, 56)
 ADDRESSES = ("192.0.2.1/24", "192.0.2.2/24", "198.51.100.1/32", "2001:db8::1/64", "fe80::7/64")
 PORT_FLAGS = ("isolated", "learning", "flood", "locked", "hairpin")
@@ -49,12 +49,14 @@ def command(text: str, **values: Iterable[Any]) -> st.SearchStrategy[str]:
     return st.fixed_dictionaries(drawn).map(lambda chosen: text.format(**chosen))
 
 
-# An alternative name is only told of for a link that is up.
+# Of some changes the kernel tells only while the link is up.
 COMMANDS = st.one_of(
     command("link add name {name} index {index} type bridge", name=NAMES, index=INDEXES),
     command("link add name {name} index {index} type veth peer name {name}p", name=NAMES, index=INDEXES),
     command("tuntap add dev {name} mode tap", name=NAMES),
     command("link del dev {name}", name=NAMES),
+    command("link del dev {name}\nlink add name {to} index {index} type bridge", name=NAMES, to=NAMES, index=INDEXES),
+    command("link set dev {name} down\nlink set dev {name} name {to}", name=NAMES, to=NAMES),
     command("link set dev {name} name {to}", name=NAMES, to=NAMES),
     command("link set dev {name} master {to}", name=NAMES, to=("br0", "br1")),
     command("link set dev {name} nomaster", name=NAMES),
@@ -63,18 +65,28 @@ COMMANDS = st.one_of(
     command("link set dev {name} down", name=NAMES),
     command("link set dev {name} mtu {mtu}", name=NAMES, mtu=(68, 1279, 1280, 1500, 9000)),
     command("link set dev {name} address {mac}", name=NAMES, mac=("fe:ff:ff:ff:ff:ff", "02:00:00:00:00:07")),
-    command("link set dev {name} group {group}", name=NAMES, group=(0, 7, 4_000_000_000)),
-    command("link set dev {name} addrgenmode {mode}", name=NAMES, mode=("none", "eui64", "random")),
+    command("link set dev {name} up group {group}", name=NAMES, group=(0, 7, 4_000_000_000)),
+    command("link set dev {name} up addrgenmode {mode}", name=NAMES, mode=("none", "eui64", "random")),
     command("link set dev {name} up\nlink property add dev {name} altname {altname}", name=NAMES, altname=ALTNAMES),
     command("link set dev {name} up\nlink property del dev {name} altname {altname}", name=NAMES, altname=ALTNAMES),
-    command("link set dev {name} type bridge_slave {flag} {to}", name=NAMES, flag=PORT_FLAGS, to=("on", "off")),
-    command("link set dev {name} type bridge_slave state {state}", name=NAMES, state=range(5)),
+    command("link set dev {name} up type bridge_slave {flag} {to}", name=NAMES, flag=PORT_FLAGS, to=("on", "off")),
+    command("link set dev {name} up type bridge_slave state {state}", name=NAMES, state=range(5)),
     command("addr add {address} dev {name}", name=NAMES, address=ADDRESSES),
     command("addr del {address} dev {name}", name=NAMES, address=ADDRESSES),
     command("addr flush dev {name}", name=NAMES),
 )
-READS = st.lists(st.lists(COMMANDS, min_size=1, max_size=8), min_size=1, max_size=8)
+READS = st.lists(st.lists(COMMANDS, min_size=3, max_size=12), min_size=2, max_size=8)
 """Commands in groups, with a look at the events after each."""
+
+FIRST = (
+    "link add name br0 index 50 type bridge",
+    "link add name br1 index 51 type bridge",
+    "link add name eth9 index 52 type veth peer name eth9p",
+    "link add name vif7.0 index 53 type veth peer name vif7.0p",
+    "tuntap add dev vif7.0-emu mode tap",
+    *(f"link set dev {port} master br0 up" for port in ("eth9", "vif7.0", "vif7.0-emu")),
+)
+"""So that most of what is made up has something to act on."""
 
 
 class Seen:
@@ -123,12 +135,12 @@ def namespace() -> Iterator[Seen]:
 
 
 def content(view: Links, indexes: Iterable[int]) -> dict[str, Any]:
-    """All that a view tells, but for generations, which a dump does not have, and for what the kernel does not tell of
-    before something else changes too: a group and an addrgenmode."""
+    """All that a view tells, but for generations, which a dump does not have, and for the addrgenmode: the kernel does
+    not tell when IPv6 leaves or joins a link for its MTU."""
     links = [link for index in indexes if (link := view.by_index(index)) is not None]
     return {
         "number": len(view),
-        "links": [replace(link, generation=0, group=0, addr_gen_mode=0) for link in links],
+        "links": [replace(link, generation=0, addr_gen_mode=0) for link in links],
         "names": {name: link.index for name in NAMES if (link := view.link(name))},
         "bridges": [link.index for link in view.bridges()],
         "uplinks": {link.index: {port.index for port in view.uplinks(link.index)} for link in view.bridges()},
@@ -193,7 +205,7 @@ def flat(view: Links, indexes: Iterable[int]) -> dict[int, Link]:
 
 def check_sequence(reads: list[list[str]]) -> None:
     with namespace() as seen:
-        for commands in reads:
+        for commands in (FIRST, *reads):
             seen.run(commands)
             deadline = time.monotonic() + 1
             while True:
@@ -211,7 +223,7 @@ def check_sequence(reads: list[list[str]]) -> None:
             assert followed == expected
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(READS)
 def test_the_view_that_follows_events_is_what_a_dump_says(reads: list[list[str]]) -> None:
     check_sequence(reads)
