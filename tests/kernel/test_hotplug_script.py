@@ -25,6 +25,20 @@ SHELLS = (["dash"], ["bash", "--posix"], ["busybox", "sh"])
 EXECVE = re.compile(r'execve\("[^"]*?([^"/]+)", .*\) = 0$')
 
 
+TIMEOUT_CAUGHT_EARLY = """\
+exec python3 - "$@" <<'END'
+import os, signal, sys
+os.setpgid(0, 0)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+child = os.fork()
+if child == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execvp(sys.argv[2], sys.argv[2:])
+os.waitpid(child, 0)
+END"""
+"""GNU's `timeout`, when its child has run before its own fork() returned: SIGTERM ends it and nobody else (*seen*)."""
+
+
 @dataclass
 class Daemon:
     """xennetd as far as the script can see it: /run/xennetd, and verdicts in xenstore."""
@@ -214,6 +228,12 @@ class TestTheVerdictIsThere:
         ended = script.end(process, began)
         assert (ended.status, ended.stderr) == (0, "")
         assert ended.programs == ["timeout", "xenstore-watch", "xenstore-read", "xenstore-read"]
+
+    def test_no_watch_stays_when_timeout_is_caught_early(self, script: Script, daemon: Daemon) -> None:
+        script.wrap("timeout", TIMEOUT_CAUGHT_EARLY)
+        daemon.connect()
+        assert script(*ONLINE).status == 0
+        until(lambda: script.left_behind() == [])
 
     def test_a_dead_xenstored_is_an_error_at_once(self, script: Script, vif: Vif, daemon: Daemon) -> None:
         process = script.start(*ONLINE, without=("XENSTORED_RUNDIR", "XENSTORED_PATH"))
