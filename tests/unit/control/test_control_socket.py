@@ -39,6 +39,18 @@ def test_without_the_group_the_socket_is_roots_alone(path: str) -> None:
     run(scenario, path, group="no-such-group-here")
 
 
+def test_a_group_that_it_must_not_be_given_to_is_no_reason_to_fail(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chown(path: str, uid: int, gid: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+    run(scenario, path, group="nogroup")
+
+
 def test_a_stale_socket_is_replaced_and_ours_is_removed_at_the_end(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(path)
