@@ -265,8 +265,10 @@ def _own_socket(path: str, group: str) -> tuple[socket.socket, Callable[[], None
         try:
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
             os.chmod(path, 0o660)
-        except (KeyError, PermissionError) as error:  # Root's alone then, which is no reason to leave guests alone.
-            log.warning("The control socket can't be given to its group", group=group, error=str(error))
+        except KeyError:
+            pass  # No such group: root's alone.
+        except PermissionError:  # The same, and no reason to leave guests without their network.
+            log.warning("The control socket can't be given to its group: only root can open it", group=group)
         sock.listen(MAX_PEERS)
         made = os.stat(path).st_ino
     except OSError as error:
