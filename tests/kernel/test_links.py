@@ -57,6 +57,12 @@ COMMANDS = st.one_of(
     command("link del dev {name}", name=NAMES),
     command("link del dev {name}\nlink add name {to} index {index} type bridge", name=NAMES, to=NAMES, index=INDEXES),
     command("link set dev {name} down\nlink set dev {name} name {to}", name=NAMES, to=NAMES),
+    command(
+        "link set dev {to} down\nlink set dev {name} down\n"
+        "link set dev {name} name {name}x\nlink set dev {to} name {name}",
+        name=NAMES,
+        to=NAMES,
+    ),
     command("link set dev {name} name {to}", name=NAMES, to=NAMES),
     command("link set dev {name} master {to}", name=NAMES, to=("br0", "br1")),
     command("link set dev {name} nomaster", name=NAMES),
