@@ -236,7 +236,7 @@ def test_the_view_that_follows_events_is_what_a_dump_says(reads: list[list[str]]
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(READS)
 def test_the_view_that_follows_events_is_what_a_dump_says_at_length(reads: list[list[str]]) -> None:
     check_sequence(reads)
