@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import itertools
 import os
 import socket
 import struct
@@ -63,6 +64,10 @@ def _mac(text: str) -> bytes:
     return _attribute(IFLA_ADDRESS, bytes.fromhex(text.replace(":", "")))
 
 
+_indexes = itertools.count(100_000)
+"""Indexes for links whose index must be known beforehand, out of the way of those that the kernel chooses."""
+
+
 class Rtnl:
     """A socket to the kernel's RTNL in the namespace the calling thread is in when it is made.
 
@@ -103,21 +108,25 @@ class Rtnl:
         self.add_veths([(name, peer, address, altname)], namespace)
 
     def add_veths(self, pairs: Sequence[tuple[str, str, str | None, str | None]], namespace: int) -> None:
-        """Several veth pairs: (name, peer, MAC address, alternative name) each."""
+        """Several veth pairs: (name, peer, MAC address, alternative name) each.
+
+        The alternative name goes to the link by its index: by then the daemon may have renamed it.
+        """
         requests = []
         for name, peer, address, altname in pairs:
+            index = next(_indexes)
             far = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, peer)
             far += _attribute(IFLA_NET_NS_FD, struct.pack("=I", namespace))
             data = _attribute(IFLA_INFO_DATA | NESTED, _attribute(VETH_INFO_PEER | NESTED, far))
-            near = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, name) + (_mac(address) if address else b"")
+            near = _LINK.pack(0, 0, index, 0, 0) + _name(IFLA_IFNAME, name) + (_mac(address) if address else b"")
             near += _attribute(IFLA_LINKINFO | NESTED, _name(IFLA_INFO_KIND, "veth") + data)
             requests.append((RTM_NEWLINK, F_CREATE | F_EXCL, near))
             if altname:
-                requests.append(_alternative(name, altname))
+                requests.append(_alternative(index, altname))
         self._do(requests)
 
     def add_altname(self, name: str, altname: str) -> None:
-        self._do([_alternative(name, altname)])
+        self._do([_alternative(self.index(name), altname)])
 
     def delete(self, name: str) -> None:
         """Delete a link by its name or an alternative one."""
@@ -185,7 +194,7 @@ class Rtnl:
         return answers
 
 
-def _alternative(name: str, altname: str) -> tuple[int, int, bytes]:
+def _alternative(index: int, altname: str) -> tuple[int, int, bytes]:
     names = _attribute(IFLA_PROP_LIST | NESTED, _name(IFLA_ALT_IFNAME, altname))
     # NLM_F_APPEND, 0x800: the kernel wants it beside CREATE and EXCL, as `ip link property add` sends it.
-    return RTM_NEWLINKPROP, F_CREATE | F_EXCL | 0x800, _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, name) + names
+    return RTM_NEWLINKPROP, F_CREATE | F_EXCL | 0x800, _LINK.pack(0, 0, index, 0, 0) + names

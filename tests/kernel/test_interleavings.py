@@ -91,7 +91,7 @@ def test_any_order_of_things_ends_well_on_a_real_host(bed: Bed, daemon: MakeDaem
             stage.play(lives[moment.life], moment.op)
             left[moment.life].remove(moment.op)
             time.sleep(moment.pause / 10_000)
-        assert eventually(lambda: all(as_it_must_be(stage, vif) for vif in stage.vifs)), (schedule, xennetd.ask("list"))
+        assert eventually(lambda: all(as_it_must_be(stage, vif) for vif in stage.vifs)), story(stage, moments)
         known = {row["vif"] for row in xennetd.ask("list")}
         assert {str(vif) for vif in stage.vifs} <= known
         for vif_id, vif in tuple(stage.vifs.items()):
@@ -101,7 +101,14 @@ def test_any_order_of_things_ends_well_on_a_real_host(bed: Bed, daemon: MakeDaem
                 bed.netback.destroy(vif)
             bed.toolstack.forget_vif(vif)
             del stage.vifs[vif_id]
-        assert eventually(lambda: xennetd.ask("list") == []), (xennetd.ask("list"), xennetd.stderr()[-3000:], schedule)
+        assert eventually(lambda: xennetd.ask("list") == []), story(stage, moments)
+
+    def story(stage: Stage, moments: tuple[Moment, ...]) -> str:
+        rows = [f"{row['vif']} {row['state']} {row['reason']} {row['error']}" for row in xennetd.ask("list")]
+        nodes = [f"{vif.backend} {bed.toolstack.xs.tree(vif.backend)}" for vif in stage.vifs.values()]
+        links = [f"{link['ifname']} {link.get('altnames')} {link['flags']}" for link in bed.host.links().values()]
+        played = [f"{moment.life} {moment.op} {moment.pause}" for moment in moments]
+        return "\n".join([*rows, *nodes, *links, *played, xennetd.stderr()[-2000:]])
 
     def as_it_must_be(stage: Stage, vif_id: VifId) -> bool:
         vif = stage.vifs[vif_id]

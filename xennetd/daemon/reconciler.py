@@ -1,13 +1,12 @@
-"""Looks at vifs and makes them so: hints come in; one vif's looks follow each other, different vifs' run side by side.
+"""Looks after vifs: asks what is to be done about one, does it, and asks again until there is nothing left to do.
 
 Rule 1: a hint says which vif to look at and nothing else; what is done follows from what is found.
-Rule 2: the loop here knows nothing of bridges or filters; `plan.decide` does.
+Rule 2: the code here knows nothing of bridges or filters; `plan.decide` does.
 Rule 3: whatever goes wrong while one vif is looked after stays with that vif.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,14 +14,15 @@ from dataclasses import replace
 import structlog
 
 from xennetd.daemon.audit import Audit
+from xennetd.daemon.belonging import Belonging
 from xennetd.daemon.hooks import Hooks
 from xennetd.daemon.record import Record
+from xennetd.daemon.trail import Trail
+from xennetd.daemon.workqueue import WorkQueue
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
-from xennetd.model.attachment import Attachment
-from xennetd.model.errors import Denied, HostError, ToolstackError, XennetdError
-from xennetd.model.event import EventKind
+from xennetd.model.errors import HostError, ToolstackError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
@@ -30,7 +30,7 @@ from xennetd.plan.decide import CONNECTED, NAME_WAIT, Decision, Failure, Look, c
 from xennetd.plan.refusal import not_taken, refusal
 from xennetd.plan.steps import Step
 from xennetd.policy.config import Policy
-from xennetd.policy.resolve import ANY_BRIDGE, owned, resolve
+from xennetd.policy.resolve import owned, resolve
 from xennetd.xenstore import backend
 from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
@@ -40,7 +40,6 @@ _log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
 """Looks at one vif before its link counts as one that somebody else keeps changing."""
-
 
 _RETRY = 0.5
 _RETRY_REFUSED = 10.0
@@ -57,18 +56,11 @@ class Reconciler:
         self._kernel = kernel
         self._directory = directory
         self._client = client
-        self._audit = audit
-        self._hooks = hooks
+        self._trail = Trail(audit, hooks)
+        self._queue = WorkQueue()
+        self._belonging = Belonging()
         self._records: dict[VifId, Record] = {}
         self._pins: set[VifId] = set()
-        self._names: dict[str, set[VifId]] = {}
-        self._waiting: dict[str, set[VifId]] = {}
-        self._queue: dict[VifId | asyncio.Future[None], float] = {}
-        self._queued = asyncio.Event()
-        self._busy: set[VifId] = set()
-        self._first_looks: set[VifId] = set()
-        self._looked = asyncio.Event()
-        self.adopted = 0
 
     @property
     def records(self) -> dict[VifId, Record]:
@@ -80,27 +72,22 @@ class Reconciler:
         """The vifs that an administrator has taken out of our hands."""
         return self._pins
 
+    @property
+    def adopted(self) -> int:
+        """How many vifs were found connected and right."""
+        return self._trail.adopted
+
     def hint(self, vif: VifId) -> None:
         """Ask for a look at one vif."""
-        self._queue.setdefault(vif, time.monotonic())
-        self._queued.set()
+        self._queue.hint(vif)
 
     async def look_at_all(self) -> None:
         """Look at every vif there is, and return when each has been looked at to the end."""
-        everyone = {*self._directory, *self._records}
-        self._first_looks |= everyone
-        self._looked.clear()
-        for vif in everyone:
-            self.hint(vif)
-        if self._first_looks:
-            await self._looked.wait()
+        await self._queue.look_at({*self._directory, *self._records})
 
     async def probe(self) -> None:
-        """Return once a probe has gone through the queue: the proof that hints are being worked on."""
-        probe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue[probe] = time.monotonic()
-        self._queued.set()
-        await probe
+        """Return once a probe has gone through the queue of hints."""
+        await self._queue.probe()
 
     async def set_policy(self, policy: Policy) -> None:
         """Look at every vif with another policy. What it does not change is not touched."""
@@ -114,7 +101,9 @@ class Reconciler:
 
     def retry(self, vif: VifId) -> None:
         """Forget what failed, and try again."""
-        self._forget_failure(vif)
+        record = self._records.get(vif)
+        if record is not None:
+            record.memory = replace(record.memory, failure=None, tap_failure=None)
         self.hint(vif)
 
     def links_changed(self, changes: Iterable[LinkChange]) -> None:
@@ -122,53 +111,32 @@ class Reconciler:
         for change in changes:
             for link in (change.old, change.new):
                 if link is not None:
-                    for vif in self._vifs_of(link):
+                    for vif in self._belonging.vifs_of(link):
                         self.hint(vif)
-            if self._waiting:
-                self._wake_waiting(change)
+            for vif in self._belonging.waiting_for(change, self._kernel.links):
+                self.retry(vif)
 
     async def run(self) -> None:
         """Work on hints until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._queued.wait()
-                self._queued.clear()
-                queue, self._queue = self._queue, {}
-                for item, hinted_at in queue.items():
-                    if isinstance(item, asyncio.Future):
-                        if not item.done():
-                            item.set_result(None)
-                    elif item in self._busy:
-                        self._queue[item] = hinted_at
-                    else:
-                        self._busy.add(item)
-                        tasks.create_task(self._look_after(item, hinted_at), name=str(item))
+        await self._queue.run(self._look_after)
 
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
         try:
             await self._reconcile(vif, hinted_at)
         except ConnectionLost:
-            asyncio.get_running_loop().call_later(_RETRY, self.hint, vif)
+            self._queue.hint_later(vif, _RETRY)
         except ToolstackError as error:
             self._refused_by_xenstore(vif, error)
         except Exception as error:
             _log.exception("a defect in xennetd, please report it", vif=str(vif))
             await self._broken(vif, error)
-        finally:
-            self._busy.discard(vif)
-            if vif in self._queue:
-                self._queued.set()
-            elif vif in self._first_looks:
-                self._first_looks.discard(vif)
-                if not self._first_looks:
-                    self._looked.set()
 
     async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
         done: list[Step] = []
         before: Decision | None = None
         replaced = False
         for _ in range(_ROUNDS):
-            self._queue.pop(vif_id, None)  # what it hints at is looked at right now
+            self._queue.served(vif_id)  # what it hints at is looked at right now
             if self._is_replaced(vif_id):
                 # The news of its directory may not have come yet, and nothing may be decided by the older one's.
                 await self._directory.refresh(vif_id)
@@ -201,7 +169,7 @@ class Reconciler:
             done += self._execute(record, link, decision.steps, tap=False)
             done += self._execute(record, tap, decision.tap_steps, tap=True)
         _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
-        asyncio.get_running_loop().call_later(1.0, self.hint, vif_id)
+        self._queue.hint_later(vif_id, 1.0)
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
         vif = record.vif
@@ -224,7 +192,7 @@ class Reconciler:
         if awaited_since != record.memory.name_awaited_since:
             record.memory = replace(record.memory, name_awaited_since=awaited_since)
             if awaited_since is not None:
-                asyncio.get_running_loop().call_later(NAME_WAIT, self.hint, vif.id)
+                self._queue.hint_later(vif.id, NAME_WAIT)
         return decision
 
     def _execute(self, record: Record, link: Link | None, steps: tuple[Step, ...], *, tap: bool) -> list[Step]:
@@ -281,92 +249,34 @@ class Reconciler:
         self._settle(record, decision, link, done)
 
     async def _tell_tap(self, record: Record, decision: Decision, verdict: str) -> None:
-        vif, error, attachment = record.vif, decision.tap_error, decision.attachment
+        vif = record.vif
         if verdict:
             told = await backend.write_tap_verdict(self._client, vif, verdict)
         else:
             told = await backend.clear_tap_verdict(self._client, vif)
-        if not told:
-            return
-        self._directory.note(vif.id, "xennetd-tap", verdict or None)
-        record.vif = replace(vif, tap_status=verdict or None)
-        if verdict in (CONNECTED, ""):
-            bridge = attachment.bridge if attachment else ""
-            self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge)
-        elif error is not None and error is not decision.error:
-            message = f"the tap of {record.title} gets no network: {error.detail}"
-            self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
+        if told:
+            self._directory.note(vif.id, "xennetd-tap", verdict or None)
+            record.vif = replace(vif, tap_status=verdict or None)
+            self._trail.tap_told(record, decision, verdict)
 
     def _settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
-        """Write down where the vif stands now, and audit what that means."""
-        was, was_attached = record.state, record.attachment
-        known = link is not None and record.memory.connected == incarnation(link)
-        self._wait_for(record.vif.id, decision.waits_on)
-        changed = record.settle(decision, link)
-        match decision.state:
-            case VifState.CONNECTED if link is not None:
-                adopted = decision.verdict is None and record.memory.connected is None and not done
-                record.memory = replace(
-                    record.memory,
-                    connected=incarnation(link), fresh=False, failure=None, told=None, name_awaited_since=None,
-                )
-                if adopted:
-                    self.adopted += 1
-                elif not known:
-                    self._attached(record)
-                elif was is not VifState.CONNECTED:
-                    self._audit.record(record.event(EventKind.CHANGE, f"{record.title} is connected again"))
-                elif done:
-                    self._repaired(record, was_attached, done)
-            case VifState.ERROR if changed and record.error is not None:
-                kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
-                message = f"{record.title} gets no network: {record.error.detail}"
-                self._audit.record(record.event(kind, message, error=record.error.sentence))
-            case VifState.DETACHING if record.memory.connected or (was is None and _was_connected(record.vif)):
-                self._detached(record)
-
-    def _attached(self, record: Record) -> None:
-        attachment = record.attachment
-        if record.hinted_at is not None:
-            record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
-            record.hinted_at = None
-        took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
-        by = f" by policy {attachment.policy}" if attachment and attachment.policy else ""
-        where = attachment.bridge if attachment else "?"
-        self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
-        for warning in attachment.warnings if attachment else ():
-            self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {warning}"))
-        self._hooks.run("online", record.vif, record.vif.link_name, where)
-
-    def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
-        steps = "; ".join(step.describe() for step in done)
-        if was is not None and record.attachment is not None and was.bridge != record.attachment.bridge:
-            message = f"{record.title} moved from {was.bridge} to {record.attachment.bridge}: {steps}"
-            self._audit.record(record.event(EventKind.CHANGE, message))
-        else:
-            self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))
-
-    def _detached(self, record: Record) -> None:
-        where = f" from {record.attachment.bridge}" if record.attachment else ""
-        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached{where}"))
-        record.memory = replace(record.memory, connected=None)
-        self._hooks.run("offline", record.vif, record.vif.link_name)
+        self._belonging.wait(record.vif.id, record.waits_on, decision.waits_on)
+        self._trail.settle(record, decision, link, done)
 
     def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
         """xenstored is there and would not have what we wrote: say so, and try again, since nobody else will."""
         record = self._records.get(vif_id)
         if record is not None:
             self._settle(record, Decision(VifState.ERROR, error=error), record.link, [])
-        asyncio.get_running_loop().call_later(_RETRY_REFUSED, self.hint, vif_id)
+        self._queue.hint_later(vif_id, _RETRY_REFUSED)
 
-    async def _broken(self, vif_id: VifId, cause_of_it: Exception) -> None:
+    async def _broken(self, vif_id: VifId, defect: Exception) -> None:
         """A defect of ours hit one vif: it gets a verdict, like any other error."""
         record = self._records.get(vif_id)
         if record is None:
             return
-        error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{cause_of_it!r}")
-        record.settle(Decision(VifState.ERROR, error=error), record.link)
-        self._audit.record(record.event(EventKind.ERROR, f"{record.title}: {error.sentence}", error=error.detail))
+        error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
+        self._trail.broken(record, Decision(VifState.ERROR, error=error))
         if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status not in (CONNECTED, "error"):
             try:
                 await backend.write_verdict(self._client, record.vif, error=error.sentence)
@@ -378,10 +288,9 @@ class Reconciler:
         record = self._records.get(vif.id)
         if record is None:
             record = self._records[vif.id] = Record(vif)
-            self._name(vif, True)
+            self._belonging.rename(vif.id, None, vif)
         elif record.vif.vifname != vif.vifname:
-            self._name(record.vif, False)
-            self._name(vif, True)
+            self._belonging.rename(vif.id, record.vif, vif)
         record.vif = vif
         pinned = vif.id in self._pins
         if record.memory.pinned != pinned:
@@ -399,10 +308,10 @@ class Reconciler:
         record = self._records.pop(vif_id, None)
         if record is None:
             return
-        self._name(record.vif, False)
-        self._wait_for(vif_id, frozenset(), record.waits_on)
+        self._belonging.rename(vif_id, record.vif, None)
+        self._belonging.wait(vif_id, record.waits_on, ())
         if record.memory.connected is not None:
-            self._detached(record)
+            self._trail.detached(record)
 
     def _tap_of(self, record: Record) -> Link | None:
         """Return the tap that bears QEMU's name for it, else the one that was renamed for this vif."""
@@ -420,69 +329,17 @@ class Reconciler:
         """Whether a tap is this vif's and not that of an older one, in a reboot, which has the same `vifname`."""
         if record.memory.tap == incarnation(tap):
             return True
-        others = [self._records[vif] for vif in self._names.get(tap.name, ()) if vif != record.vif.id]
+        others = [self._records[vif] for vif in self._belonging.named(tap.name) if vif != record.vif.id]
         if any(other.memory.tap == incarnation(tap) for other in others):
             return False
         return not record.vif.removing or all(other.vif.removing for other in others)
-
-    def _name(self, vif: Vif, on: bool) -> None:
-        """Keep the index of names that only xenstore explains: a `vifname` and its tap."""
-        if vif.vifname is None:
-            return
-        for name in (vif.vifname, vif.tap_name):
-            owners = self._names.setdefault(name, set())
-            (owners.add if on else owners.discard)(vif.id)
-            if not owners:
-                del self._names[name]
-
-    def _vifs_of(self, link: Link) -> Iterable[VifId]:
-        vif = link.parent or VifId.parse(link.name.removesuffix("-emu"))
-        return (vif,) if vif is not None else self._names.get(link.name, ())
 
     def _leaving(self, holder: Link, asking: VifId) -> bool:
         """Whether a guest's link belongs to nobody who is still there, the vif that asks aside."""
         if not is_guest_port(holder):
             return False
-        owners = (self._directory.get(vif) for vif in self._vifs_of(holder) if vif != asking)
+        owners = (self._directory.get(vif) for vif in self._belonging.vifs_of(holder) if vif != asking)
         return all(owner is None or owner.removing for owner in owners)
-
-    def _wait_for(self, vif: VifId, names: frozenset[str], before: frozenset[str] | None = None) -> None:
-        record = self._records.get(vif)
-        was = before if before is not None else record.waits_on if record else frozenset()
-        for name in was - names:
-            waiting = self._waiting.get(name, set())
-            waiting.discard(vif)
-            if not waiting:
-                self._waiting.pop(name, None)
-        for name in names:
-            self._waiting.setdefault(name, set()).add(vif)
-
-    def _wake_waiting(self, change: LinkChange) -> None:
-        names = {link.name for link in (change.old, change.new) if link is not None}
-        if (
-            change.old is not None
-            and change.old.master
-            and (change.new is None or change.new.master != change.old.master)
-        ):
-            left = self._kernel.links.by_index(change.old.master)
-            if left is not None:
-                names.add(left.name)
-        if change.new is not None and change.new.kind == "bridge" and change.old is None:
-            names.add(ANY_BRIDGE)
-        for name in names:
-            for vif in tuple(self._waiting.get(name, ())):
-                self._forget_failure(vif)
-                self.hint(vif)
-
-    def _forget_failure(self, vif: VifId) -> None:
-        record = self._records.get(vif)
-        if record is not None:
-            record.memory = replace(record.memory, failure=None, tap_failure=None)
-
-
-def _was_connected(vif: Vif) -> bool:
-    """Whether a vif had its verdict before we first saw it."""
-    return vif.hotplug_status == CONNECTED
 
 
 def _observed(decision: Decision) -> Decision:

@@ -1,0 +1,104 @@
+"""What becomes of a settled look: the audit record that tells the story, and the administrator's hooks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from xennetd.daemon.audit import Audit
+from xennetd.daemon.hooks import Hooks
+from xennetd.daemon.record import Record
+from xennetd.model.attachment import Attachment
+from xennetd.model.errors import Denied
+from xennetd.model.event import EventKind
+from xennetd.model.link import Link
+from xennetd.model.status import VifState
+from xennetd.plan.decide import CONNECTED, Decision, incarnation
+from xennetd.plan.steps import Step
+
+
+class Trail:
+    """Settles records. `adopted` counts the vifs that were found connected and right."""
+
+    def __init__(self, audit: Audit, hooks: Hooks) -> None:
+        self._audit = audit
+        self._hooks = hooks
+        self.adopted = 0
+
+    def settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Write down where the vif stands now, and audit what that means. `done` are the Steps that led here."""
+        was, was_attached = record.state, record.attachment
+        changed = record.settle(decision, link)
+        match decision.state:
+            case VifState.CONNECTED if link is not None:
+                known = record.memory.connected == incarnation(link)
+                adopted = decision.verdict is None and record.memory.connected is None and not done
+                record.memory = replace(
+                    record.memory,
+                    connected=incarnation(link),
+                    fresh=False,
+                    failure=None,
+                    told=None,
+                    name_awaited_since=None,
+                )
+                if adopted:
+                    self.adopted += 1
+                elif not known:
+                    self._attached(record)
+                elif was is not VifState.CONNECTED:
+                    self._audit.record(record.event(EventKind.CHANGE, f"{record.title} is connected again"))
+                elif done:
+                    self._repaired(record, was_attached, done)
+            case VifState.ERROR if changed and record.error is not None:
+                kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
+                message = f"{record.title} gets no network: {record.error.detail}"
+                self._audit.record(record.event(kind, message, error=record.error.sentence))
+            case VifState.DETACHING:
+                found_connected = was is None and record.vif.hotplug_status == CONNECTED
+                if record.memory.connected is not None or found_connected:
+                    self.detached(record)
+
+    def detached(self, record: Record) -> None:
+        """Tell that a vif that was connected is not any more."""
+        where = f" from {record.attachment.bridge}" if record.attachment else ""
+        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached{where}"))
+        record.memory = replace(record.memory, connected=None)
+        self._hooks.run("offline", record.vif, record.vif.link_name)
+
+    def tap_told(self, record: Record, decision: Decision, verdict: str) -> None:
+        """Tell what became of a tap: `verdict` is what the node `xennetd-tap` says now, empty that it is gone."""
+        vif, error, attachment = record.vif, decision.tap_error, decision.attachment
+        if verdict in (CONNECTED, ""):
+            bridge = attachment.bridge if attachment else ""
+            self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge)
+        elif error is not None and error is not decision.error:
+            message = f"the tap of {record.title} gets no network: {error.detail}"
+            self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
+
+    def broken(self, record: Record, decision: Decision) -> None:
+        """Tell of a defect of ours."""
+        record.settle(decision, record.link)
+        if decision.error is not None:
+            message = f"{record.title}: {decision.error.sentence}"
+            self._audit.record(record.event(EventKind.ERROR, message, error=decision.error.detail))
+
+    def _attached(self, record: Record) -> None:
+        attachment = record.attachment
+        if record.hinted_at is not None:
+            record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
+            record.hinted_at = None
+        took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
+        by = f" by policy {attachment.policy}" if attachment and attachment.policy else ""
+        where = attachment.bridge if attachment else "?"
+        self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
+        for warning in attachment.warnings if attachment else ():
+            self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {warning}"))
+        self._hooks.run("online", record.vif, record.vif.link_name, where)
+
+    def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
+        steps = "; ".join(step.describe() for step in done)
+        if was is not None and record.attachment is not None and was.bridge != record.attachment.bridge:
+            message = f"{record.title} moved from {was.bridge} to {record.attachment.bridge}: {steps}"
+            self._audit.record(record.event(EventKind.CHANGE, message))
+        else:
+            self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))

@@ -1,0 +1,85 @@
+"""Hints in, looks out: each vif's looks follow each other, different vifs' run side by side.
+
+The queue knows nothing of what a look is. A hint that comes while a vif is looked after leads to another look after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from xennetd.model.vif import VifId
+
+LookAfter = Callable[[VifId, float], Awaitable[None]]
+"""Looks after one vif, hinted at at that time (monotonic, seconds). Raises nothing but what ends the daemon."""
+
+
+class WorkQueue:
+    """Which vifs are to be looked at."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[VifId | asyncio.Future[None], float] = {}
+        self._wake = asyncio.Event()
+        self._busy: set[VifId] = set()
+        self._awaited: set[VifId] = set()
+        self._none_awaited = asyncio.Event()
+
+    def hint(self, vif: VifId) -> None:
+        """Ask for a look at one vif."""
+        self._waiting.setdefault(vif, time.monotonic())
+        self._wake.set()
+
+    def hint_later(self, vif: VifId, seconds: float) -> None:
+        """Ask for a look at one vif in some time."""
+        asyncio.get_running_loop().call_later(seconds, self.hint, vif)
+
+    def served(self, vif: VifId) -> None:
+        """Drop a hint, because what it hints at is being looked at right now."""
+        self._waiting.pop(vif, None)
+
+    async def look_at(self, vifs: Iterable[VifId]) -> None:
+        """Return when each of these vifs has been looked at, until no hint of it was left."""
+        self._awaited.update(vifs)
+        if not self._awaited:
+            return
+        self._none_awaited.clear()
+        for vif in tuple(self._awaited):
+            self.hint(vif)
+        await self._none_awaited.wait()
+
+    async def probe(self) -> None:
+        """Return once a probe has gone through the queue: the proof that hints are being worked on."""
+        probe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[probe] = time.monotonic()
+        self._wake.set()
+        await probe
+
+    async def run(self, look_after: LookAfter) -> None:
+        """Work on hints until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                waiting, self._waiting = self._waiting, {}
+                for item, hinted_at in waiting.items():
+                    if isinstance(item, asyncio.Future):
+                        if not item.done():
+                            item.set_result(None)
+                    elif item in self._busy:
+                        self._waiting[item] = hinted_at
+                    else:
+                        self._busy.add(item)
+                        tasks.create_task(self._work(look_after, item, hinted_at), name=str(item))
+
+    async def _work(self, look_after: LookAfter, vif: VifId, hinted_at: float) -> None:
+        try:
+            await look_after(vif, hinted_at)
+        finally:
+            self._busy.discard(vif)
+            if vif in self._waiting:
+                self._wake.set()
+            elif vif in self._awaited:
+                self._awaited.discard(vif)
+                if not self._awaited:
+                    self._none_awaited.set()
