@@ -1,0 +1,78 @@
+"""What this machine must have to make and run images, and where its apt gets Debian from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CACHE = REPOSITORY / ".cache" / "image"
+
+_MIRROR = "http://deb.debian.org/debian"
+_PROGRAMS = {
+    "debootstrap": "debootstrap",
+    "mkfs.ext4": "e2fsprogs",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "unshare": "util-linux",
+}
+
+
+class Missing(Exception):
+    """This machine lacks something; the text says what, in one line."""
+
+
+class ImageError(Exception):
+    """An image could not be made or booted; the text says why."""
+
+
+def require() -> None:
+    """Raise Missing unless images can be made and run here."""
+    if os.geteuid() != 0:
+        raise Missing("images are made by root (debootstrap, chroot)")
+    for program, package in _PROGRAMS.items():
+        if shutil.which(program, path=search_path()) is None:
+            raise Missing(f"no {program} (Debian's package {package})")
+
+
+def require_space(gigabytes: int) -> None:
+    """Raise ImageError unless the cache has that much room."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(CACHE).free
+    if free < gigabytes << 30:
+        raise ImageError(f"{CACHE} needs {gigabytes} GB free to make an image, and has {free / (1 << 30):.1f}")
+
+
+def search_path() -> str:
+    """Return a PATH that has the sbin directories, wherever we were started from."""
+    return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+
+
+def mirror() -> str:
+    """Return the Debian mirror that this machine's own apt uses, whatever suite it runs itself."""
+    try:
+        argv = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)"]
+        listing = subprocess.run([*argv, "Created-By: Packages"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return _MIRROR
+    for line in listing.splitlines():
+        uri, _, what = line.partition(" ")
+        if what == "Debian Debian main" and uri.startswith(("http://", "https://", "file:")):
+            return uri.rstrip("/")
+    return _MIRROR
+
+
+def proxies() -> dict[str, str]:
+    """Return the environment in which debootstrap and pip use the proxy that this machine's apt uses."""
+    environment = {}
+    for name in ("http", "https"):
+        try:
+            shown = subprocess.run(
+                ["apt-config", "shell", "PROXY", f"Acquire::{name}::Proxy"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        if shown.startswith("PROXY='") and shown != "PROXY=''":
+            environment[f"{name}_proxy"] = shown.removeprefix("PROXY='").removesuffix("'")
+    return environment
