@@ -176,7 +176,8 @@ def _refused(look: Look, error: XennetdError) -> Decision:
 def _vif(look: Look, attachment: Attachment) -> Decision:
     vif, link, memory = look.vif, look.link, look.memory
     if vif.state in (XenbusState.UNKNOWN, XenbusState.INITIALISING):
-        return Decision(VifState.PENDING, reason=f"waiting for netback (backend state {int(vif.state)})")
+        reason = f"waiting for netback (backend state {int(vif.state)})"
+        return Decision(VifState.PENDING, reason=reason, attachment=attachment)
     if link is None:
         return Decision(VifState.PENDING, reason=f"waiting for the link {vif.id.netdev}", attachment=attachment)
     if memory.failure is not None and memory.failure.holds(vif, link):
