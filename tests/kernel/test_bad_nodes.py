@@ -56,7 +56,7 @@ FAULTS: dict[str, tuple[Nodes, str]] = {
     "newlines": ({"mac": "00:16:3e:00:00:01\nMESSAGE=forged"}, 'mac is "00:16:3e:00:00:01\\nMESSAGE=forged": must be'),
     "escapes": ({"vifname": "\x1b]0;pwned\x07"}, 'vifname is "\\x1b]0;pwned\\x07": must be printable ASCII'),
     "mtu of 2 KB": ({"mtu": "1" * 2048}, 'mtu is "111'),
-    "above 2 KB": ({"ip": "1" * 4000}, 'ip is "111'),
+    "above 2 KB": ({"ip": "1" * 4000}, '...": must be at most 2048 bytes long, not 4000'),
 }
 
 

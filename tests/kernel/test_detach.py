@@ -189,21 +189,33 @@ def test_a_domid_used_again_before_anyone_has_looked(
     assert events == [("attach", "first"), ("detach", "first"), ("attach", "second")]
 
 
+@pytest.mark.parametrize("forgets", [False, True], ids=["hotplug-status stays", "hotplug-status is deleted"])
 def test_a_link_made_anew_under_a_live_directory_is_attached_again(
-    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, journal: Journal
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, journal: Journal, settle: Callable[[], None], forgets: bool
 ) -> None:
-    # netback's module is unloaded and loaded again
-    bed.host.bridge("xenbr0")
+    # given: netback's module is unloaded and loaded again
+    bed.host.bridge("xenbr0", mtu=1400)
     daemon()
     web = guest("web")
     web.connect()
-    bed.netback.destroy(web.vif)
-    bed.toolstack.xs.rm(f"{web.vif.backend}/hotplug-status")
-    bed.netback.prepare(web.vif)
     with LinkNews(bed.host) as news:
+        bed.netback.destroy(web.vif)
+        if forgets:
+            bed.netback.forget_hotplug_status(web.vif)
+        settle()
+        news.drain()
+
+        # when
+        bed.netback.prepare(web.vif)
         bed.netback.create(web.vif, bed.host.guest("web-again"))
-        connected(bed, web.vif)
         news.until(lambda link: link.name == web.vif.netdev and link.up and link.master != 0)
+
+    # then: it is as any other new link
+    connected(bed, web.vif)
+    settle()
+    assert bed.host.links()[web.vif.netdev]["mtu"] == 1400
+    events = [entry["XENNET_EVENT"] for entry in journal.having(XENNET_VIF=web.vif.netdev)]
+    assert events == ["attach", "detach", "attach"]
 
 
 def test_many_guests_coming_and_going_leave_nothing(

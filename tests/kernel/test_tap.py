@@ -80,7 +80,9 @@ def test_qemus_going_and_coming_is_followed(bed: Bed, guest: MakeGuest, daemon: 
     bed.host.bridge("xenbr0")
     daemon()
     windows = guest("windows", HVM)
-    bed.host.tap(windows.vif.tap).close()
+    tap = bed.host.tap(windows.vif.tap)
+    tap_verdict(bed, windows.vif, "connected")
+    tap.close()
     tap_verdict(bed, windows.vif, None)
     bed.host.tap(windows.vif.tap)
     tap_verdict(bed, windows.vif, "connected")
@@ -176,6 +178,8 @@ def test_an_older_domains_removal_leaves_the_tap_that_took_over_its_name(
     tap_verdict(bed, old.vif, "connected")
     bed.toolstack.detach_vif(old.vif)
     new = guest("windows", spec)
+    settle()
+    assert not bed.toolstack.xs.exists(f"{new.vif.backend}/xennetd-tap")
 
     # when: the old tap has the name still
     new_tap = bed.host.tap(new.vif.tap)
