@@ -25,6 +25,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
+import structlog
 from asyncvarlink import (
     VarlinkErrorReply,
     VarlinkInterfaceRegistry,
@@ -36,7 +37,6 @@ from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterf
 
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.interface import Control, Daemon, Refused
-from xennetd.daemon.log import get_logger
 from xennetd.model.errors import HostError, XennetdError
 
 GROUP = "xennet"
@@ -50,7 +50,7 @@ MAX_REQUEST = 64 << 10
 _UCRED = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
 _PASSED = ("control", "xennetd.socket")  # FileDescriptorName= of the socket unit, or its name
 
-log = get_logger()
+_log = structlog.get_logger()
 
 
 class ControlServer:
@@ -75,7 +75,7 @@ class ControlServer:
                     try:
                         conn, _ = await loop.sock_accept(self._socket)
                     except OSError as error:  # Out of descriptors or memory, or the peer has gone already.
-                        log.warning("A control connection could not be accepted", error=error.strerror)
+                        _log.warning("A control connection could not be accepted", error=error.strerror)
                         await asyncio.sleep(0.1)
                     else:
                         tasks.create_task(self._converse(conn))
@@ -105,9 +105,9 @@ class ControlServer:
                         await peer.send(reply)
                         self._heard(peer)
         except (OSError, _ProtocolError) as error:
-            log.debug("A control connection has ended", uid=peer.uid, error=str(error))
+            _log.debug("A control connection has ended", uid=peer.uid, error=str(error))
         except Exception:
-            log.exception("A control connection has failed", uid=peer.uid)
+            _log.exception("A control connection has failed", uid=peer.uid)
         finally:
             self._peers.pop(peer, None)
             peer.close()
@@ -233,7 +233,7 @@ async def _answer(registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall) -
     except XennetdError as error:
         reply = Refused(reason=error.detail).tojson()
     except Exception:
-        log.exception("A control request has failed", method=call.method)
+        _log.exception("A control request has failed", method=call.method)
         reply = Refused(reason="the daemon failed at it, which is a bug; its journal has the details").tojson()
     if not call.oneway:
         yield reply
@@ -268,7 +268,7 @@ def _own_socket(path: str, group: str) -> tuple[socket.socket, Callable[[], None
         except KeyError:
             pass  # No such group: root's alone.
         except PermissionError:  # The same, and no reason to leave guests without their network.
-            log.warning("The control socket can't be given to its group: only root can open it", group=group)
+            _log.warning("The control socket can't be given to its group: only root can open it", group=group)
         sock.listen(MAX_PEERS)
         made = os.stat(path).st_ino
     except OSError as error:

@@ -15,7 +15,7 @@ import structlog
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif, plain
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 DIRECTORY = Path("/etc/xen/scripts/vif-post.d")
 _RUNNER = Path(__file__).with_name("hooks.bash")

@@ -46,7 +46,7 @@ class Daemon(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class EventRecord:
     """One event of the audit trail. `time` is in seconds since the epoch; `event` and `message_id` name its kind."""
 
     event: str
@@ -68,7 +68,7 @@ class Record:
     error: str | None
 
     @classmethod
-    def of(cls, event: Event) -> "Record":
+    def of(cls, event: Event) -> "EventRecord":
         """Return `event` as it goes over the wire."""
         return cls(
             event=event.kind.label,
@@ -129,7 +129,7 @@ class Refused(TypedVarlinkErrorReply, interface=INTERFACE):
 
 class _Shown(TypedDict):
     vif: VifStatus
-    events: list[Record]
+    events: list[EventRecord]
 
 
 class _Checked(TypedDict):
@@ -138,7 +138,7 @@ class _Checked(TypedDict):
 
 
 class _Monitored(TypedDict):
-    event: Record | None
+    event: EventRecord | None
     lost: int
 
 
@@ -170,7 +170,7 @@ class Control(VarlinkInterface, name=INTERFACE):
     def Show(self, *, vif: str) -> _Shown:
         """Return one interface and its latest events, the oldest first."""
         row = self._find(vif)
-        return {"vif": row, "events": [Record.of(e) for e in self._audit.recent(VifId(row.domid, row.devid))]}
+        return {"vif": row, "events": [EventRecord.of(e) for e in self._audit.recent(VifId(row.domid, row.devid))]}
 
     @varlinkmethod(delay_generator=False)
     async def Monitor(self, *, recent: int | None = None) -> AsyncIterator[_Monitored]:
@@ -181,10 +181,10 @@ class Control(VarlinkInterface, name=INTERFACE):
         """
         with self._audit.subscribe() as events:
             for event in self._audit.recent()[-recent:] if recent and recent > 0 else []:
-                yield {"event": Record.of(event), "lost": 0}
+                yield {"event": EventRecord.of(event), "lost": 0}
             yield {"event": None, "lost": 0}
             async for event, lost in events:
-                yield {"event": Record.of(event), "lost": lost}
+                yield {"event": EventRecord.of(event), "lost": lost}
 
     @varlinkmethod
     async def Reload(self) -> None:

@@ -1,7 +1,8 @@
 """What the daemon logs: structlog, with the journal (or a person's terminal) as the last processor.
 
-`configure()` is called once, by the daemon's main. `get_logger()` may be called any time, at import time as well.
-Values become journal fields, `bridge="xenbr0"` being `XENNET_BRIDGE=xenbr0`; text from guests is made visible() before.
+`configure()` is called once, by the daemon's main; structlog.get_logger() may be called before, at import time as well.
+Messages are sentences. Values become journal fields, `bridge="xenbr0"` being `XENNET_BRIDGE=xenbr0`; what guests wrote
+is made visible() before.
 """
 
 from __future__ import annotations
@@ -13,20 +14,12 @@ import sys
 import time
 import traceback
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from xennetd.daemon.journal import DEBUG, ERR, INFO, WARNING, Journal, Stderr
 from xennetd.model.text import visible
-
-# structlog imports rich when it is installed: 60 ms and 6 MiB for a traceback renderer that is never used here.
-_hide_rich = "rich" not in sys.modules
-if _hide_rich:
-    cast("dict[str, Any]", sys.modules)["rich"] = None
-try:
-    import structlog
-finally:
-    if _hide_rich:
-        del sys.modules["rich"]
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -35,21 +28,6 @@ if TYPE_CHECKING:
 
 _PRIORITIES = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERR, "exception": ERR, "critical": ERR}
 _NOT_FIELD = re.compile(r"[^A-Z0-9_]")
-
-
-class Logger(Protocol):
-    """What get_logger() returns, as far as the daemon uses it."""
-
-    def debug(self, event: str, **values: object) -> None: ...
-    def info(self, event: str, **values: object) -> None: ...
-    def warning(self, event: str, **values: object) -> None: ...
-    def error(self, event: str, **values: object) -> None: ...
-    def exception(self, event: str, **values: object) -> None: ...
-
-
-def get_logger() -> Logger:
-    """Return a logger. Its messages are sentences; its values become fields."""
-    return cast(Logger, structlog.get_logger())
 
 
 def configure(journal: Journal, level: int = logging.INFO) -> None:

@@ -14,8 +14,10 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import structlog
+
 from xennetd import __version__
-from xennetd.daemon import log, notify
+from xennetd.daemon import notify
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.control import ControlServer
 from xennetd.daemon.hooks import Hooks
@@ -32,7 +34,7 @@ from xennetd.policy.files import load_files
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
-_log = log.get_logger()
+_log = structlog.get_logger()
 
 _STATUS_INTERVAL = 5.0
 

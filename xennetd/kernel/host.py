@@ -18,7 +18,7 @@ from xennetd.kernel.rtnl import NetlinkFormatError, get_link
 from xennetd.kernel.sockets import EventSocket, Overrun, RequestSocket
 from xennetd.plan.steps import Step
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 class Kernel:

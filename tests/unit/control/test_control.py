@@ -66,7 +66,7 @@ def test_the_interface_describes_itself(path: str) -> None:
             "parameters"
         ]["description"]
         assert "method List() -> (vifs: []VifStatus)" in text
-        assert "method Monitor(recent: ?int) -> (event: ?Record, lost: int)" in text
+        assert "method Monitor(recent: ?int) -> (event: ?EventRecord, lost: int)" in text
         assert "error Rejected (problems: []string)" in text
         assert "type VifStatus (vif: string, domid: int, devid: int, vm: ?string," in text
         assert "object" not in text, "every type is known"
