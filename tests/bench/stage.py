@@ -145,6 +145,7 @@ class Verdicts:
     """Sees `hotplug-status` change, as netback would: the clock that every attach is stopped by."""
 
     def __init__(self, stage: Stage, vifs: Collection[Vif]) -> None:
+        self._stage = stage
         self._xs: Xs = stage.xenstored.connect()
         self._waiting = {f"{vif.backend}/hotplug-status" for vif in vifs}
         self._all = tuple(self._waiting)
@@ -160,10 +161,14 @@ class Verdicts:
     def all_connected(self, timeout: float = 60.0) -> float:
         """Wait for every vif's verdict and return when (time.perf_counter) the last was seen.
 
-        RuntimeError when it was another than `connected`.
+        RuntimeError when one was another than `connected`, or none came for `timeout` seconds.
         """
         while self._waiting:
-            self._waiting.discard(self._xs.event(timeout).path)
+            try:
+                self._waiting.discard(self._xs.event(timeout).path)
+            except TimeoutError:
+                waiting = f"no verdict for {min(self._waiting)} in {timeout:g} s"
+                raise RuntimeError(f"{waiting}; xennetd said: {self._stage.daemon.stderr()[-2000:]}") from None
         seen = time.perf_counter()
         values = {path: self._xs.get(path) for path in self._all}
         others = {path: value for path, value in values.items() if value != "connected"}
