@@ -1,5 +1,14 @@
 """What `check` says about valid policies."""
 
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from xennetd.model.attachment import Mode
 from xennetd.policy.check import HostNotes, Note, check
 from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
@@ -53,6 +62,58 @@ def test_a_rule_behind_one_that_takes_all_its_vifs() -> None:
         'policy "web 0" never decides: "web" before it matches the same vifs',
         'policy "db" never decides: "all" before it matches the same vifs',
     ]
+
+
+MATCHES = st.builds(
+    Match,
+    vm=st.sampled_from([None, "web-*", "db"]),
+    mac=st.sampled_from([None, "00:*"]),
+    type=st.sampled_from([None, "vif"]),
+    devid=st.sampled_from([None, 0, 1]),
+)
+
+
+@given(st.lists(MATCHES, max_size=12))
+def test_a_rule_never_decides_if_an_earlier_one_asks_for_nothing_more(matches: list[Match]) -> None:
+    expected = []
+    for i, match in enumerate(matches):
+        for j, other in enumerate(matches[:i]):
+            if all(value in (None, asdict(match)[name]) for name, value in asdict(other).items()):
+                expected.append(f'policy "{i}" never decides: "{j}" before it matches the same vifs')
+                break
+    assert sentences(Policy(rules=tuple(Rule(str(i), match, deny="x") for i, match in enumerate(matches)))) == expected
+
+
+def test_two_thousand_rules_hold_nobody_up() -> None:
+    rules = tuple(
+        Rule(str(i), Match(vm=f"vm-{i}", **({"devid": i} if i % 2 else {"mac": "00:*"})), deny="x") for i in range(2000)
+    )
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert check(Policy(rules=rules), HostNotes()) == ()
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("scripts", "named"),
+    [
+        (("vif-*",), "vif-bridge, vif-nat, vif-openvswitch, vif-route:"),
+        (("vif-xennetd*", "vif-route"), "takes in vif-route:"),
+    ],
+)
+def test_stock_scripts_that_would_configure_beside_us_are_mentioned(scripts: tuple[str, ...], named: str) -> None:
+    (note,) = check(Policy(DaemonConfig(scripts=scripts)), HostNotes())
+    assert named in note.sentence
+    assert not note.error
+
+
+def test_stock_scripts_that_configure_nothing_are_none_of_our_business() -> None:
+    """In a driver domain nobody runs them in the place of `xl devd`, and an observer configures nothing."""
+    assert sentences(Policy(DaemonConfig(scripts=("vif-*",), devd=True))) == []
+    (observe,) = sentences(Policy(DaemonConfig(scripts=("vif-*",), mode="observe")))
+    assert observe.startswith("daemon.mode is observe")
 
 
 def test_modes_that_are_not_for_every_day_are_mentioned() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from xennetd.policy.config import Policy
+from xennetd.policy.config import Match, Policy
+from xennetd.policy.pattern import matches
+
+_STOCK_SCRIPTS = ("vif-bridge", "vif-nat", "vif-openvswitch", "vif-route")
+_CONDITIONS = tuple(field.name for field in fields(Match))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,12 @@ def _daemon_notes(policy: Policy, host: HostNotes) -> list[Note]:
     if host.hooks and not policy.daemon.hooks:
         hooks = ", ".join(host.hooks)
         notes.append(Note(f"daemon.hooks is false: these hooks, which the stock scripts run, are not run: {hooks}"))
+    stock = [name for name in _STOCK_SCRIPTS if any(matches(pattern, name) for pattern in policy.daemon.scripts)]
+    if stock and policy.daemon.mode == "enforce" and not policy.daemon.devd:
+        scripts = ", ".join(stock)
+        notes.append(
+            Note(f"daemon.scripts takes in {scripts}: that script and xennetd would both configure a vif that names it")
+        )
     if policy.daemon.stand_in:
         notes.append(Note("daemon.stand_in is true, which is for tests only: any link may call itself a guest's"))
     return notes
@@ -59,9 +69,22 @@ def _network_notes(policy: Policy, host: HostNotes) -> list[Note]:
 
 
 def _rule_notes(policy: Policy) -> list[Note]:
+    """Find rules all of whose vifs an earlier rule takes: one whose conditions are among theirs.
+
+    The first rule with each set of conditions is found by which conditions these are, of which a policy has few
+    combinations, and then by their values: comparing all rules with all would hold up a host with thousands.
+    """
     notes = []
+    first: dict[tuple[str, ...], dict[tuple[object, ...], int]] = {}
     for i, rule in enumerate(policy.rules):
-        earlier = next((other for other in policy.rules[:i] if rule.match.implies(other.match)), None)
-        if earlier is not None:
-            notes.append(Note(f'policy "{rule.name}" never decides: "{earlier.name}" before it matches the same vifs'))
+        given = {name: value for name in _CONDITIONS if (value := getattr(rule.match, name)) is not None}
+        earlier = [
+            taken
+            for names, rules in first.items()
+            if given.keys() >= set(names) and (taken := rules.get(tuple(given[name] for name in names))) is not None
+        ]
+        if earlier:
+            name = policy.rules[min(earlier)].name
+            notes.append(Note(f'policy "{rule.name}" never decides: "{name}" before it matches the same vifs'))
+        first.setdefault(tuple(given), {}).setdefault(tuple(given.values()), i)
     return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from xennetd.model.attachment import Mode
@@ -51,11 +51,6 @@ class Match:
     type: str | None = None
     devid: int | None = None
     domid: int | None = None
-
-    def implies(self, other: Match) -> bool:
-        """Return whether `other` certainly holds for each vif for which this one does."""
-        wanted = ((getattr(other, f.name), getattr(self, f.name)) for f in fields(Match))
-        return all(theirs is None or theirs == ours for theirs, ours in wanted)
 
 
 @dataclass(frozen=True, slots=True)
