@@ -95,10 +95,20 @@ print(json.dumps(replies))
 """
 
 
+def as_user(uid: int, gid: int, *command: str) -> list[str]:
+    """Return `command`, to be run as another user who can read every file: the checkout may lie in root's own home.
+
+    Opening a socket takes the right to write, which the capability does not give.
+    """
+    who = (f"--reuid={uid}", f"--regid={gid}", "--clear-groups")
+    may = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    return ["setpriv", *who, *may, "--", *command]
+
+
 async def ask_as(uid: int, gid: int, path: str, calls: list[tuple[str, dict[str, Any]]]) -> Any:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", "-c", ASK, path, json.dumps(calls),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=uid, group=gid, extra_groups=[],
+        *as_user(uid, gid, sys.executable, "-I", "-S", "-c", ASK, path, json.dumps(calls)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     out, err = await process.communicate()
     return json.loads(out) if process.returncode == 0 else err.decode().splitlines()[-1]

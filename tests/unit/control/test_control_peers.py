@@ -10,7 +10,7 @@ import sys
 import time
 
 from tests.unit.control.bed import FakeDaemon, row
-from tests.unit.control.peer import NOBODY, Peer, ask_as, monitor, needs_root, run
+from tests.unit.control.peer import NOBODY, Peer, as_user, ask_as, monitor, needs_root, run
 from xennetd.daemon.audit import BACKLOG, Audit
 from xennetd.daemon.control import MAX_PEERS
 from xennetd.model.event import Event, EventKind
@@ -173,12 +173,9 @@ def test_another_users_crowd_neither_keeps_root_out_nor_puts_it_out(path: str) -
         first = await Peer.connect(path)
         await first.call("Status")
         crowd = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-I", "-S", "-c", CROWD, path, str(MAX_PEERS + 20)],
+            as_user(NOBODY, NOBODY, sys.executable, "-I", "-S", "-c", CROWD, path, str(MAX_PEERS + 20)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
         )
         try:
             assert crowd.stdout is not None
