@@ -110,7 +110,8 @@ class Rtnl:
     def add_veths(self, pairs: Sequence[tuple[str, str, str | None, str | None]], namespace: int) -> None:
         """Several veth pairs: (name, peer, MAC address, alternative name) each.
 
-        The alternative name goes to the link by its index: by then the daemon may have renamed it.
+        With an alternative name, a link gets its name last: that makes the event that tells of both, as the kernel sends
+        none for an alternative name on a link that is down.
         """
         requests = []
         for name, peer, address, altname in pairs:
@@ -118,11 +119,13 @@ class Rtnl:
             far = _LINK.pack(0, 0, 0, 0, 0) + _name(IFLA_IFNAME, peer)
             far += _attribute(IFLA_NET_NS_FD, struct.pack("=I", namespace))
             data = _attribute(IFLA_INFO_DATA | NESTED, _attribute(VETH_INFO_PEER | NESTED, far))
-            near = _LINK.pack(0, 0, index, 0, 0) + _name(IFLA_IFNAME, name) + (_mac(address) if address else b"")
+            first = f"new{index}" if altname else name
+            near = _LINK.pack(0, 0, index, 0, 0) + _name(IFLA_IFNAME, first) + (_mac(address) if address else b"")
             near += _attribute(IFLA_LINKINFO | NESTED, _name(IFLA_INFO_KIND, "veth") + data)
             requests.append((RTM_NEWLINK, F_CREATE | F_EXCL, near))
             if altname:
                 requests.append(_alternative(index, altname))
+                requests.append((RTM_NEWLINK, 0, _LINK.pack(0, 0, index, 0, 0) + _name(IFLA_IFNAME, name)))
         self._do(requests)
 
     def add_altname(self, name: str, altname: str) -> None:

@@ -209,7 +209,30 @@ class TestPin:
             assert news.of(web.vif.netdev) == []
         web.destroy()
         settle()
-        assert xennetd.ctl("unpin", web.vif.netdev).returncode == 0
+        assert status(xennetd)["pinned"] == []
+
+    def test_survives_a_restart(self, bed: Bed, web: Guest, daemon: MakeDaemon, settle: Callable[[], None]) -> None:
+        xennetd = daemon()
+        web.connect()
+        xennetd.ctl("pin", "web")
+        bed.host.rtnl.set(web.vif.netdev, up=False)
+        xennetd.kill9()
+        xennetd.start()
+        settle()
+        assert status(xennetd)["pinned"] == [web.vif.netdev]
+        assert "UP" not in bed.host.links()[web.vif.netdev]["flags"]
+
+    def test_is_not_inherited_by_another_guest(
+        self, bed: Bed, web: Guest, guest: MakeGuest, daemon: MakeDaemon, settle: Callable[[], None]
+    ) -> None:
+        xennetd = daemon()
+        web.connect()
+        xennetd.ctl("pin", "web")
+        domid = web.domain.domid
+        web.destroy()
+        settle()
+        heir = guest("heir", domid=domid)
+        connected(bed, heir.vif)
 
     def test_of_one_vif_is_no_concern_of_others(
         self, bed: Bed, web: Guest, guest: MakeGuest, daemon: MakeDaemon, journal: Journal

@@ -141,10 +141,11 @@ class SimulatedKernel:
         if changes:
             self.changed(changes)
 
-    def execute(self, steps: tuple[Step, ...]) -> None:
+    def execute(self, steps: tuple[Step, ...]) -> list[StepRefused]:
         try:
             for step in steps:
                 self._execute(step)
+            return []
         finally:
             self.poll()
 
@@ -184,7 +185,7 @@ class SimulatedDirectory:
 
     def note(self, vif: VifId, node: str, value: str | None) -> None:
         if vif in self._vifs:
-            known = {"hotplug-status": "hotplug_status", "xennetd-tap": "tap_status"}[node]
+            known = {"hotplug-status": "hotplug_status", "hotplug-error": "hotplug_error"}[node]
             self._vifs[vif] = replace(self._vifs[vif], **{known: value})  # type: ignore[arg-type]
 
     async def refresh(self, vif: VifId) -> Vif | None:
@@ -228,7 +229,7 @@ class SimulatedBackend:
             return False
         if error is None and (nodes["online"] != "1" or nodes["state"] not in ("2", "4")):
             return False
-        self._world.write(vif.id, hotplug_status="error" if error else "connected")
+        self._world.write(vif.id, hotplug_status="error" if error else "connected", hotplug_error=error)
         self.verdicts.append((vif.id, "error" if error else "connected"))
         return True
 

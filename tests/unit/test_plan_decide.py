@@ -13,7 +13,20 @@ from xennetd.model.errors import Denied, HostError, XennetdError
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.plan.decide import NAME_WAIT, Decision, Failure, Look, Memory, Verdict, cause, decide, incarnation
+from xennetd.plan.decide import (
+    NAME_WAIT,
+    RETRY_LONGEST,
+    Decision,
+    Failure,
+    Look,
+    Memory,
+    PortMemory,
+    Verdict,
+    cause,
+    decide,
+    fail,
+    incarnation,
+)
 from xennetd.plan.port import apply
 
 ID = VifId(7, 0)
@@ -140,7 +153,7 @@ def test_a_vif_of_another_script_is_ignored() -> None:
 
 
 def test_a_pinned_vif_is_not_touched() -> None:
-    decision = Situation(memory=Memory(pinned=True), tap=TAP).decide()
+    decision = Situation(vif=replace(VIF, pinned=True), tap=TAP).decide()
     assert not decision.has_steps
     assert decision.verdict is None
     assert "pinned" in (decision.reason or "")
@@ -163,9 +176,10 @@ def replace_link(situation: Situation, link: Link) -> Situation:
 
 def test_an_error_is_told_once() -> None:
     error = HostError("no")
-    told = replace(VIF, hotplug_status="error")
-    assert Situation(vif=told, resolve=refuse(error), memory=Memory(told="no")).decide().verdict is None
-    assert Situation(vif=told, resolve=refuse(error), memory=Memory(told="other")).decide().verdict is not None
+    told = replace(VIF, hotplug_status="error", hotplug_error="no")
+    assert Situation(vif=told, resolve=refuse(error)).decide().verdict is None
+    other = replace(told, hotplug_error="other")
+    assert Situation(vif=other, resolve=refuse(error)).decide().verdict is not None
 
 
 def test_a_vif_that_is_connected_keeps_its_status_when_a_policy_begins_to_deny_it() -> None:
@@ -176,12 +190,54 @@ def test_a_vif_that_is_connected_keeps_its_status_when_a_policy_begins_to_deny_i
 
 
 def test_a_refused_step_is_an_error_until_what_it_was_about_changes() -> None:
-    failure = Failure(HostError("full"), cause(VIF), incarnation(NEW))
-    assert Situation(memory=Memory(failure=failure)).decide().state is VifState.ERROR
-    later = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="error")
-    assert Situation(vif=later, memory=Memory(failure=failure)).decide().state is VifState.ERROR
-    assert Situation(vif=replace(VIF, mtu=1400), memory=Memory(failure=failure)).decide().steps
-    assert Situation(link=replace(NEW, generation=5), memory=Memory(failure=failure)).decide().steps
+    memory = Memory(port=PortMemory(Failure(HostError("full"), cause(VIF), incarnation(NEW))))
+    assert Situation(memory=memory).decide().state is VifState.ERROR
+    later = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="error", hotplug_error="full")
+    assert Situation(vif=later, memory=memory).decide().state is VifState.ERROR
+    assert Situation(vif=replace(VIF, mtu=1400), memory=memory).decide().steps
+    assert Situation(link=replace(NEW, generation=5), memory=memory).decide().steps
+
+
+def test_what_no_event_will_cure_is_tried_again_ever_more_patiently() -> None:
+    first = fail(HostError("no memory"), VIF, NEW, None, now=100.0)
+    assert first.until == 101.0
+    waiting = Situation(memory=Memory(port=PortMemory(first)), now=100.5).decide()
+    assert waiting.state is VifState.ERROR
+    assert waiting.look_at == 101.0
+    assert Situation(memory=Memory(port=PortMemory(first)), now=101.0).decide().steps
+    failure = first
+    for _ in range(20):
+        failure = fail(HostError("no memory"), VIF, NEW, failure, now=100.0)
+    assert failure.until == 100.0 + RETRY_LONGEST
+
+
+def test_what_a_link_will_cure_waits_for_the_link() -> None:
+    full = HostError("full", waits_on=frozenset({"xenbr0"}))
+    failure = fail(full, VIF, NEW, None, now=100.0)
+    decision = Situation(memory=Memory(port=PortMemory(failure)), now=1e9).decide()
+    assert decision.state is VifState.ERROR
+    assert decision.look_at is None
+    assert decision.waits_on == {"xenbr0"}
+
+
+def test_a_connected_guest_is_not_cut_off_because_a_repair_fails() -> None:
+    vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
+    failure = fail(HostError("does not stay as it was set"), vif, PORT, None, now=100.0)
+    memory = Memory(connected=incarnation(PORT), port=PortMemory(failure))
+    decision = Situation(vif=vif, link=PORT, memory=memory).decide()
+    assert decision.state is VifState.ERROR
+    assert not decision.has_steps
+    elsewhere = Situation(vif=vif, link=replace(PORT, master=0), memory=memory).decide()
+    assert [step.describe() for step in elsewhere.steps] == ["ip link set dev vif7.0 down"]
+
+
+def test_an_mtu_is_given_once_and_the_frontend_is_told_what_came_of_it() -> None:
+    vif = replace(VIF, mtu=9000)
+    jumbo = replace(ATTACHMENT, mtu=9000)
+    given = Memory(port=PortMemory(mtu_given=incarnation(PORT)))
+    decision = Situation(vif=vif, link=PORT, resolve=lambda vif: jumbo, memory=given).decide()
+    assert decision.verdict == Verdict(frontend_mtu=1500)
+    assert Situation(vif=vif, link=PORT, resolve=lambda vif: jumbo).decide().steps
 
 
 class TestVifname:
@@ -200,16 +256,16 @@ class TestVifname:
     def test_one_that_an_older_vif_still_holds_is_waited_for(self) -> None:
         decision = self.situation(leaving=True).decide()
         assert decision.state is VifState.PENDING
-        assert decision.name_awaited_since == 100.0
+        assert decision.port.name_awaited_since == 100.0
         assert decision.waits_on == {"web0"}
         assert not decision.has_steps
 
     def test_waiting_goes_on_from_when_it_began(self) -> None:
-        memory = Memory(name_awaited_since=95.0)
-        assert self.situation(leaving=True, memory=memory).decide().name_awaited_since == 95.0
+        memory = Memory(port=PortMemory(name_awaited_since=95.0))
+        assert self.situation(leaving=True, memory=memory).decide().port.name_awaited_since == 95.0
 
     def test_waiting_ends_with_an_error(self) -> None:
-        memory = Memory(name_awaited_since=100.0)
+        memory = Memory(port=PortMemory(name_awaited_since=100.0))
         decision = self.situation(leaving=True, memory=memory, now=100.0 + NAME_WAIT).decide()
         assert decision.verdict is not None
         assert decision.verdict.error == 'the interface name "web0" is already in use on this host'
@@ -227,7 +283,7 @@ class TestVifname:
 class TestTap:
     def test_it_is_attached_before_the_backend_is_in_state_two(self) -> None:
         decision = Situation(vif=replace(VIF, state=XenbusState.INITIALISING), link=None, tap=TAP).decide()
-        assert [step.describe() for step in decision.tap_steps][-1] == "ip link set dev vif7.0-emu up"
+        assert [step.describe() for step in decision.tap.steps][-1] == "ip link set dev vif7.0-emu up"
 
     def test_it_has_a_verdict_of_its_own(self) -> None:
         tap = replace(PORT, index=10, name="vif7.0-emu", kind="tun", parent=None)
@@ -243,14 +299,27 @@ class TestTap:
         refused = Situation(link=None, tap=up, resolve=refuse(Denied("no")))
         first = refused.decide()
         assert first.tap_verdict is None
-        refused.tap = apply(first.tap_steps, up)
+        refused.tap = apply(first.tap.steps, up)
         assert refused.decide().tap_verdict == "error: no"
 
     def test_its_failure_is_not_the_vifs(self) -> None:
         failure = Failure(HostError("full"), cause(VIF), incarnation(TAP))
-        decision = Situation(tap=TAP, memory=Memory(tap_failure=failure)).decide()
+        decision = Situation(tap=TAP, memory=Memory(tap=PortMemory(failure))).decide()
         assert decision.tap_verdict == "error: full"
         assert decision.error is None
+
+    def test_it_waits_for_a_name_no_longer_than_a_vif_does(self) -> None:
+        vif = replace(VIF, vifname="web0", state=XenbusState.INITIALISING)
+        host = Host((BRIDGE, replace(TAP, index=4, name="web0-emu")))
+        waiting = Situation(vif=vif, link=None, tap=TAP, host=host, leaving=lambda link: True)
+        first = waiting.decide()
+        assert first.tap.name_awaited_since == 100.0
+        assert first.waits_on == {"web0-emu"}
+        assert first.look_at == 100.0 + NAME_WAIT
+        assert first.tap_verdict is None
+        waiting.memory = Memory(tap=PortMemory(name_awaited_since=100.0))
+        waiting.now = 100.0 + NAME_WAIT
+        assert "already in use" in (waiting.decide().tap_verdict or "")
 
 
 vifs = st.builds(
@@ -280,7 +349,7 @@ taps = st.none() | st.builds(
     master=st.sampled_from([0, 2]),
     flags=st.sampled_from([0, IFF_UP]),
 )
-memories = st.builds(Memory, connected=st.sampled_from([None, (9, 0), (9, 1)]), pinned=st.booleans())
+memories = st.builds(Memory, connected=st.sampled_from([None, (9, 0), (9, 1)]))
 resolvers = st.sampled_from([lambda vif: ATTACHMENT, refuse(Denied("no")), refuse(HostError("none"))])
 
 
@@ -290,12 +359,12 @@ def test_looks_come_to_rest_after_their_steps(
 ) -> None:
     situation = Situation(vif=vif, link=link, tap=tap, memory=memory, resolve=resolve, owned=owned)
     first = situation.decide()
-    situation.link = apply(first.steps, link) if link else None
-    situation.tap = apply(first.tap_steps, tap) if tap else None
+    situation.link = apply(first.port.steps, link) if link else None
+    situation.tap = apply(first.tap.steps, tap) if tap else None
     second = situation.decide()
     assert not second.has_steps
     if first.has_steps:
-        assert first.verdict is None or not first.steps
+        assert first.verdict is None or not first.port.steps
     if second.state is VifState.ERROR and situation.link is not None:
         assert not situation.link.up
     if second.verdict is not None and second.verdict.error is None:
@@ -312,7 +381,7 @@ def test_what_is_not_ours_or_pinned_is_never_touched(
 ) -> None:
     for situation in (
         Situation(vif=vif, link=link, tap=tap, resolve=resolve, owned=False),
-        Situation(vif=vif, link=link, tap=tap, resolve=resolve, memory=Memory(pinned=True)),
+        Situation(vif=replace(vif, pinned=True), link=link, tap=tap, resolve=resolve),
     ):
         decision = situation.decide()
         assert not decision.has_steps

@@ -37,7 +37,7 @@ goals = st.builds(
     bridge=st.sampled_from([2, 3]),
     bridge_name=st.just("xenbr0"),
     bridge_mtu=st.sampled_from([1400, 1500, 9000]),
-    mtu=st.sampled_from([68, 1400, 1500, 9000]),
+    mtu=st.sampled_from([None, 68, 1400, 1500, 9000]),
 )
 
 
@@ -60,6 +60,18 @@ def test_a_new_link_that_someone_brought_up_goes_down_first() -> None:
     assert steps[-1] == "ip link set dev vif7.0 up"
 
 
+def test_a_new_link_that_someone_put_into_another_bridge_is_not_moved_while_it_is_up() -> None:
+    link = replace(NEW, flags=IFF_UP, master=3)
+    steps = described(attach(GOAL, link, fresh=True))
+    assert steps[0] == "ip link set dev vif7.0 down"
+    assert steps[-1] == "ip link set dev vif7.0 up"
+
+
+def test_a_new_link_that_is_in_its_bridge_already_gets_its_mtu() -> None:
+    steps = described(attach(replace(GOAL, mtu=1400), READY, fresh=True))
+    assert steps == ["ip link set dev vif7.0 mtu 1400", "ip link set dev xenbr0 mtu 1500"]
+
+
 def test_a_vifname_is_given_while_the_link_is_down() -> None:
     steps = described(attach(replace(GOAL, name="web0"), NEW, fresh=True))
     assert steps[0] == "ip link set dev vif7.0 name web0"
@@ -77,7 +89,7 @@ def test_a_smaller_mtu_does_not_drag_the_bridge_down() -> None:
 
 
 def test_an_mtu_that_netback_lowered_is_not_drift() -> None:
-    assert attach(replace(GOAL, mtu=9000), replace(READY, mtu=1500), fresh=False) == ()
+    assert attach(replace(GOAL, mtu=None, bridge_mtu=9000), replace(READY, mtu=1500), fresh=False) == ()
 
 
 def test_a_port_moves_to_another_bridge_in_one_step() -> None:
@@ -121,7 +133,14 @@ def test_no_frame_passes_before_the_link_is_in_its_bridge(goal: PortGoal, link: 
 @given(goals, links, st.booleans())
 def test_no_other_link_is_touched_but_for_the_bridges_mtu(goal: PortGoal, link: Link, fresh: bool) -> None:
     others = [step for step in attach(goal, link, fresh=fresh) if step.index != link.index]
-    assert others in ([], [SetMtu(goal.bridge, goal.bridge_name, goal.bridge_mtu)])
+    assert others in ([], [SetMtu(goal.bridge, goal.bridge_name, goal.bridge_mtu, needed=False)])
+
+
+@given(goals, links)
+def test_a_new_link_is_never_up_anywhere_but_in_its_bridge_once_we_have_begun(goal: PortGoal, link: Link) -> None:
+    for step in attach(goal, link, fresh=True):
+        link = apply((step,), link)
+        assert not link.up or link.master == goal.bridge
 
 
 @given(links)

@@ -40,9 +40,9 @@ class Daemon(Protocol):
 
     def retry(self, vif: VifId) -> str | None: ...
 
-    def pin(self, vif: VifId) -> str | None: ...
+    async def pin(self, vif: VifId) -> str | None: ...
 
-    def unpin(self, vif: VifId) -> str | None: ...
+    async def unpin(self, vif: VifId) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,20 +208,19 @@ class Control(VarlinkInterface, name=INTERFACE):
         return str(found)
 
     @varlinkmethod(return_parameter="vif")
-    def Pin(self, *, vif: str) -> str:
+    async def Pin(self, *, vif: str) -> str:
         """Keep the daemon's hands off an interface until Unpin. Returns the vif's name."""
         self._require_root("Pin")
         found = self._id(vif)
-        _refuse(self._daemon.pin(found))
+        _refuse(await self._daemon.pin(found))
         return str(found)
 
     @varlinkmethod(return_parameter="vif")
-    def Unpin(self, *, vif: str) -> str:
+    async def Unpin(self, *, vif: str) -> str:
         """Let the daemon take care of an interface again. Returns the vif's name."""
         self._require_root("Unpin")
-        # A pinned vif may be gone by now, which is no reason to keep the pin.
-        found = (VifId.parse(vif) if vif in self._daemon.status().pinned else None) or self._id(vif)
-        _refuse(self._daemon.unpin(found))
+        found = self._id(vif)
+        _refuse(await self._daemon.unpin(found))
         return str(found)
 
     def _require_root(self, method: str) -> None:

@@ -23,12 +23,13 @@ from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.errors import HostError, ToolstackError, XennetdError
-from xennetd.model.link import Link
+from xennetd.model.link import GUEST_PORT_ADDRESS, Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.plan.decide import CONNECTED, NAME_WAIT, Decision, Failure, Look, cause, decide, incarnation
+from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMemory, decide, fail, incarnation
+from xennetd.plan.port import release
 from xennetd.plan.refusal import not_taken, refusal
-from xennetd.plan.steps import Step
+from xennetd.plan.steps import SetMtu, Step
 from xennetd.policy.config import Policy
 from xennetd.policy.resolve import owned, resolve
 from xennetd.xenstore import backend
@@ -43,7 +44,8 @@ _ROUNDS = 8
 
 _RETRY = 0.5
 _RETRY_REFUSED = 10.0
-"""Seconds until a vif is looked at again whose verdict did not reach xenstored, or was refused there."""
+_RETRY_DEFECT = 60.0
+"""Seconds until a vif is looked at again whose verdict did not reach xenstored, was refused there, or met a defect."""
 
 
 class Reconciler:
@@ -60,17 +62,11 @@ class Reconciler:
         self._queue = WorkQueue()
         self._belonging = Belonging()
         self._records: dict[VifId, Record] = {}
-        self._pins: set[VifId] = set()
 
     @property
     def records(self) -> dict[VifId, Record]:
         """Where each vif stands."""
         return self._records
-
-    @property
-    def pins(self) -> set[VifId]:
-        """The vifs that an administrator has taken out of our hands."""
-        return self._pins
 
     @property
     def adopted(self) -> int:
@@ -94,16 +90,22 @@ class Reconciler:
         self._policy = policy
         await self.look_at_all()
 
-    def pin(self, vif: VifId, on: bool) -> None:
-        """Keep hands off a vif, or take it back into care."""
-        (self._pins.add if on else self._pins.discard)(vif)
-        self.hint(vif)
+    async def pin(self, vif: Vif, on: bool) -> bool:
+        """Keep hands off a vif, or take it back into care. Returns whether it is still there."""
+        written = await backend.write_pin(self._client, vif, on)
+        if written:
+            self._directory.note(vif.id, "xennetd-pin", "1" if on else None)
+            self.hint(vif.id)
+        return written
 
     def retry(self, vif: VifId) -> None:
         """Forget what failed, and try again."""
         record = self._records.get(vif)
         if record is not None:
-            record.memory = replace(record.memory, failure=None, tap_failure=None)
+            memory = record.memory
+            record.memory = replace(
+                memory, port=replace(memory.port, failure=None), tap=replace(memory.tap, failure=None)
+            )
         self.hint(vif)
 
     def links_changed(self, changes: Iterable[LinkChange]) -> None:
@@ -129,7 +131,11 @@ class Reconciler:
             self._refused_by_xenstore(vif, error)
         except Exception as error:
             _log.exception("a defect in xennetd, please report it", vif=str(vif))
-            await self._broken(vif, error)
+            self._queue.hint_later(vif, _RETRY_DEFECT)
+            try:
+                await self._broken(vif, error)
+            except Exception:
+                _log.exception("and another one while the first was being dealt with", vif=str(vif))
 
     async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
         done: list[Step] = []
@@ -158,16 +164,18 @@ class Reconciler:
             if not decision.has_steps or self._policy.daemon.mode == "observe":
                 await self._say(record, decision, link, done)
                 return
-            if before is not None and before.steps == decision.steps and before.tap_steps == decision.tap_steps:
+            if before is not None and before.steps == decision.steps:
                 if decision.error is not None:
-                    await self._say(record, replace(decision, steps=(), tap_steps=()), link, done)
+                    # It can't be taken down: that is no reason to keep quiet.
+                    port, tap_port = replace(decision.port, steps=()), replace(decision.tap, steps=())
+                    await self._say(record, replace(decision, port=port, tap=tap_port), link, done)
                     return
                 self._doubt(record, decision, link, tap)
                 before = None
                 continue
             before = decision
-            done += self._execute(record, link, decision.steps, tap=False)
-            done += self._execute(record, tap, decision.tap_steps, tap=True)
+            done += self._execute(record, link, decision.port.steps, tap=False)
+            done += self._execute(record, tap, decision.tap.steps, tap=True)
         _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
         self._queue.hint_later(vif_id, 1.0)
 
@@ -188,11 +196,17 @@ class Reconciler:
                 removes_backend=policy.daemon.devd,
             )
         )
-        awaited_since = decision.name_awaited_since
-        if awaited_since != record.memory.name_awaited_since:
-            record.memory = replace(record.memory, name_awaited_since=awaited_since)
-            if awaited_since is not None:
-                self._queue.hint_later(vif.id, NAME_WAIT)
+        memory, now = record.memory, time.monotonic()
+        record.memory = replace(
+            memory,
+            port=replace(memory.port, name_awaited_since=decision.port.name_awaited_since),
+            tap=replace(memory.tap, name_awaited_since=decision.tap.name_awaited_since),
+        )
+        # Before anything is awaited: what it waits for may come while the toolstack is being told.
+        self._belonging.wait(vif.id, record.waits_on, decision.waits_on)
+        record.waits_on = decision.waits_on
+        if decision.look_at is not None:
+            self._queue.hint_later(vif.id, max(0.0, decision.look_at - now))
         return decision
 
     def _execute(self, record: Record, link: Link | None, steps: tuple[Step, ...], *, tap: bool) -> list[Step]:
@@ -200,16 +214,20 @@ class Reconciler:
         if not steps or link is None:
             return []
         try:
-            self._kernel.execute(steps)
+            for refused in self._kernel.execute(steps):
+                self._trail.warn(record, str(refused))
         except StepRefused as refused:
             if not refused.link_gone:
-                self._fail(record, link, refusal(record.vif, refused.step, refused.errno, refused.text), tap=tap)
+                error = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
+                self._fail(record, link, error, tap=tap)
             return []
+        if any(isinstance(step, SetMtu) and step.index == link.index for step in steps):
+            _remember(record, tap, replace(_remembered(record, tap), mtu_given=incarnation(link)))
         return list(steps)
 
     def _doubt(self, record: Record, decision: Decision, link: Link | None, tap: Link | None) -> None:
         """What was done does not show: read the links themselves, and if it still does not, say so."""
-        for suspect, steps, is_tap in ((link, decision.steps, False), (tap, decision.tap_steps, True)):
+        for suspect, steps, is_tap in ((link, decision.port.steps, False), (tap, decision.tap.steps, True)):
             if suspect is None or not steps:
                 continue
             self._kernel.look_at(suspect.index)
@@ -217,20 +235,18 @@ class Reconciler:
                 self._fail(record, suspect, not_taken(record.vif, steps), tap=is_tap)
 
     def _fail(self, record: Record, link: Link, error: HostError, *, tap: bool) -> None:
-        failure = Failure(error, cause(record.vif), incarnation(link))
-        if tap:
-            record.memory = replace(record.memory, tap_failure=failure)
-        else:
-            record.memory = replace(record.memory, failure=failure)
+        memory = _remembered(record, tap)
+        failure = fail(error, record.vif, link, memory.failure, time.monotonic())
+        _remember(record, tap, replace(memory, failure=failure))
 
     async def _say(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
         """Tell the toolstack what there is to tell, then settle the record and the audit trail."""
+        vif = record.vif
         if self._policy.daemon.mode == "observe":
-            self._settle(record, _observed(decision), link, [])
+            record.settle(_observed(decision), link)
             return
         if decision.tap_verdict is not None:
             await self._tell_tap(record, decision, decision.tap_verdict)
-        vif = record.vif
         if decision.verdict is not None:
             error = decision.verdict.error
             told = await backend.write_verdict(
@@ -238,15 +254,27 @@ class Reconciler:
             )
             if not told:
                 decision = replace(decision, reason="the toolstack took the device back")
+                if link is not None and record.memory.connected != incarnation(link):
+                    self._release(link)
             elif error is None:
                 self._directory.note(vif.id, "hotplug-status", CONNECTED)
                 decision = replace(decision, state=VifState.CONNECTED, reason=None)
             else:
+                self._directory.note(vif.id, "hotplug-error", error)
                 self._directory.note(vif.id, "hotplug-status", "error")
-                record.memory = replace(record.memory, told=error)
         if decision.remove_backend:
             await backend.remove_backend(self._client, vif)
-        self._settle(record, decision, link, done)
+        self._trail.settle(record, decision, link, done)
+
+    def _release(self, link: Link | None) -> None:
+        """Take out of service a link that was never connected, as far as the kernel lets us."""
+        steps = release(link) if link is not None else ()
+        try:
+            if steps:
+                self._kernel.execute(steps)
+        except StepRefused as refused:
+            if not refused.link_gone:
+                _log.error("a port could not be taken down", why=str(refused))
 
     async def _tell_tap(self, record: Record, decision: Decision, verdict: str) -> None:
         vif = record.vif
@@ -259,15 +287,11 @@ class Reconciler:
             record.vif = replace(vif, tap_status=verdict or None)
             self._trail.tap_told(record, decision, verdict)
 
-    def _settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
-        self._belonging.wait(record.vif.id, record.waits_on, decision.waits_on)
-        self._trail.settle(record, decision, link, done)
-
     def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
         """xenstored is there and would not have what we wrote: say so, and try again, since nobody else will."""
         record = self._records.get(vif_id)
         if record is not None:
-            self._settle(record, Decision(VifState.ERROR, error=error), record.link, [])
+            self._trail.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), record.link, [])
         self._queue.hint_later(vif_id, _RETRY_REFUSED)
 
     async def _broken(self, vif_id: VifId, defect: Exception) -> None:
@@ -276,7 +300,9 @@ class Reconciler:
         if record is None:
             return
         error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
-        self._trail.broken(record, Decision(VifState.ERROR, error=error))
+        self._trail.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
+        if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status != CONNECTED:
+            self._release(self._kernel.links.of(vif_id))
         if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status not in (CONNECTED, "error"):
             try:
                 await backend.write_verdict(self._client, record.vif, error=error.sentence)
@@ -292,9 +318,6 @@ class Reconciler:
         elif record.vif.vifname != vif.vifname:
             self._belonging.rename(vif.id, record.vif, vif)
         record.vif = vif
-        pinned = vif.id in self._pins
-        if record.memory.pinned != pinned:
-            record.memory = replace(record.memory, pinned=pinned)
         return record
 
     def _is_replaced(self, vif_id: VifId) -> bool:
@@ -314,25 +337,29 @@ class Reconciler:
             self._trail.detached(record)
 
     def _tap_of(self, record: Record) -> Link | None:
-        """Return the tap that bears QEMU's name for it, else the one that was renamed for this vif."""
+        """Return the emulated NIC's tap: the one with QEMU's name for it, else the one that we have renamed."""
         vif, links = record.vif, self._kernel.links
+        if vif.type != "vif_ioemu":
+            return None
         tap = links.link(vif.id.tap)
         if tap is None or tap.kind != "tun":
             tap = links.link(vif.tap_name)
-        if tap is None or tap.kind != "tun" or not self._is_tap_of(record, tap):
-            return None
-        if record.memory.tap != incarnation(tap):
-            record.memory = replace(record.memory, tap=incarnation(tap))
+            if tap is None or tap.kind != "tun" or not self._is_tap_of(record, tap):
+                return None
+        if record.memory.tap_link != incarnation(tap):
+            record.memory = replace(record.memory, tap_link=incarnation(tap))
         return tap
 
     def _is_tap_of(self, record: Record, tap: Link) -> bool:
-        """Whether a tap is this vif's and not that of an older one, in a reboot, which has the same `vifname`."""
-        if record.memory.tap == incarnation(tap):
+        """Whether a tap with a `vifname` is this vif's: not somebody's who chose that name, nor an older vif's, in a
+        reboot, which has the same."""
+        if record.memory.tap_link == incarnation(tap):
             return True
         others = [self._records[vif] for vif in self._belonging.named(tap.name) if vif != record.vif.id]
-        if any(other.memory.tap == incarnation(tap) for other in others):
+        if any(other.memory.tap_link == incarnation(tap) for other in others):
             return False
-        return not record.vif.removing or all(other.vif.removing for other in others)
+        ours = record.vif.tap_status is not None or tap.address == GUEST_PORT_ADDRESS
+        return ours and (not record.vif.removing or all(other.vif.removing for other in others))
 
     def _leaving(self, holder: Link, asking: VifId) -> bool:
         """Whether a guest's link belongs to nobody who is still there, the vif that asks aside."""
@@ -342,9 +369,17 @@ class Reconciler:
         return all(owner is None or owner.removing for owner in owners)
 
 
+def _remembered(record: Record, tap: bool) -> PortMemory:
+    return record.memory.tap if tap else record.memory.port
+
+
+def _remember(record: Record, tap: bool, port: PortMemory) -> None:
+    record.memory = replace(record.memory, tap=port) if tap else replace(record.memory, port=port)
+
+
 def _observed(decision: Decision) -> Decision:
     """What a look came to, said in words because nothing may be done."""
-    would = [step.describe() for step in decision.steps + decision.tap_steps]
+    would = [step.describe() for step in decision.steps]
     if decision.verdict is not None:
         would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
     if not would:

@@ -42,8 +42,9 @@ class Record:
         self.state = decision.state
         self.reason = decision.reason
         self.error = error
-        self.waits_on = decision.waits_on
         self.link = link
+        if decision.state is VifState.ERROR:
+            self.hinted_at = None
         if decision.attachment is not None:
             self.attachment = decision.attachment
         return changed
@@ -62,7 +63,7 @@ class Record:
             network=attachment.network if attachment else None,
             mode=attachment.mode.value if attachment else None,
             bridge=attachment.bridge if attachment else vif.bridge,
-            vlan=vif.vlan,
+            vlan=None,
             state=(self.state or VifState.PENDING).value,
             error=self.error.detail if self.error else None,
             since=self.since,
@@ -72,7 +73,7 @@ class Record:
             ifindex=self.link.index if self.link else None,
             mtu=self.link.mtu if self.link else None,
             tap=vif.tap_status,
-            pinned=self.memory.pinned,
+            pinned=vif.pinned,
             script=vif.script or None,
             duration_us=self.duration_us,
             warnings=list(attachment.warnings) if attachment else None,
@@ -91,7 +92,7 @@ class Record:
             ips=tuple(plain(ip) for ip in vif.ips),
             network=attachment.network if attachment else None,
             bridge=attachment.bridge if attachment else vif.bridge,
-            vlan=vif.vlan,
+            vlan=None,
             policy=attachment.policy if attachment else None,
             duration_us=self.duration_us if kind is EventKind.ATTACH else None,
             error=error,

@@ -25,6 +25,7 @@ from xennetd.daemon.reconciler import Reconciler
 from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange
+from xennetd.model.errors import ToolstackError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.status import DaemonStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
@@ -137,7 +138,7 @@ class Service:
             domid=self._directory.own_domid,
             config=list(self._policy.files),
             counts={state.value: self._counts()[state] for state in VifState},
-            pinned=sorted(map(str, self._reconciler.pins)),
+            pinned=self._pinned(),
             xenstore=self._directory.state,
             audit_dropped=self._audit.lost,
             netlink_resyncs=self._kernel.resyncs,
@@ -150,7 +151,7 @@ class Service:
         problems = [f"{record.title}: {record.error.detail}" for record in records if record.error is not None]
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
-        problems += [f"{vif} is pinned: hands off until unpin" for vif in sorted(map(str, self._reconciler.pins))]
+        problems += [f"{vif} is pinned: hands off until unpin" for vif in self._pinned()]
         problems += [note.sentence for note in check(self._policy, host_notes(self._policy))]
         return problems
 
@@ -209,25 +210,32 @@ class Service:
         self._reconciler.retry(vif)
         return None
 
-    def pin(self, vif: VifId) -> str | None:
+    async def pin(self, vif: VifId) -> str | None:
         """Take our hands off a vif. Returns why not."""
-        return self._pin(vif, True)
+        return await self._pin(vif, True)
 
-    def unpin(self, vif: VifId) -> str | None:
+    async def unpin(self, vif: VifId) -> str | None:
         """Take a vif back into care. Returns why not."""
-        return self._pin(vif, False)
+        return await self._pin(vif, False)
 
-    def _pin(self, vif: VifId, on: bool) -> str | None:
+    async def _pin(self, vif: VifId, on: bool) -> str | None:
         record = self._reconciler.records.get(vif)
-        if record is None and (on or vif not in self._reconciler.pins):
+        if record is None:
             return f"there is no {vif}"
-        if (vif in self._reconciler.pins) != on:
-            self._reconciler.pin(vif, on)
-            message = f"{vif} is pinned: hands off until unpin" if on else f"{vif} is in our care again"
-            self._audit.record(
-                replace(record.event(EventKind.PIN, message)) if record else Event(EventKind.PIN, message, vif=vif)
-            )
+        if record.vif.pinned == on:
+            return None
+        try:
+            if not await self._reconciler.pin(record.vif, on):
+                return f"{vif} is going away"
+        except ToolstackError as error:
+            return error.detail
+        message = f"{record.title} is pinned: hands off until unpin" if on else f"{record.title} is in our care again"
+        self._audit.record(record.event(EventKind.PIN, message))
         return None
+
+    def _pinned(self) -> list[str]:
+        records = self._reconciler.records
+        return [str(vif) for vif in sorted(records) if records[vif].vif.pinned]
 
 
 def observing(policy: Policy) -> Policy:

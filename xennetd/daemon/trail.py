@@ -33,14 +33,8 @@ class Trail:
             case VifState.CONNECTED if link is not None:
                 known = record.memory.connected == incarnation(link)
                 adopted = decision.verdict is None and record.memory.connected is None and not done
-                record.memory = replace(
-                    record.memory,
-                    connected=incarnation(link),
-                    fresh=False,
-                    failure=None,
-                    told=None,
-                    name_awaited_since=None,
-                )
+                port = replace(record.memory.port, failure=None)
+                record.memory = replace(record.memory, connected=incarnation(link), fresh=False, port=port)
                 if adopted:
                     self.adopted += 1
                 elif not known:
@@ -67,13 +61,17 @@ class Trail:
 
     def tap_told(self, record: Record, decision: Decision, verdict: str) -> None:
         """Tell what became of a tap: `verdict` is what the node `xennetd-tap` says now, empty that it is gone."""
-        vif, error, attachment = record.vif, decision.tap_error, decision.attachment
+        vif, error, attachment = record.vif, decision.tap.error, decision.attachment
         if verdict in (CONNECTED, ""):
             bridge = attachment.bridge if attachment else ""
             self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge)
         elif error is not None and error is not decision.error:
             message = f"the tap of {record.title} gets no network: {error.detail}"
             self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
+
+    def warn(self, record: Record, text: str) -> None:
+        """Tell of something that is not as it should be and does not keep the vif from being connected."""
+        self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {text}"))
 
     def broken(self, record: Record, decision: Decision) -> None:
         """Tell of a defect of ours."""
@@ -92,7 +90,7 @@ class Trail:
         where = attachment.bridge if attachment else "?"
         self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
         for warning in attachment.warnings if attachment else ():
-            self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {warning}"))
+            self.warn(record, warning)
         self._hooks.run("online", record.vif, record.vif.link_name, where)
 
     def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:

@@ -24,6 +24,7 @@ class WorkQueue:
         self._busy: set[VifId] = set()
         self._awaited: set[VifId] = set()
         self._none_awaited = asyncio.Event()
+        self._timers: dict[VifId, asyncio.TimerHandle] = {}
 
     def hint(self, vif: VifId) -> None:
         """Ask for a look at one vif."""
@@ -31,8 +32,18 @@ class WorkQueue:
         self._wake.set()
 
     def hint_later(self, vif: VifId, seconds: float) -> None:
-        """Ask for a look at one vif in some time."""
-        asyncio.get_running_loop().call_later(seconds, self.hint, vif)
+        """Ask for a look at one vif in some time. Of several such times the earliest counts."""
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(vif)
+        if timer is not None:
+            if timer.when() <= loop.time() + seconds:
+                return
+            timer.cancel()
+        self._timers[vif] = loop.call_later(seconds, self._time_has_come, vif)
+
+    def _time_has_come(self, vif: VifId) -> None:
+        del self._timers[vif]
+        self.hint(vif)
 
     def served(self, vif: VifId) -> None:
         """Drop a hint, because what it hints at is being looked at right now."""

@@ -26,10 +26,11 @@ class StepRefused(Exception):
     """The kernel refused a Step. `text` is its extended acknowledgement, for people only."""
 
     def __init__(self, step: Step, code: int, text: str) -> None:
-        super().__init__(f"{step.describe()}: {text or os.strerror(code)}")
         self.step = step
         self.errno = code
-        self.text = text or os.strerror(code)
+        self.reason = os.strerror(code)
+        self.text = text or self.reason
+        super().__init__(f"{step.describe()}: {self.text}")
 
     @property
     def link_gone(self) -> bool:
@@ -37,26 +38,35 @@ class StepRefused(Exception):
         return self.errno in (errno.ENODEV, errno.ENXIO)
 
 
-def execute(socket: RequestSocket, steps: tuple[Step, ...]) -> None:
-    """Carry out `steps` in order. A link comes up only when everything before that has succeeded.
+def execute(socket: RequestSocket, steps: tuple[Step, ...]) -> list[StepRefused]:
+    """Carry out `steps` in order. A link comes up only when everything that was needed before it has succeeded.
 
-    Raises StepRefused for the first Step that was refused; one that there is nothing to do for any more is not.
+    Returns the refusals of Steps that are not needed, and raises StepRefused for the first one that is. A Step that
+    there is nothing to do for any more is not refused.
     """
+    refused: list[StepRefused] = []
     batch: list[Step] = []
     for step in steps:
         if isinstance(step, SetUp) and batch:
-            _run(socket, batch)
+            refused += _run(socket, batch)
             batch = []
         batch.append(step)
     if batch:
-        _run(socket, batch)
+        refused += _run(socket, batch)
+    return refused
 
 
-def _run(socket: RequestSocket, steps: list[Step]) -> None:
+def _run(socket: RequestSocket, steps: list[Step]) -> list[StepRefused]:
+    refused: list[StepRefused] = []
     acks, _ = socket.ask([_request(step, socket.next_seq()) for step in steps])
     for step, ack in zip(steps, acks, strict=True):
-        if ack.errno and not _needless(step, ack.errno):
-            raise StepRefused(step, ack.errno, ack.text)
+        if not ack.errno or _needless(step, ack.errno):
+            continue
+        refusal = StepRefused(step, ack.errno, ack.text)
+        if refusal.link_gone or not isinstance(step, SetMtu) or step.needed:
+            raise refusal
+        refused.append(refusal)
+    return refused
 
 
 def _needless(step: Step, code: int) -> bool:

@@ -58,10 +58,10 @@ class Kernel:
             if changes:
                 self._changed(changes)
 
-    def execute(self, steps: tuple[Step, ...]) -> None:
-        """Carry out Steps, and take in what they changed. Raises StepRefused."""
+    def execute(self, steps: tuple[Step, ...]) -> list[execute.StepRefused]:
+        """Carry out Steps, and take in what they changed. Returns refusals that do not matter, raises one that does."""
         try:
-            execute.execute(self._requests, steps)
+            return execute.execute(self._requests, steps)
         finally:
             self.poll()
 

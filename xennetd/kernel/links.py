@@ -59,12 +59,9 @@ class Links:
         return self._by_index.get(index)
 
     def of(self, vif: VifId) -> Link | None:
-        """Return the link of a vif: the one whose parent device says so, else the one that bears netback's name."""
+        """Return the link of a vif: the one whose parent device says so, whatever its name is."""
         index = self._by_parent.get(vif)
-        if index is not None:
-            return self._by_index[index]
-        link = self._by_name.get(vif.netdev)
-        return link if link is not None and link.parent is None else None
+        return self._by_index[index] if index is not None else None
 
     def bridges(self) -> tuple[Link, ...]:
         """Return all bridges, by name."""

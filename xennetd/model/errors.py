@@ -7,6 +7,9 @@ anything.
 
 from __future__ import annotations
 
+SENTENCE_MAX = 1024
+"""Characters of a sentence, which is ASCII: xenstored allows an unprivileged domain 2048 bytes in a node."""
+
 
 class XennetdError(Exception):
     """Why a vif is not connected, in a sentence a person can act on.
@@ -16,7 +19,7 @@ class XennetdError(Exception):
 
     def __init__(self, sentence: str, *, detail: str = "", waits_on: frozenset[str] = frozenset()) -> None:
         super().__init__(sentence)
-        self.sentence = sentence
+        self.sentence = sentence.encode("ascii", "backslashreplace").decode("ascii")[:SENTENCE_MAX]
         self.detail = detail or sentence
         self.waits_on = waits_on
 

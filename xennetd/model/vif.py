@@ -89,7 +89,8 @@ class Vif:
     """One backend directory, parsed. A node that is absent or empty is None; one that is unusable is in `faults`.
 
     `vm` is the domain's name without a migration suffix; `vm` and `uuid` are None where they can't be read (a driver
-    domain). `tap_status` is the node `xennetd-tap`, the verdict on the emulated NIC's tap.
+    domain). `tap_status` is the node `xennetd-tap`, the verdict on the emulated NIC's tap; `pinned` that there is a
+    node `xennetd-pin`: an administrator has taken the vif out of our hands.
     """
 
     id: VifId
@@ -110,7 +111,9 @@ class Vif:
     vm: str | None = None
     uuid: str | None = None
     hotplug_status: str | None = None
+    hotplug_error: str | None = None
     tap_status: str | None = None
+    pinned: bool = False
     faults: tuple[Fault, ...] = ()
 
     @property

@@ -6,6 +6,7 @@ the verification of the first. A verdict is only ever given by a look that finds
 Rule 1: whatever goes wrong, the port is taken down before anyone is told.
 Rule 2: once a vif is connected the toolstack has its verdict; what goes wrong later is for the administrator.
 Rule 3: nothing is done to a vif that is not ours, is pinned, or whose directory is gone.
+Rule 4: a vif's own link and its tap are ports alike; what is true of one is true of the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from xennetd.plan.steps import Step
 NAME_WAIT = 10.0
 """Seconds a vif waits for its `vifname` while an older vif that is being removed still holds it."""
 
+RETRY_LONGEST = 60.0
+"""Seconds between attempts at something that the kernel refuses and that no event will tell the end of, at most."""
+
 CONNECTED = "connected"
 
 Incarnation = tuple[int, int]
@@ -37,39 +41,63 @@ def incarnation(link: Link) -> Incarnation:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A Step that the kernel refused, remembered until what it was about has changed."""
+    """A Step that the kernel refused, remembered until what it was about has changed.
+
+    Where nothing tells when that is (`waits_on` is empty), it is tried again after a while: `until`, on the clock of
+    `Look.now`. `times` counts the failures in a row.
+    """
 
     error: XennetdError
     vif: Vif
     incarnation: Incarnation
+    until: float | None = None
+    times: int = 1
 
-    def holds(self, vif: Vif, link: Link) -> bool:
-        """Return whether nothing that could make a difference has changed since."""
+    def holds(self, vif: Vif, link: Link, now: float) -> bool:
+        """Return whether there is no reason yet to try again."""
+        if self.until is not None and now >= self.until:
+            return False
         return self.incarnation == incarnation(link) and self.vif == cause(vif)
 
 
 def cause(vif: Vif) -> Vif:
     """Return the part of a vif that can cause or cure a failure: without states and verdicts."""
-    return replace(vif, state=XenbusState.UNKNOWN, hotplug_status=None, tap_status=None)
+    return replace(vif, state=XenbusState.UNKNOWN, hotplug_status=None, hotplug_error=None, tap_status=None)
+
+
+def fail(error: XennetdError, vif: Vif, link: Link, before: Failure | None, now: float) -> Failure:
+    """Return the memory of a failure after the one `before`: ever more patient, unless a change of a link ends it."""
+    again = before is not None and before.incarnation == incarnation(link) and before.vif == cause(vif)
+    times = before.times + 1 if again and before is not None else 1
+    until = None if error.waits_on else now + min(2.0 ** (times - 1), RETRY_LONGEST)
+    return Failure(error, cause(vif), incarnation(link), until, times)
+
+
+@dataclass(frozen=True, slots=True)
+class PortMemory:
+    """What is remembered of one link of a vif, its own or the emulated NIC's tap.
+
+    `mtu_given` is the link that has been given its MTU; `name_awaited_since` when waiting for a taken name began.
+    """
+
+    failure: Failure | None = None
+    mtu_given: Incarnation | None = None
+    name_awaited_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What is remembered of one vif between two looks. Losing it, in a restart, loses nothing but a time-out's start.
 
-    `connected` is the link that was connected, `tap` the emulated NIC's tap by whatever name. `fresh`: this link was
-    never connected, whatever xenstore says. `told` is the error's sentence that the toolstack was told last.
-    `name_awaited_since` is when waiting for a taken name began (seconds).
+    `connected` is the link that was connected, `tap_link` the emulated NIC's tap by whatever name. `fresh`: this link
+    was never connected, whatever xenstore says.
     """
 
     connected: Incarnation | None = None
     fresh: bool = False
-    tap: Incarnation | None = None
-    told: str | None = None
-    failure: Failure | None = None
-    tap_failure: Failure | None = None
-    name_awaited_since: float | None = None
-    pinned: bool = False
+    tap_link: Incarnation | None = None
+    port: PortMemory = PortMemory()
+    tap: PortMemory = PortMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,161 +126,193 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class PortDecision:
+    """What is to be done about one link: Steps, or an error to tell, or a name to wait for. Empty: it is in place.
+
+    `waits_on` holds the names of links whose change is worth another look; `look_at` is when time alone is.
+    """
+
+    steps: tuple[Step, ...] = ()
+    error: XennetdError | None = None
+    reason: str | None = None
+    name_awaited_since: float | None = None
+    waits_on: frozenset[str] = frozenset()
+    look_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What one look came to. Steps come first; verdicts are only there when no Steps are.
 
-    `tap_verdict` is the text for the node `xennetd-tap`; empty means that the node is to go. `waits_on` holds the names
-    of links whose change is worth another look.
+    `tap_verdict` is the text for the node `xennetd-tap`; empty means that the node is to go.
     """
 
     state: VifState
     reason: str | None = None
-    steps: tuple[Step, ...] = ()
-    tap_steps: tuple[Step, ...] = ()
+    port: PortDecision = PortDecision()
+    tap: PortDecision = PortDecision()
     verdict: Verdict | None = None
     tap_verdict: str | None = None
-    error: XennetdError | None = None
-    tap_error: XennetdError | None = None
     attachment: Attachment | None = None
-    name_awaited_since: float | None = None
-    waits_on: frozenset[str] = frozenset()
     remove_backend: bool = False
 
     @property
     def has_steps(self) -> bool:
         """Whether something is to be done before anything can be said."""
-        return bool(self.steps or self.tap_steps)
+        return bool(self.port.steps or self.tap.steps)
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All Steps, the vif's own first."""
+        return self.port.steps + self.tap.steps
 
-class _NameAwaited(Exception):
-    """The name a link must have is held by a vif that is being removed."""
+    @property
+    def error(self) -> XennetdError | None:
+        """Why the vif is not connected."""
+        return self.port.error
 
-    def __init__(self, holder: str, name: str) -> None:
-        super().__init__(f"waiting for {holder} to go, which still has the name {name}")
+    @property
+    def waits_on(self) -> frozenset[str]:
+        """The names of links whose change is worth another look."""
+        return self.port.waits_on | self.tap.waits_on
+
+    @property
+    def look_at(self) -> float | None:
+        """When to look again although nothing has changed."""
+        times = [time for time in (self.port.look_at, self.tap.look_at) if time is not None]
+        return min(times) if times else None
 
 
 def decide(look: Look) -> Decision:
     """Return what is to be done about one vif now."""
-    vif, memory = look.vif, look.memory
+    vif = look.vif
+    remove_backend = look.removes_backend and vif.removing and vif.state is XenbusState.CLOSED
+    if vif.pinned:
+        return Decision(_standing(vif), reason="pinned: hands off until unpin", remove_backend=remove_backend)
     if not look.owned:
-        return Decision(VifState.IGNORED, reason=f"its script {_basename(vif.script)} is not ours")
-    if memory.pinned:
-        return Decision(_standing(look), reason="pinned: hands off until unpin")
+        script = vif.script.rpartition("/")[2] or "(none)"
+        return Decision(VifState.IGNORED, reason=f"its script {script} is not ours", remove_backend=remove_backend)
     if vif.removing:
         return Decision(
             VifState.DETACHING,
             reason="the toolstack is removing it",
-            steps=release(look.link) if look.link else (),
-            tap_steps=release(look.tap) if look.tap else (),
-            remove_backend=look.removes_backend and vif.state is XenbusState.CLOSED,
+            port=PortDecision(release(look.link) if look.link else ()),
+            tap=PortDecision(release(look.tap) if look.tap else ()),
+            remove_backend=remove_backend,
         )
     try:
         attachment = look.resolve(vif)
     except XennetdError as error:
-        return _with_tap(look, _refused(look, error), None, error)
-    return _with_tap(look, _vif(look, attachment), attachment, None)
+        return _with_tap(look, _refused(look, error), error)
+    return _with_tap(look, _attach(look, attachment), attachment)
 
 
-def _basename(script: str) -> str:
-    return script.rpartition("/")[2] or "(none)"
-
-
-def _standing(look: Look) -> VifState:
-    if look.vif.removing:
+def _standing(vif: Vif) -> VifState:
+    if vif.removing:
         return VifState.DETACHING
-    return VifState.CONNECTED if look.vif.hotplug_status == CONNECTED else VifState.PENDING
+    return VifState.CONNECTED if vif.hotplug_status == CONNECTED else VifState.PENDING
 
 
 def _refused(look: Look, error: XennetdError) -> Decision:
     """The vif must not be connected: port down and out of its bridge first, then say so."""
-    steps = release(look.link) if look.link else ()
-    status = look.vif.hotplug_status
-    told = status == CONNECTED or (status == "error" and look.memory.told == error.sentence)
-    listening = look.vif.state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
-    verdict = Verdict(error=error.sentence) if listening and not steps and not told else None
-    return Decision(VifState.ERROR, steps=steps, verdict=verdict, error=error, waits_on=error.waits_on)
+    return _told(look, PortDecision(release(look.link) if look.link else (), error, waits_on=error.waits_on))
 
 
-def _vif(look: Look, attachment: Attachment) -> Decision:
+def _told(look: Look, port: PortDecision) -> Decision:
+    """The port is in error: say so once nothing is left to do, unless the toolstack has had its verdict."""
+    vif, error = look.vif, port.error
+    listening = vif.state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
+    told = vif.hotplug_status == CONNECTED or (
+        vif.hotplug_status == "error" and error is not None and vif.hotplug_error == error.sentence
+    )
+    tell = listening and not port.steps and not told and error is not None
+    return Decision(VifState.ERROR, port=port, verdict=Verdict(error=error.sentence) if tell and error else None)
+
+
+def _attach(look: Look, attachment: Attachment) -> Decision:
     vif, link, memory = look.vif, look.link, look.memory
     if vif.state in (XenbusState.UNKNOWN, XenbusState.INITIALISING):
         reason = f"waiting for netback (backend state {int(vif.state)})"
         return Decision(VifState.PENDING, reason=reason, attachment=attachment)
     if link is None:
         return Decision(VifState.PENDING, reason=f"waiting for the link {vif.id.netdev}", attachment=attachment)
-    if memory.failure is not None and memory.failure.holds(vif, link):
-        return _refused(look, memory.failure.error)
     known = memory.connected == incarnation(link)
     fresh = memory.fresh or not (known or (memory.connected is None and vif.hotplug_status == CONNECTED))
-    try:
-        _check_name(look, link, vif.link_name)
-    except _NameAwaited as wait:
-        return Decision(
-            VifState.PENDING,
-            reason=str(wait),
-            steps=release(link),
-            attachment=attachment,
-            name_awaited_since=look.now if memory.name_awaited_since is None else memory.name_awaited_since,
-            waits_on=frozenset({vif.link_name}),
-        )
-    except XennetdError as error:
-        return _refused(look, error)
-    steps = attach(_goal(look, attachment, vif.link_name), link, fresh=fresh)
-    if steps:
-        return Decision(VifState.PENDING, reason="being attached", steps=steps, attachment=attachment)
+    port = _port(look, link, vif.link_name, attachment, memory.port, fresh=fresh)
+    if port.error is not None:
+        return replace(_told(look, port), attachment=attachment)
+    if port.reason is not None or port.steps:
+        reason = port.reason or "being attached"
+        return Decision(VifState.PENDING, reason=reason, port=port, attachment=attachment)
     if vif.hotplug_status == CONNECTED:
         return Decision(VifState.CONNECTED, attachment=attachment)
     if vif.state not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
         reason = f"waiting for the frontend to reconnect (backend state {int(vif.state)})"
         return Decision(VifState.PENDING, reason=reason, attachment=attachment)
-    verdict = Verdict(frontend_mtu=attachment.mtu if fresh else None)
+    verdict = Verdict(frontend_mtu=link.mtu if fresh else None)
     return Decision(VifState.PENDING, reason="being attached", verdict=verdict, attachment=attachment)
 
 
-def _goal(look: Look, attachment: Attachment, name: str) -> PortGoal:
-    bridge = look.host.link(attachment.bridge)
-    bridge_mtu = bridge.mtu if bridge is not None else attachment.mtu
-    return PortGoal(name, attachment.bridge_index, attachment.bridge, bridge_mtu, attachment.mtu)
+def _with_tap(look: Look, decision: Decision, outcome: Attachment | XennetdError) -> Decision:
+    """Return `decision` with what is to be done about the emulated NIC's tap, which has a verdict of its own.
+
+    What policy says of the vif holds for its tap; what the kernel refuses one of the two does not concern the other.
+    """
+    vif, tap = look.vif, look.tap
+    if tap is None:
+        return decision if vif.tap_status is None else replace(decision, tap_verdict="")
+    if isinstance(outcome, XennetdError):
+        port = PortDecision(release(tap), outcome, waits_on=outcome.waits_on)
+    else:
+        port = _port(look, tap, vif.tap_name, outcome, look.memory.tap, fresh=vif.tap_status != CONNECTED)
+    decision = replace(decision, tap=port)
+    if port.steps or port.reason is not None:
+        return decision
+    said = CONNECTED if port.error is None else f"error: {port.error.sentence}"
+    return replace(decision, tap_verdict=said if vif.tap_status != said else None)
 
 
-def _check_name(look: Look, link: Link, name: str) -> None:
-    """Raise when `link` can't have its name yet, or not at all."""
+def _port(
+    look: Look, link: Link, name: str, attachment: Attachment, memory: PortMemory, *, fresh: bool
+) -> PortDecision:
+    """Return what is to be done so that `link` becomes the port that `attachment` asks for, under that name."""
+    failure = memory.failure
+    if failure is not None and failure.holds(look.vif, link, look.now):
+        # A connected guest is not cut off because a repair fails, as long as it is where it belongs.
+        steps = () if not fresh and link.master == attachment.bridge_index else release(link)
+        return PortDecision(steps, failure.error, waits_on=failure.error.waits_on, look_at=failure.until)
     holder = look.host.link(name)
-    if holder is None or holder.index == link.index:
-        return
-    since = look.memory.name_awaited_since
-    if look.leaving(holder) and (since is None or look.now < since + NAME_WAIT):
-        raise _NameAwaited(str(holder.parent or "an interface"), name)
+    if holder is not None and holder.index != link.index:
+        return _name_taken(look, link, name, holder, memory.name_awaited_since)
+    bridge = look.host.link(attachment.bridge)
+    goal = PortGoal(
+        name,
+        attachment.bridge_index,
+        attachment.bridge,
+        bridge.mtu if bridge is not None else attachment.mtu,
+        attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None,
+    )
+    return PortDecision(attach(goal, link, fresh=fresh))
+
+
+def _name_taken(look: Look, link: Link, name: str, holder: Link, since: float | None) -> PortDecision:
+    """`link` can't have its name yet, while its holder is going, or not at all."""
+    leaving = look.leaving(holder)
+    since = look.now if since is None else since
+    waits_on = frozenset({name})
+    if leaving and look.now < since + NAME_WAIT:
+        return PortDecision(
+            release(link),
+            reason=f"waiting for {holder.parent or 'an interface'} to go, which still has the name {name}",
+            name_awaited_since=since,
+            waits_on=waits_on,
+            look_at=since + NAME_WAIT,
+        )
     owner = f", which belongs to {holder.parent}" if holder.parent is not None else ""
-    raise HostError(
+    error = HostError(
         f'the interface name "{name}" is already in use on this host',
         detail=f'{look.vif.id} can\'t be named "{name}": link {holder.index} has that name{owner}; '
         "change `vifname=` in the domain's vif line, or rename the other interface",
-        waits_on=frozenset({name}),
+        waits_on=waits_on,
     )
-
-
-def _with_tap(look: Look, decision: Decision, attachment: Attachment | None, error: XennetdError | None) -> Decision:
-    """Return `decision` with what is to be done about the emulated NIC's tap, which has a verdict of its own."""
-    vif, tap, memory = look.vif, look.tap, look.memory
-    if tap is None:
-        return decision if vif.tap_status is None else replace(decision, tap_verdict="")
-    if error is None and memory.tap_failure is not None and memory.tap_failure.holds(vif, tap):
-        error = memory.tap_failure.error
-    steps: tuple[Step, ...] = ()
-    if error is None and attachment is not None:
-        try:
-            _check_name(look, tap, vif.tap_name)
-        except _NameAwaited:
-            return decision
-        except XennetdError as taken:
-            error = taken
-        else:
-            steps = attach(_goal(look, attachment, vif.tap_name), tap, fresh=vif.tap_status != CONNECTED)
-    if error is not None:
-        steps = release(tap)
-    if steps:
-        return replace(decision, tap_steps=steps, tap_error=error)
-    said = CONNECTED if error is None else f"error: {error.sentence}"
-    tap_verdict = said if vif.tap_status != said else None
-    return replace(decision, tap_verdict=tap_verdict, tap_error=error)
+    return PortDecision(release(link), error, name_awaited_since=since if leaving else None, waits_on=waits_on)

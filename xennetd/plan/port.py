@@ -1,7 +1,7 @@
 """A guest's port: what its link must be, and the Steps from what it is to that.
 
-Rule 1: a link that is not in its bridge yet is configured while it is down; it comes up last.
-Rule 2: a port in its place is repaired without taking it down, unless the kernel insists (a rename).
+Rule 1: a link that was never connected is configured while it is down; it comes up last, in its bridge.
+Rule 2: a connected port is repaired or moved without taking it down, unless the kernel insists (a rename).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from xennetd.plan.steps import (
 class PortGoal:
     """What a guest's link must be: its name and the bridge it is a port of, by index, name and MTU.
 
-    `mtu` is set while the link is put into the bridge and never looked at again: netback lowers it for a frontend
-    without scatter-gather, and no later change of another port's MTU may spread to this one.
+    `mtu` is what the link is to be given, None for one that has been given its MTU before: netback lowers it for a
+    frontend without scatter-gather, and no later change of another port's MTU may spread to this one.
     """
 
     name: str
     bridge: int
     bridge_name: str
     bridge_mtu: int
-    mtu: int
+    mtu: int | None
 
 
 def attach(goal: PortGoal, link: Link, *, fresh: bool) -> tuple[Step, ...]:
-    """Return the Steps from `link` to `goal`. `fresh` says that this link was never connected: its MTU is ours to set.
+    """Return the Steps from `link` to `goal`. `fresh` says that this link was never connected.
 
     A port with a smaller MTU than its bridge's would drag the bridge's down (br_mtu_auto_adjust(), net/bridge/br_if.c),
     and the host's own traffic with it; so the bridge is given its MTU back, which also ends the dragging for good.
@@ -48,7 +48,7 @@ def attach(goal: PortGoal, link: Link, *, fresh: bool) -> tuple[Step, ...]:
     name = link.name
     moves = link.master != goal.bridge
     down = not link.up
-    if not down and (link.name != goal.name or not link.master):
+    if not down and (link.name != goal.name or not link.master or (fresh and moves)):
         steps.append(SetDown(link.index, name))
         down = True
     if link.name != goal.name:
@@ -59,13 +59,14 @@ def attach(goal: PortGoal, link: Link, *, fresh: bool) -> tuple[Step, ...]:
     if link.addr_gen_mode != IN6_ADDR_GEN_MODE_NONE:
         steps.append(SetAddrGenMode(link.index, name))
     steps += [DeleteAddress(link.index, name, address) for address in sorted(link.addresses, key=str)]
-    sets_mtu = fresh and moves and link.mtu != goal.mtu
+    sets_mtu = goal.mtu is not None and goal.mtu != link.mtu
+    mtu = link.mtu if goal.mtu is None else goal.mtu
     if sets_mtu:
-        steps.append(SetMtu(link.index, name, goal.mtu))
+        steps.append(SetMtu(link.index, name, mtu, needed=False))
     if moves:
         steps.append(SetMaster(link.index, name, goal.bridge, goal.bridge_name))
-        if (goal.mtu if sets_mtu else link.mtu) < goal.bridge_mtu:
-            steps.append(SetMtu(goal.bridge, goal.bridge_name, goal.bridge_mtu))
+    if (moves or sets_mtu) and mtu < goal.bridge_mtu:
+        steps.append(SetMtu(goal.bridge, goal.bridge_name, goal.bridge_mtu, needed=False))
     if down:
         steps.append(SetUp(link.index, name))
     return tuple(steps)

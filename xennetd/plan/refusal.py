@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from xennetd.model.errors import HostError
 from xennetd.model.vif import Vif
@@ -13,15 +12,15 @@ BRIDGE_PORTS = 1023
 """BR_MAX_PORTS of net/bridge/br_private.h, without port 0."""
 
 
-def refusal(vif: Vif, step: Step, code: int, text: str) -> HostError:
-    """Return the error for a Step refused with errno `code`; `text` is the kernel's own explanation, if it gave one."""
+def refusal(vif: Vif, step: Step, code: int, reason: str, text: str) -> HostError:
+    """Return the error for a Step refused with errno `code`, which means `reason`; `text` is the kernel's own word."""
     waits_on: frozenset[str] = frozenset()
     match step:
         case SetMaster(master_name=bridge) if code == errno.EXFULL:
             sentence = f'bridge "{bridge}" is full: a Linux bridge takes {BRIDGE_PORTS:,} ports'
             waits_on = frozenset({bridge})
         case SetMaster(master_name=bridge) if bridge:
-            sentence = f'the kernel refuses {vif.id} as a port of bridge "{bridge}": {os.strerror(code)}'
+            sentence = f'the kernel refuses {vif.id} as a port of bridge "{bridge}": {reason}'
             waits_on = frozenset({bridge})
         case Rename(to=name) if code == errno.EEXIST:
             sentence = f'the interface name "{name}" is already in use on this host'
@@ -29,8 +28,8 @@ def refusal(vif: Vif, step: Step, code: int, text: str) -> HostError:
         case SetMtu(mtu=mtu) if code == errno.EINVAL:
             sentence = f"the kernel does not take an MTU of {mtu} for {vif.id}"
         case _:
-            sentence = f"the kernel refused a step for {vif.id}: {os.strerror(code)}"
-    detail = f"{sentence} ({step.describe()}: {text or os.strerror(code)})"
+            sentence = f"the kernel refused a step for {vif.id}: {reason}"
+    detail = f"{sentence} ({step.describe()}: {text})"
     return HostError(sentence, errno=code, detail=detail, waits_on=waits_on)
 
 

@@ -82,11 +82,16 @@ class DeleteAddress:
 
 @dataclass(frozen=True, slots=True)
 class SetMtu:
-    """Set the link's MTU, in bytes."""
+    """Set the link's MTU, in bytes.
+
+    Where it is not `needed`, the kernel may refuse it: netback takes no more than 1500 for a frontend without
+    scatter-gather (xenvif_change_mtu() of drivers/net/xen-netback/interface.c).
+    """
 
     index: int
     name: str
     mtu: int
+    needed: bool = True
 
     def describe(self) -> str:
         return f"ip link set dev {self.name} mtu {self.mtu}"

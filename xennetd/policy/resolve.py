@@ -23,6 +23,9 @@ ANY_BRIDGE = "*"
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
 
+_UNUSED_NODES = frozenset({"gatewaydev", "handle", "rate", "vlan"})
+"""Nodes that nothing in mode bridge depends on: what is wrong with them is a warning, as for the stock script."""
+
 # A backend's mode can only be told from the basename of its script.
 _SCRIPT_MODES = {
     f"{prefix}-{mode}": mode for prefix in ("vif", "vif-xennetd") for mode in ("route", "nat", "openvswitch")
@@ -30,9 +33,12 @@ _SCRIPT_MODES = {
 
 
 def owned(policy: Policy, vif: Vif) -> bool:
-    """Return whether the vif is ours to configure or, in observe mode, to say what we would do with it."""
+    """Return whether the vif is ours to configure or, in observe mode, to say what we would do with it.
+
+    In the place of `xl devd` we do what the stock scripts would, for nobody else runs them there.
+    """
     script = _basename(vif.script)
-    if policy.daemon.mode == "observe" and script in _STOCK_SCRIPTS:
+    if script in _STOCK_SCRIPTS and (policy.daemon.mode == "observe" or policy.daemon.devd):
         return True
     return any(matches(pattern, script) for pattern in policy.daemon.scripts)
 
@@ -43,8 +49,9 @@ def resolve(policy: Policy, vif: Vif, host: HostView) -> Attachment:
     Raises GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError for a
     bridge that the host lacks. Their `waits_on` names the links, or is ANY_BRIDGE, whose change may help.
     """
-    if vif.faults:
-        raise GuestError(vif.faults[0].sentence, detail="; ".join(fault.sentence for fault in vif.faults))
+    faults = [fault.sentence for fault in vif.faults if fault.node not in _UNUSED_NODES]
+    if faults:
+        raise GuestError(faults[0], detail="; ".join(faults))
     rule = first_match(policy.rules, vif)
     if rule is not None and rule.deny is not None:
         sentence = f"denied by policy: {rule.deny}"
@@ -60,7 +67,7 @@ def resolve(policy: Policy, vif: Vif, host: HostView) -> Attachment:
         mtu=mtu,
         network=network.name if network is not None else None,
         policy=rule.name if rule is not None else None,
-        warnings=_mtu_warnings(mtu, bridge),
+        warnings=(*_mtu_warnings(mtu, bridge), *_unused_warnings(vif)),
     )
 
 
@@ -166,6 +173,14 @@ def _own_bridge(vif: Vif, host: HostView) -> Link:
 def _not_a_bridge(link: Link, remedy: str) -> str:
     what = "an Open vSwitch bridge, not one of the kernel's" if link.kind == "openvswitch" else "not a bridge"
     return f'"{link.name}" is {what}: make it a bridge, or {remedy}'
+
+
+def _unused_warnings(vif: Vif) -> tuple[str, ...]:
+    """What the vif asks for and does not get: a bridge heeds neither VLANs yet, nor what is only for other modes."""
+    warnings = [f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in _UNUSED_NODES]
+    if vif.vlan is not None:
+        warnings.append(f"vlan={visible(vif.vlan)} is not applied: this xennetd does not know VLANs yet")
+    return tuple(warnings)
 
 
 def _mtu_warnings(mtu: int, bridge: Link) -> tuple[str, ...]:

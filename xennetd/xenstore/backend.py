@@ -66,6 +66,13 @@ async def clear_tap_verdict(client: XenstoreClient, vif: Vif) -> bool:
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
+async def write_pin(client: XenstoreClient, vif: Vif, on: bool) -> bool:
+    """Write down, where a restart finds it and the vif's end ends it, that hands are to be kept off; or forget it."""
+    pin = f"{vif.id.backend}/xennetd-pin"
+    changes: tuple[Change, ...] = (Write(pin, b"1") if on else Remove(pin),)
+    return await _guarded(client, vif, lambda state, online, _: changes)
+
+
 async def remove_backend(client: XenstoreClient, vif: Vif) -> bool:
     """In a driver domain, end a vif's removal as libxl waits for it, if it is Closed and not online.
 

@@ -18,7 +18,7 @@ from xennetd.model.vif import DOMID_FIRST_RESERVED, Fault, IPInterface, Rate, Vi
 
 NODES: Final = (
     "state", "online", "frontend", "script", "type", "mac", "bridge", "ip", "mtu", "rate", "vlan", "vifname",
-    "gatewaydev", "handle", "hotplug-status", "xennetd-tap",
+    "gatewaydev", "handle", "hotplug-status", "hotplug-error", "xennetd-tap", "xennetd-pin",
 )  # fmt: skip
 """The nodes of a backend directory that make a Vif."""
 
@@ -100,6 +100,8 @@ def parse_vif(
         vm=parse_name(untrusted_name),
         uuid=parse_uuid(untrusted_vm),
         hotplug_status=_shown(untrusted_nodes.get("hotplug-status")),
+        hotplug_error=_told(untrusted_nodes.get("hotplug-error")),
+        pinned=bool(untrusted_nodes.get("xennetd-pin")),
         tap_status=_shown(untrusted_nodes.get("xennetd-tap")),
         faults=tuple(faults),
     )
@@ -138,6 +140,14 @@ def _shown(untrusted: bytes | None) -> str | None:
         return visible(untrusted, NAME_MAX)
     text = untrusted.decode("ascii")
     return text if text.isprintable() else visible(text, NAME_MAX)
+
+
+def _told(untrusted: bytes | None) -> str | None:
+    """Return the sentence of an error that we have written: one line of printable ASCII, or nothing of ours."""
+    if not untrusted or len(untrusted) > VALUE_MAX or not untrusted.isascii():
+        return None
+    text = untrusted.decode("ascii")
+    return text if text.isprintable() else None
 
 
 def _state(text: str) -> XenbusState:

@@ -101,10 +101,10 @@ class FakeDaemon:
     def retry(self, vif: VifId) -> str | None:
         return self._do("retry", vif)
 
-    def pin(self, vif: VifId) -> str | None:
+    async def pin(self, vif: VifId) -> str | None:
         return self._do("pin", vif)
 
-    def unpin(self, vif: VifId) -> str | None:
+    async def unpin(self, vif: VifId) -> str | None:
         return self._do("unpin", vif)
 
     def _do(self, what: str, vif: VifId) -> str | None:
