@@ -130,6 +130,15 @@ class Journal(_Listener):
         """The entries so far that have all these values."""
         return [entry for entry in self.entries if fields.items() <= entry.items()]
 
+    def catch_up(self) -> None:
+        """Take in all that has been sent until now."""
+        mark = {"CATCH_UP": str(time.monotonic_ns())}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(f"CATCH_UP={mark['CATCH_UP']}\n".encode(), str(self.path))
+        message = self.wait(lambda fields: fields == mark)
+        with self._arrived:
+            self.messages.remove(message)
+
     def wait_for(self, timeout: float = 10.0, **fields: str) -> Fields:
         """The first entry that has all these values, past or to come."""
         return self.wait(lambda entry: fields.items() <= entry.items(), timeout).fields

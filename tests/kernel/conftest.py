@@ -107,10 +107,14 @@ def daemon(xenstored: Xenstored, host: Host, tmp_path: Path) -> Iterator[MakeDae
 
 
 class Fence:
-    """A guest of its own. Calling it returns once xennetd has looked at all that has happened until then."""
+    """A guest of its own. Calling it returns once xennetd has looked at all that has happened until then.
 
-    def __init__(self, bed: Bed) -> None:
+    What it had to say of that is in the journal by then, if there is one.
+    """
+
+    def __init__(self, bed: Bed, journal: Journal | None) -> None:
         self._bed = bed
+        self._journal = journal
         bed.host.bridge("zz-fence")
         self._vif = Guest(bed, "fence", VifSpec(bridge="zz-fence"), domid=32000).vif
 
@@ -122,11 +126,13 @@ class Fence:
             news.until(lambda seen: seen.name == self._vif.netdev and seen.up)
         self._bed.toolstack.xs.rm(f"{self._vif.backend}/hotplug-status")
         connected(self._bed, self._vif)
+        if self._journal is not None:
+            self._journal.catch_up()
 
 
 @pytest.fixture
-def settle(bed: Bed) -> Callable[[], None]:
-    return Fence(bed)
+def settle(bed: Bed, request: pytest.FixtureRequest) -> Callable[[], None]:
+    return Fence(bed, request.getfixturevalue("journal") if "journal" in request.fixturenames else None)
 
 
 class Bystander:

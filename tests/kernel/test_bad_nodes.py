@@ -99,7 +99,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     xenstored = make_or_skip(Xenstored)
     host = make_or_skip(Host)
     bed = Bed(xenstored, host)
-    bystander, settle, journal = Bystander(bed), Fence(bed), Journal()
+    bystander, journal = Bystander(bed), Journal()
+    settle = Fence(bed, journal)
     xennetd = Daemon(xenstored, tmp_path_factory.mktemp("xennetd"))
     try:
         xennetd.start()
