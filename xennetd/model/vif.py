@@ -45,6 +45,11 @@ class VifId(NamedTuple):
         """The backend directory, relative to our own domain's home in xenstore."""
         return f"backend/vif/{self.domid}/{self.devid}"
 
+    @property
+    def frontend(self) -> str:
+        """The frontend directory, where libxl puts it: the guest's, like all in it."""
+        return f"/local/domain/{self.domid}/device/vif/{self.devid}"
+
     @classmethod
     def parse(cls, text: str) -> VifId | None:
         """Return the vif that `text` (`vif7.0`) names, or None."""
@@ -89,8 +94,9 @@ class Vif:
     """One backend directory, parsed. A node that is absent or empty is None; one that is unusable is in `faults`.
 
     `vm` is the domain's name without a migration suffix; `vm` and `uuid` are None where they can't be read (a driver
-    domain). `tap_status` is the node `xennetd-tap`, the verdict on the emulated NIC's tap; `pinned` that there is a
-    node `xennetd-pin`: an administrator has taken the vif out of our hands.
+    domain). `frontend_mtu` is what the guest was told of its MTU, last time we looked. `tap_status` is the node
+    `xennetd-tap`, the verdict on the emulated NIC's tap; `pinned` that there is a node `xennetd-pin`: an administrator
+    has taken the vif out of our hands.
     """
 
     id: VifId
@@ -111,6 +117,7 @@ class Vif:
     vm: str | None = None
     uuid: str | None = None
     hotplug_status: str | None = None
+    frontend_mtu: int | None = None
     hotplug_error: str | None = None
     tap_status: str | None = None
     pinned: bool = False

@@ -62,7 +62,9 @@ class Failure:
 
 def cause(vif: Vif) -> Vif:
     """Return the part of a vif that can cause or cure a failure: without states and verdicts."""
-    return replace(vif, state=XenbusState.UNKNOWN, hotplug_status=None, hotplug_error=None, tap_status=None)
+    return replace(
+        vif, state=XenbusState.UNKNOWN, frontend_mtu=None, hotplug_status=None, hotplug_error=None, tap_status=None
+    )
 
 
 def fail(error: XennetdError, vif: Vif, link: Link, before: Failure | None, now: float) -> Failure:
@@ -249,7 +251,7 @@ def _attach(look: Look, attachment: Attachment) -> Decision:
     if vif.state not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
         reason = f"waiting for the frontend to reconnect (backend state {int(vif.state)})"
         return Decision(VifState.PENDING, reason=reason, attachment=attachment)
-    verdict = Verdict(frontend_mtu=link.mtu if fresh else None)
+    verdict = Verdict(frontend_mtu=link.mtu if fresh and link.mtu != vif.frontend_mtu else None)
     return Decision(VifState.PENDING, reason="being attached", verdict=verdict, attachment=attachment)
 
 

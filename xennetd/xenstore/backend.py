@@ -36,7 +36,7 @@ async def write_verdict(
         failed = (Write(reason, _text(error)), Write(status, b"error"))
         return await _guarded(client, vif, lambda state, online, _: failed)
 
-    frontend = f"/local/domain/{vif.id.domid}/device/vif/{vif.id.devid}"
+    frontend = vif.id.frontend
     ours = f"/local/domain/{client.own_domid or 0}/{backend}".encode()
     changes: tuple[Change, ...] = (Write(status, CONNECTED),)
     if vif.hotplug_status == "error":
@@ -51,7 +51,7 @@ async def write_verdict(
         # The guest may change its node, which costs it its own MTU and nobody anything else.
         return changes_and_mtu if untrusted_backend == ours else changes
 
-    return await _guarded(client, vif, connect, f"{frontend}/backend")
+    return await _guarded(client, vif, connect, None if frontend_mtu is None else f"{frontend}/backend")
 
 
 async def write_tap_verdict(client: XenstoreClient, vif: Vif, text: str) -> bool:

@@ -44,6 +44,7 @@ class _Entry:
     untrusted_nodes: Mapping[str, bytes | None]
     untrusted_name: bytes | None
     untrusted_vm: bytes | None
+    untrusted_mtu: bytes | None
 
 
 class Directory:
@@ -98,7 +99,7 @@ class Directory:
         old = self._entries.get(vif)
         if old is not None:
             untrusted_nodes = {**old.untrusted_nodes, node: None if value is None else value.encode()}
-            entry = _entry(vif, untrusted_nodes, old.untrusted_name, old.untrusted_vm, old)
+            entry = _entry(vif, untrusted_nodes, old.untrusted_name, old.untrusted_vm, old.untrusted_mtu, old)
             if entry is not None:
                 self._entries[vif] = entry
 
@@ -224,9 +225,13 @@ class Directory:
         domids = () if self.own_domid else tuple({vif.domid for vif, nodes in wanted.items() if "state" in nodes})
         paths = [f"{vif.backend}/{node}" for vif, nodes in wanted.items() for node in nodes]
         paths += [f"/local/domain/{domid}/{node}" for domid in domids for node in ("name", "vm")]
+        # So that a verdict need not touch the frontend's directory when its MTU, as mostly, is right already.
+        fronts = [vif for vif, nodes in wanted.items() if whole or len(nodes) == len(ALL_NODES)]
+        paths += [f"{vif.frontend}/mtu" for vif in fronts]
         values = iter(await self._client.read_many(paths))
         fresh = {vif: {node: next(values) for node in nodes} for vif, nodes in wanted.items()}
         domains = {domid: (next(values), next(values)) for domid in domids}
+        mtus = dict(zip(fronts, values, strict=True))
         found: dict[VifId, _Entry | None] = {}
         for vif, untrusted_nodes in fresh.items():
             old = self._entries.get(vif)
@@ -239,7 +244,8 @@ class Directory:
                     continue
                 others = old.untrusted_nodes
             names = domains.get(vif.domid, (None, None))
-            found[vif] = _entry(vif, {**others, **untrusted_nodes}, *names, old)
+            untrusted_mtu = mtus[vif] if vif in mtus or old is None else old.untrusted_mtu
+            found[vif] = _entry(vif, {**others, **untrusted_nodes}, *names, untrusted_mtu, old)
         return found
 
     def _apply(self, found: Mapping[VifId, _Entry | None]) -> None:
@@ -262,6 +268,7 @@ def _entry(
     untrusted_nodes: Mapping[str, bytes | None],
     untrusted_name: bytes | None,
     untrusted_vm: bytes | None,
+    untrusted_mtu: bytes | None,
     old: _Entry | None,
 ) -> _Entry | None:
     """Return what a vif is by its nodes, or None where both `frontend` and `state` are missing.
@@ -274,5 +281,6 @@ def _entry(
         # A domain's own directory goes before its vifs do, and the record of their end needs its name.
         untrusted_name = untrusted_name or old.untrusted_name
         untrusted_vm = untrusted_vm or old.untrusted_vm
-    parsed = parse_vif(vif, untrusted_nodes, untrusted_name, untrusted_vm)
-    return _Entry(parsed, untrusted_nodes, untrusted_name, untrusted_vm)
+        untrusted_mtu = untrusted_mtu or old.untrusted_mtu
+    parsed = parse_vif(vif, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)
+    return _Entry(parsed, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)

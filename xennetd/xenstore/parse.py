@@ -62,8 +62,9 @@ def parse_vif(
     untrusted_nodes: Mapping[str, bytes | None],
     untrusted_name: bytes | None = None,
     untrusted_vm: bytes | None = None,
+    untrusted_mtu: bytes | None = None,
 ) -> Vif:
-    """Parse a backend directory, its domain's name (`/local/domain/D/name`) and `/local/domain/D/vm`."""
+    """Parse a backend directory, its domain's name (`/local/domain/D/name`) and `vm` there, and the frontend's MTU."""
     faults: list[Fault] = []
 
     def node(name: str, parse: Callable[[str], T]) -> T | None:
@@ -99,6 +100,9 @@ def parse_vif(
         handle=node("handle", _handle),
         vm=parse_name(untrusted_name),
         uuid=parse_uuid(untrusted_vm),
+        frontend_mtu=int(untrusted_mtu)
+        if untrusted_mtu and untrusted_mtu.isdigit() and len(untrusted_mtu) < 6
+        else None,
         hotplug_status=_shown(untrusted_nodes.get("hotplug-status")),
         hotplug_error=_told(untrusted_nodes.get("hotplug-error")),
         pinned=bool(untrusted_nodes.get("xennetd-pin")),
