@@ -119,9 +119,7 @@ class XenstoreClient:
             raise
         self.path = path
         self._on_lost = on_lost
-        self._transactions = asyncio.Semaphore(
-            TRANSACTIONS_UNPRIVILEGED if self.own_domid else TRANSACTIONS_PRIVILEGED
-        )
+        self._transactions = asyncio.Semaphore(TRANSACTIONS_UNPRIVILEGED if self.own_domid else TRANSACTIONS_PRIVILEGED)
 
     def close(self) -> None:
         """Drop the connection; waiting requests fail."""
@@ -172,9 +170,7 @@ class XenstoreClient:
         token = str(next(self._tokens))
         self._watches[token] = callback
         try:
-            await self._acknowledged(
-                Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), token))), path
-            )
+            await self._acknowledged(Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), token))), path)
         except XenstoreError:
             del self._watches[token]
             raise
@@ -210,9 +206,7 @@ class XenstoreClient:
             future.set_result([])
         return future
 
-    def _send(
-        self, channel: Channel, requests: Sequence[Request], future: asyncio.Future[list[Reply]] | None
-    ) -> None:
+    def _send(self, channel: Channel, requests: Sequence[Request], future: asyncio.Future[list[Reply]] | None) -> None:
         first = self._next_id
         if first + len(requests) > codec.REQUEST_ID_LIMIT:
             first = 1
