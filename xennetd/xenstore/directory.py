@@ -282,5 +282,12 @@ def _entry(
         untrusted_name = untrusted_name or old.untrusted_name
         untrusted_vm = untrusted_vm or old.untrusted_vm
         untrusted_mtu = untrusted_mtu or old.untrusted_mtu
+        if (untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu) == (
+            old.untrusted_nodes,
+            old.untrusted_name,
+            old.untrusted_vm,
+            old.untrusted_mtu,
+        ):
+            return old  # mostly the echo of what we have written ourselves
     parsed = parse_vif(vif, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)
     return _Entry(parsed, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)
