@@ -12,10 +12,9 @@ import sys
 from collections.abc import Callable
 
 from xennetd import __version__
-from xennetd.cli import client, verbs
+from xennetd.cli import client, verbs, where
 from xennetd.cli.pages import STATES
-
-CONTROL = "/run/xennetd/control"
+from xennetd.model.places import CONTROL
 
 _VIF = "an interface: vif7.0 or 7.0, its link's name, its domain's name if that has just one, or NAME/0"
 
@@ -66,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xennetctl {__version__}")
     parser.add_argument(
-        "--control", metavar="PATH", default=CONTROL, help="the daemon's control socket (default: %(default)s)"
-    )
+        "--control", metavar="PATH",
+        help=f"the daemon's control socket (default: daemon.control of the configuration, or else {CONTROL})",
+    )  # fmt: skip
     commands = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_reading(commands)
     _add_changing(commands)
@@ -83,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = _add(
         commands, "status", verbs.status, "how the daemon is, problems first",
-        "Show how the daemon is, and above all what an administrator should look at. The exit status is 1 when there "
-        "is a problem.",
+        "Show how the daemon is, and above all what an administrator should look at: problems (!), for which the exit "
+        "status is 1, and notes (-) on what is as somebody wanted it, such as pins and guests that are denied.",
         "  xennetctl status\n  xennetctl status --json | jq .counts",
     )  # fmt: skip
     _add_json(status, "the status as one JSON object")
@@ -201,6 +201,7 @@ def _complete(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns the exit status."""
     arguments = parser().parse_args(argv)
+    arguments.control = arguments.control or where.control()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status: int = arguments.run(arguments)

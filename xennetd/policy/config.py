@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from xennetd.model.attachment import Mode
+from xennetd.model.places import CONTROL
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class DaemonConfig:
     """
 
     mode: Literal["enforce", "observe"] = "enforce"
-    control: str = "/run/xennetd/control"
+    control: str = CONTROL
     scripts: tuple[str, ...] = ("vif-xennetd*",)
     hooks: bool = False
     devd: bool = False

@@ -6,12 +6,13 @@ import os
 import stat
 from pathlib import Path
 
+from xennetd.model.places import CONFIGURATION
 from xennetd.policy.config import Policy
 from xennetd.policy.document import LARGEST
 from xennetd.policy.load import load
 from xennetd.policy.problem import Problem, Problems
 
-DIRECTORY = Path("/etc/xennetd")
+DIRECTORY = Path(CONFIGURATION)
 
 
 def load_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Policy | Problems:

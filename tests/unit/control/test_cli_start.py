@@ -16,7 +16,9 @@ import pytest
 
 from tests.unit.control.bed import Served, row
 from tests.unit.control.command import Run, command
-from xennetd.cli import main
+from xennetd.cli import main, where
+from xennetd.model.places import CONTROL
+from xennetd.policy.config import Policy
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,44 @@ def test_a_wrong_command_line_is_exit_2(arguments: list[str], run: Run) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "usage: xennetctl" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('[daemon]\ncontrol = "/run/other/control"\n', "/run/other/control"),
+        ("daemon.control='/run/other/control'", "/run/other/control"),
+        ('daemon = { mode = "observe", "control" = "/run/other/control" }', "/run/other/control"),
+        ('[daemon\ncontrol = "/run/other/control" # an error above, that reload is to tell\n', "/run/other/control"),
+        ('[daemon]\n#control = "/run/other/control"\n', CONTROL),
+        ('[daemon]\nmode = "observe" # control = "/run/other/control"\n', CONTROL),
+        ('[[policy]]\ndeny = "out of control"\n', CONTROL),
+        ("\udcff", CONTROL),
+        (None, CONTROL),
+    ],
+)
+@pytest.mark.parametrize("file", ["xennetd.toml", "conf.d/10-own.toml"])
+def test_the_daemon_is_sought_where_the_configuration_puts_it(
+    text: str | None, path: str, file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "conf.d").mkdir()
+    if text is not None:
+        (tmp_path / file).write_text(text, errors="surrogateescape")
+    assert where.control(str(tmp_path)) == path
+
+
+def test_the_shipped_configuration_leaves_the_daemon_where_it_is(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parents[3] / "conf" / "xennetd.toml", tmp_path)
+    assert where.control(str(tmp_path)) == CONTROL
+    assert Policy().daemon.control == CONTROL
+
+
+def test_without_an_option_that_is_where_xennetctl_asks(
+    served: Served, path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(where, "control", lambda: path)
+    assert main.main(["pin", "lan7"]) == 0
+    assert served.daemon.asked == ["pin vif7.0"]
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
