@@ -12,7 +12,9 @@ from tests.bed.daemon import STAND_IN
 from tests.bed.guest import Bed
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
+from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import Bystander, MakeDaemon, MakeGuest
+from tests.kernel.defective import Defective
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually
 
@@ -148,20 +150,98 @@ def test_none_runs_again_at_a_restart(
     assert len(ran()) == 2
 
 
-def test_one_that_fails_is_logged_and_disturbs_nothing(
+def test_those_of_one_vif_run_in_the_order_of_what_happened_to_it(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, install: Install
+) -> None:
+    # given: a hook that takes its time when a guest comes, and none when it goes
+    bed.host.bridge("xenbr0")
+    install("50-slow.hook", 'if [ "$command" = online ]; then sleep 0.5; fi\necho "$command $dev" >> /run/ran\n')
+    daemon(HOOKS)
+    web = guest("web")
+    connected(bed, web.vif)
+    web.destroy()
+    eventually(lambda: len(ran()) == 2)
+    assert ran() == ["online vif1.0", "offline vif1.0"]
+
+
+def test_those_of_different_vifs_run_beside_each_other(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, install: Install
+) -> None:
+    # given: a hook that comes to its end when four of it run at once
+    bed.host.bridge("xenbr0")
+    install(
+        "50-meet.hook",
+        'echo "$dev" >> /run/ran\n'
+        'for i in {1..200}; do [ "$(wc -l < /run/ran)" -lt 4 ] || break; sleep 0.05; done\n'
+        '[ "$(wc -l < /run/ran)" -lt 4 ] || : > "/run/met-$dev"\n',
+    )
+    daemon(HOOKS)
+    for number in range(4):
+        guest(f"web-{number}")
+    eventually(lambda: len(list(Path("/run").glob("met-*"))) == 4)
+
+
+def test_one_that_fails_is_audited_and_disturbs_nothing(
     bed: Bed, guest: MakeGuest, daemon: MakeDaemon, install: Install, journal: Journal
 ) -> None:
     bed.host.bridge("xenbr0")
     install("10-fails.hook", "echo 'this is broken \x1b[2J' >&2\nfalse\n")
     install("20-note.hook", WRITES_DOWN)
-    daemon(HOOKS)
+    xennetd = daemon(HOOKS)
     web = guest("web")
     web.connect()
     assert len(eventually(ran)) == 1
-    entry = journal.wait(lambda fields: "this is broken" in fields.get("XENNET_OUTPUT", "")).fields
-    assert (entry["PRIORITY"], "\x1b" in entry["XENNET_OUTPUT"]) == ("3", False)
-    assert "10-fails.hook" in entry["XENNET_OUTPUT"]
+    entry = journal.wait_for(XENNET_EVENT="hook")
+    assert entry["MESSAGE"].startswith("the online hooks of vif1.0 of web failed with status 1: this is broken ")
+    assert entry["XENNET_ERROR"].startswith("failed with status 1: this is broken ")
+    assert "10-fails.hook failed" in entry["XENNET_ERROR"]
+    assert "\x1b" not in entry["MESSAGE"] + entry["XENNET_ERROR"]
+    assert (entry["XENNET_VM"], entry["XENNET_VIF"], entry["XENNET_BRIDGE"]) == ("web", "vif1.0", "xenbr0")
+    assert entry["PRIORITY"] == "4"
     assert web.hotplug_status() == "connected"
+    assert "hook" in [event["event"] for event in xennetd.ask("show", "web")["events"]]
+
+
+def test_one_that_succeeds_is_not_worth_a_record(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, install: Install, journal: Journal
+) -> None:
+    bed.host.bridge("xenbr0")
+    install("50-fails-second.hook", 'echo hello >&2; [ "$command" = online ]\n')
+    daemon(HOOKS)
+    web = guest("web")
+    web.connect()
+    web.destroy()
+    assert "offline" in journal.wait_for(XENNET_EVENT="hook")["MESSAGE"], "the one for online succeeded"
+
+
+def test_one_that_takes_too_long_is_killed_and_audited(
+    bed: Bed, guest: MakeGuest, xenstored: Xenstored, install: Install, journal: Journal, tmp_path: Path
+) -> None:
+    # given: libxl's patience cut to half a second
+    bed.host.bridge("xenbr0")
+    install("50-hangs.hook", "cut -d ' ' -f 6 /proc/$$/stat >> /run/ran\necho here it hangs\nsleep 1000\n")
+    short = "from xennetd.daemon import hooks\nhooks._TIMEOUT = 0.5\n"
+    xennetd = Defective(xenstored, tmp_path, HOOKS, defect=short).start()
+    try:
+        guest("web")
+        error = journal.wait_for(XENNET_EVENT="hook", XENNET_VIF="vif1.0")["XENNET_ERROR"]
+        assert error == "took more than 0.5 s and were killed: here it hangs"
+        assert ran()
+        eventually(lambda: not sessions() & set(ran()))
+    finally:
+        xennetd.close()
+
+
+def test_one_that_prints_without_end_fills_no_memory(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, install: Install, journal: Journal
+) -> None:
+    bed.host.bridge("xenbr0")
+    install("50-chatty.hook", "head -c 200000000 /dev/zero\necho; echo the last words\nfalse\n")
+    xennetd = daemon(HOOKS)
+    before = xennetd.rss()
+    guest("web")
+    assert "the last words" in journal.wait_for(30.0, XENNET_EVENT="hook")["XENNET_ERROR"]
+    assert xennetd.rss() - before < 10 << 20
 
 
 @pytest.mark.parametrize("evil", ["sleep 1000", "exec sleep 1000", "(trap '' TERM HUP; sleep 1000) & wait", "exit 3"])

@@ -59,7 +59,7 @@ class Service:
         self._kernel = Kernel(self._links_changed, stand_in=policy.daemon.stand_in)
         self._client = XenstoreClient()
         self._directory = Directory(self._client, self._vif_changed)
-        self._hooks = Hooks(enabled=policy.daemon.hooks)
+        self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
         self._reconciler = Reconciler(policy, self._kernel, self._directory, self._client, audit, self._hooks)
 
     async def run(self) -> None:
