@@ -56,7 +56,7 @@ class Service:
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._runtime = RuntimeDirectory(policy.daemon.control)
-        self._kernel = Kernel(self._links_changed, stand_in=policy.daemon.stand_in)
+        self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
         self._client = XenstoreClient()
         self._directory = Directory(self._client, self._vif_changed)
         self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
@@ -118,6 +118,10 @@ class Service:
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
         self._reconciler.links_changed(changes)
+
+    def _links_lost(self) -> None:
+        for vif in {*self._directory, *self._reconciler.records}:
+            self._reconciler.retry(vif)  # What a vif in error waits for may have come.
 
     def _vif_changed(self, vif: VifId) -> None:
         self._reconciler.hint(vif)

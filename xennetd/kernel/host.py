@@ -16,6 +16,7 @@ from xennetd.kernel import execute
 from xennetd.kernel.links import LinkChange, Links
 from xennetd.kernel.rtnl import NetlinkFormatError, get_link
 from xennetd.kernel.sockets import EventSocket, Overrun, RequestSocket
+from xennetd.model.errors import HostError
 from xennetd.plan.steps import Step
 
 _log = structlog.get_logger()
@@ -24,16 +25,24 @@ _log = structlog.get_logger()
 class Kernel:
     """rtnetlink of one network namespace.
 
-    `changed` is called with every batch of changes of the view, whatever they came from. `resyncs` counts how often
-    everything was read anew because events were lost.
+    `changed` is called with every batch of changes of the view, whatever they came from; `lost` instead when the view
+    is right again, but what has changed can't be told. `resyncs` counts how often everything was read anew because
+    events were lost. Raises HostError when the kernel is not ours to ask.
     """
 
-    def __init__(self, changed: Callable[[list[LinkChange]], None], *, stand_in: bool = False) -> None:
+    def __init__(
+        self, changed: Callable[[list[LinkChange]], None], lost: Callable[[], None], *, stand_in: bool = False
+    ) -> None:
         self.links = Links(stand_in=stand_in)
         self.resyncs = 0
         self._changed = changed
-        self._events = EventSocket()
-        self._requests = RequestSocket()
+        self._lost = lost
+        try:
+            self._events = EventSocket()
+            self._requests = RequestSocket()
+        except OSError as error:
+            remedy = ": xennetd must run as root" if isinstance(error, PermissionError) else ""
+            raise HostError(f"rtnetlink can't be used: {error.strerror}{remedy}", errno=error.errno or 0) from error
 
     def start(self) -> None:
         """Read everything, then follow the events: those that came before the end of the dump are in it."""
@@ -53,7 +62,9 @@ class Kernel:
         except Overrun:
             self._resync("the kernel had more link events than the buffer holds")
         except NetlinkFormatError as error:
+            # The view may have taken in some events of this batch, which the dump then does not differ in.
             self._resync(f"a link event could not be read: {error}")
+            self._lost()
         else:
             if changes:
                 self._changed(changes)
