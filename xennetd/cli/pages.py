@@ -61,6 +61,7 @@ def _note(row: Values) -> Span:
 def status(daemon: Values, now: float) -> list[Line]:
     """Return the page about the daemon, problems first."""
     lines: list[Line] = [[("! ", "bad"), (printable(problem), "bad")] for problem in daemon["problems"]]
+    lines += [[("- ", "waiting"), (printable(note), "")] for note in daemon["notes"]]
     if lines:
         lines.append([])
     counts = daemon["counts"]
@@ -79,8 +80,6 @@ def status(daemon: Values, now: float) -> list[Line]:
         ("Policy", [(", ".join(map(printable, daemon["config"])) or "none: each vif's own bridge decides", "")]),
         ("xenstore", [(printable(daemon["xenstore"]), "")]),
     ]
-    if daemon["pinned"]:
-        facts.append(("Pinned", [(", ".join(map(printable, daemon["pinned"])), "waiting")]))
     for key, sentence in (
         ("xenstore_reconnects", "xenstore was reconnected to {} times"),
         ("netlink_resyncs", "the kernel's links were read again {} times"),
@@ -149,10 +148,8 @@ def _with(value: str, *details: str | None) -> str:
 def event(record: Values) -> Line:
     """Return the line about one event."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))
-    took = record["duration_us"]
     return [
         (f"{when}.{int(record['time'] % 1 * 1000):03d}{GAP}", "aside"),
         (printable(record["event"]).ljust(8) + GAP, _EVENT_STYLES.get(record["event"], "name")),
         (printable(record["message"]), ""),
-        (f" ({duration(took)})" if took is not None else "", "aside"),
     ]

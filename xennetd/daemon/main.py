@@ -13,7 +13,7 @@ from xennetd.daemon.journal import Journal
 from xennetd.daemon.service import Service, observing
 from xennetd.daemon.surroundings import host_notes
 from xennetd.model.errors import XennetdError
-from xennetd.policy.check import check
+from xennetd.policy.check import Notes, check
 from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
 
@@ -49,6 +49,8 @@ def main() -> int:
         for problem in policy:
             print(problem.describe(), file=sys.stderr)
         return EXIT_PROBLEM
+    if arguments.observe:
+        policy = observing(policy)
     notes = check(policy, host_notes(policy))
     if arguments.check:
         for note in notes:
@@ -61,15 +63,15 @@ def main() -> int:
     journal = Journal()
     log.configure(journal)
     try:
-        asyncio.run(_serve(observing(policy) if arguments.observe else policy, journal, arguments))
+        asyncio.run(_serve(policy, notes, journal, arguments))
     except XennetdError as error:
         print(f"xennetd: {error.detail}", file=sys.stderr)
         return EXIT_PROBLEM
     return 0
 
 
-async def _serve(policy: Policy, journal: Journal, arguments: argparse.Namespace) -> None:
-    await Service(policy, Audit(journal), config=arguments.config, observe=arguments.observe).run()
+async def _serve(policy: Policy, notes: Notes, journal: Journal, arguments: argparse.Namespace) -> None:
+    await Service(policy, notes, Audit(journal), config=arguments.config, observe=arguments.observe).run()
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ from xennetd.daemon.reconciler import Reconciler
 from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange
-from xennetd.model.errors import ToolstackError
+from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.status import DaemonStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
-from xennetd.policy.check import check
+from xennetd.policy.check import Notes, check
 from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
 from xennetd.xenstore.client import XenstoreClient
@@ -44,10 +44,12 @@ _GC_THRESHOLD = 50_000
 
 
 class Service:
-    """One daemon. `config` is the file that was named, None for the default ones; `observe` overrides the mode."""
+    """One daemon. `notes` are what `check` says of `policy`. `config` is the file that was named, None for the default
+    ones; `observe` overrides the mode."""
 
-    def __init__(self, policy: Policy, audit: Audit, *, config: str | None, observe: bool) -> None:
+    def __init__(self, policy: Policy, notes: Notes, audit: Audit, *, config: str | None, observe: bool) -> None:
         self._policy = policy
+        self._notes = notes
         self._audit = audit
         self._config = config
         self._observe = observe
@@ -113,7 +115,7 @@ class Service:
         adopted = self._reconciler.adopted
         message = f"xennetd {__version__} serves: {self._summary()}; {adopted} found connected and left as they were"
         self._audit.record(Event(EventKind.ADOPT, message))
-        for note in check(self._policy, host_notes(self._policy)):
+        for note in self._notes:
             _log.warning(note.sentence)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
@@ -140,6 +142,7 @@ class Service:
 
     def status(self) -> DaemonStatus:
         """Return the daemon's own state."""
+        counts = self._counts()
         return DaemonStatus(
             version=__version__,
             pid=os.getpid(),
@@ -148,23 +151,33 @@ class Service:
             since=self._started,
             domid=self._directory.own_domid,
             config=list(self._policy.files),
-            counts={state.value: self._counts()[state] for state in VifState},
+            counts={state.value: counts[state] for state in VifState},
             pinned=self._pinned(),
             xenstore=self._directory.state,
             audit_dropped=self._audit.lost,
             netlink_resyncs=self._kernel.resyncs,
             xenstore_reconnects=self._directory.reconnects,
             problems=self._problems(),
+            notes=self._remarks(),
         )
 
     def _problems(self) -> list[str]:
         records = self._reconciler.records.values()
-        problems = [f"{record.title}: {record.error.detail}" for record in records if record.error is not None]
+        problems = [
+            f"{record.title}: {record.error.detail}"
+            for record in records
+            if record.error is not None and not isinstance(record.error, Denied)
+        ]
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
-        problems += [f"{vif} is pinned: hands off until unpin" for vif in self._pinned()]
-        problems += [note.sentence for note in check(self._policy, host_notes(self._policy))]
-        return problems
+        return problems + [note.sentence for note in self._notes if note.error]
+
+    def _remarks(self) -> list[str]:
+        """Return what is as somebody wanted it, and still worth remembering."""
+        records = self._reconciler.records.values()
+        notes = [f"{record.title}: {record.error.detail}" for record in records if isinstance(record.error, Denied)]
+        notes += [f"{vif} is pinned: hands off until unpin" for vif in self._pinned()]
+        return notes + [note.sentence for note in self._notes if not note.error]
 
     def vifs(self) -> list[VifStatus]:
         """Return a row for every vif, in the order of domid and devid."""
@@ -193,13 +206,15 @@ class Service:
             return [problem.describe() for problem in policy]
         if self._observe:
             policy = observing(policy)
-        errors = [note.sentence for note in check(policy, host_notes(policy)) if note.error]
+        notes = check(policy, host_notes(policy))
+        errors = [note.sentence for note in notes if note.error]
         for name in ("control", "stand_in"):
             if getattr(policy.daemon, name) != getattr(self._policy.daemon, name):
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
         if errors:
             return errors
         self._policy = policy
+        self._notes = notes
         self._hooks.enabled = policy.daemon.hooks
         self._runtime.prepare(observing=policy.daemon.mode == "observe")
         await self._reconciler.set_policy(policy)

@@ -57,7 +57,8 @@ class DaemonStatus:
     """The daemon as a whole. `counts` maps each VifState to how many vifs are in it; `since` is the start (epoch, s).
 
     `config` lists the files the policy was read from (empty: none, the stock rules hold). `problems` are sentences
-    about what an administrator should look at, worst first.
+    about what an administrator should look at, worst first; `notes` about what is as somebody wanted it and still worth
+    remembering: guests that are denied, pins, settings that are not for every day.
     """
 
     version: str
@@ -74,3 +75,4 @@ class DaemonStatus:
     netlink_resyncs: int
     xenstore_reconnects: int
     problems: list[str]
+    notes: list[str]

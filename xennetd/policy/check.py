@@ -28,7 +28,10 @@ class Note:
     error: bool = False
 
 
-def check(policy: Policy, host: HostNotes) -> tuple[Note, ...]:
+Notes = tuple[Note, ...]
+
+
+def check(policy: Policy, host: HostNotes) -> Notes:
     """Return what an administrator should know, errors first."""
     return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
 

@@ -76,8 +76,8 @@ def test_show(served: Served, run: Run) -> None:
             warnings=["its MTU is above the bridge's"],
         )
     ]
-    attach = Event(EventKind.ATTACH, "vif7.0 of db is part of xenbr0", VifId(7, 0), duration_us=1234, realtime_us=1)
-    served.record(attach)
+    message = "vif7.0 of db attached to xenbr0 in 1.2 ms"
+    served.record(Event(EventKind.ATTACH, message, VifId(7, 0), duration_us=1234, realtime_us=1))
     served.record(Event(EventKind.ATTACH, "another's", VifId(8, 0)))
     status, out, _ = run("show", "db")
     assert status == 0
@@ -99,7 +99,7 @@ def test_show(served: Served, run: Run) -> None:
         "Attached in  512 µs\n"
         "\n"
         "Latest events\n"
-        f"{when}.000  attach    vif7.0 of db is part of xenbr0 (1.2 ms)\n"
+        f"{when}.000  attach    {message}\n"
     )
 
 
@@ -132,8 +132,14 @@ def test_status_when_all_is_well(served: Served, run: Run) -> None:
     served.daemon.rows = [row(3), row(4, pinned=True)]
     status, out, _ = run("status")
     assert status == 0
-    assert out.startswith("xennetd ")
-    assert "Pinned    vif4.0\n" in out
+    assert out.startswith("- vif4.0 is pinned: hands off until unpin\n\nxennetd ")
+
+
+def test_status_shows_notes_after_problems(served: Served, run: Run) -> None:
+    served.daemon.rows[0] = row(3, pinned=True)
+    status, out, _ = run("status")
+    assert status == 1
+    assert out.startswith("! vif7.1 of db: there is no bridge xenbr9\n- vif3.0 is pinned: hands off until unpin\n\n")
 
 
 def test_status_json(served: Served, run: Run) -> None:

@@ -101,7 +101,7 @@ def test_monitor_prints_each_event_at_once(served: Served, path: str) -> None:
     served.record(Event(EventKind.ATTACH, "an old one", VifId(1, 0)))
     served.record(Event(EventKind.ATTACH, "the latest", VifId(2, 0), duration_us=700))
     monitor = Monitor(path, "--recent", "1")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  attach    the latest \(700 µs\)\n", monitor.line())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  attach    the latest\n", monitor.line())
     served.record(Event(EventKind.ERROR, HOSTILE, VifId(7, 0)))
     assert "error     evil\\x1b[2J\\n\\x07" in monitor.line()
     monitor.process.send_signal(signal.SIGINT)

@@ -1,0 +1,64 @@
+"""What `xennetctl status` calls a problem, for which it exits 1, and what it only notes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.bed.daemon import STAND_IN
+from tests.bed.guest import Bed
+from tests.bed.toolstack import VifSpec
+from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.kernel.status import status
+from tests.kernel.verdict import connected, refused
+
+QUARANTINE = '[[policy]]\nname = "quarantine"\nmatch = { vm = "bad" }\ndeny = "not before Monday"\n'
+
+
+def test_a_guest_in_error_is_a_problem(bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    xennetd = daemon()
+    refused(bed, guest("web", VifSpec(bridge="nowhere")).vif)
+    answer = status(xennetd)
+    (problem,) = answer["problems"]
+    assert problem.startswith('vif1.0 of web: bridge "nowhere" does not exist')
+    assert not any("vif1.0" in note for note in answer["notes"])
+    assert xennetd.ctl("status").returncode == 1
+
+
+def test_what_is_as_somebody_wanted_it_is_noted(bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    bed.host.bridge("xenbr0")
+    xennetd = daemon(STAND_IN + '[network.lan]\nmode = "bridge"\nbridge = "xenbr0"\n' + QUARANTINE)
+    bad, web = guest("bad"), guest("web")
+    refused(bed, bad.vif)
+    connected(bed, web.vif)
+    assert xennetd.ctl("pin", "web").returncode == 0
+    answer = status(xennetd)
+    assert answer["problems"] == []
+    denied, pinned, stand_in, unused = answer["notes"]
+    assert (denied.startswith("vif1.0 of bad: "), "not before Monday" in denied) == (True, True)
+    assert "is pinned: hands off until unpin" in pinned
+    assert stand_in.startswith("daemon.stand_in is true")
+    assert unused == 'network "lan": no policy leads to it'
+    shown = xennetd.ctl("status")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith(f"- {denied}\n- ")
+
+
+def test_observing_is_noted(bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    xennetd = daemon(arguments=["--observe"])
+    answer = status(xennetd)
+    assert answer["problems"] == []
+    assert any(note.startswith("daemon.mode is observe") for note in answer["notes"])
+    assert xennetd.ctl("status").returncode == 0
+
+
+def test_the_host_is_looked_at_once_for_each_reload(bed: Bed, daemon: MakeDaemon) -> None:
+    """`status` answers from memory, however much there is to check; `check` looks anew."""
+    xennetd = daemon()
+    directory = Path("/etc/xen/scripts/vif-post.d")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "50-late.hook").write_text("true\n")
+    (directory / "50-late.hook").chmod(0o755)
+    assert not any("50-late.hook" in note for note in status(xennetd)["notes"])
+    assert "50-late.hook" in xennetd.ctl("check").stdout
+    assert xennetd.ctl("reload").returncode == 0
+    assert any("50-late.hook" in note for note in status(xennetd)["notes"])
