@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from xennetd.daemon.main import EXIT_CONFIGURATION
+
 REPOSITORY = Path(__file__).parents[2]
 UNIT = REPOSITORY / "systemd" / "xennetd.service"
 
@@ -36,6 +38,10 @@ def unit(tmp_path: Path) -> Path:
 def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
     verified = run("systemd-analyze", "--man=no", "verify", unit)
     assert (verified.returncode, verified.stdout) == (0, "")
+
+
+def test_a_bad_configuration_is_not_tried_again() -> None:
+    assert f"\nRestartPreventExitStatus={EXIT_CONFIGURATION}\n" in UNIT.read_text()
 
 
 def test_the_drop_in_for_hooks_fits_the_unit(unit: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 
 from xennetd import __version__
@@ -18,6 +19,8 @@ from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
 
 EXIT_PROBLEM = 1
+EXIT_CONFIGURATION = os.EX_CONFIG
+"""A start that only a change of the configuration can cure: the unit's RestartPreventExitStatus= has this number."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,22 +47,23 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the daemon, or check its configuration. Returns the exit status."""
     arguments = parser().parse_args()
+    wrong = EXIT_PROBLEM if arguments.check else EXIT_CONFIGURATION
     policy = load_files(arguments.config)
     if not isinstance(policy, Policy):
         for problem in policy:
             print(problem.describe(), file=sys.stderr)
-        return EXIT_PROBLEM
+        return wrong
     if arguments.observe:
         policy = observing(policy)
     notes = check(policy, host_notes(policy))
     if arguments.check:
         for note in notes:
             print(("error: " if note.error else "note: ") + note.sentence)
-        return EXIT_PROBLEM if any(note.error for note in notes) else 0
+        return wrong if any(note.error for note in notes) else 0
     errors = [note.sentence for note in notes if note.error]
     if errors:
         print(f"xennetd: {errors[0]}", file=sys.stderr)
-        return EXIT_PROBLEM
+        return wrong
     journal = Journal()
     log.configure(journal)
     try:
