@@ -26,7 +26,7 @@ from xennetd.daemon.reconciler import Reconciler
 from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange
-from xennetd.model.errors import Denied, ToolstackError
+from xennetd.model.errors import Denied, HostError, ToolstackError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.status import DaemonStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
@@ -56,6 +56,7 @@ class Service:
         self._started = time.time()
         self._ready = False
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
@@ -65,29 +66,39 @@ class Service:
         self._reconciler = Reconciler(policy, self._kernel, self._directory, self._client, audit, self._hooks)
 
     async def run(self) -> None:
-        """Serve until stopped by SIGTERM or SIGINT."""
+        """Serve until stopped by SIGTERM or SIGINT. Raises HostError when this host can't be served."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        self._runtime.prepare(observing=self._policy.daemon.mode == "observe")
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        try:
+            self._runtime.make()
+            # The socket comes first: who finds that another daemon listens there leaves nothing of that one changed.
+            control = ControlServer(self, self._audit, self._policy.daemon.control, version=__version__)
+            try:
+                self._runtime.claim(observing=self._policy.daemon.mode == "observe")
+                await self._serve(control)
+            finally:
+                control.close()
+        finally:
+            self._client.close()
+            self._kernel.close()
+            self._runtime.leave()
+
+    async def _serve(self, control: ControlServer) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                main = tasks.create_task(self._main(tasks))
+                main = tasks.create_task(self._main(tasks, control))
                 await self._stop.wait()
                 notify.stopping()
                 main.cancel()
                 raise _Stopped
         except* _Stopped:
             _log.info("stopped; the network stays as it is")
-        finally:
-            self._client.close()
-            self._kernel.close()
-            self._runtime.leave()
 
-    async def _main(self, tasks: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        control = ControlServer(self, self._audit, self._policy.daemon.control, version=__version__)
+    async def _main(self, tasks: asyncio.TaskGroup, control: ControlServer) -> None:
         tasks.create_task(control.serve(), name="control")
+        tasks.create_task(self._reload_on_hangup(), name="hangup")
         notify.status("reading the host's links")
         self._kernel.start()
         notify.status("waiting for xenstored")
@@ -96,7 +107,6 @@ class Service:
         tasks.create_task(self._reconciler.run(), name="reconciler")
         tasks.create_task(self._hooks.work(), name="hooks")
         tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._reload_on_signal()))
         await self._reconciler.look_at_all()
         # What lives now lives long, and attaches make no cycles to speak of: the collector need not look at it again.
         gc.collect()
@@ -128,9 +138,17 @@ class Service:
     def _vif_changed(self, vif: VifId) -> None:
         self._reconciler.hint(vif)
 
-    async def _reload_on_signal(self) -> None:
-        for problem in await self.reload():
-            _log.error("the old policy stays", why=problem)
+    async def _reload_on_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            try:
+                problems = await self.reload()
+            except Exception:
+                _log.exception("a reload has failed, which is a defect in xennetd, please report it")
+            else:
+                for problem in problems:
+                    _log.error("the old policy stays", why=problem)
 
     def _counts(self) -> Counter[str]:
         return Counter((record.state or VifState.PENDING).value for record in self._reconciler.records.values())
@@ -192,12 +210,15 @@ class Service:
     async def reload(self) -> list[str]:
         """Read the configuration anew. Returns what is wrong with it; the old policy then stays."""
         async with self._reloading:
-            notify.reloading()
-            problems = await self._reload()
+            if self._ready:
+                notify.reloading()
+            try:
+                problems = await self._reload()
+            finally:
+                if self._ready:
+                    notify.ready(self._summary())
             outcome = "the old policy stays: " + "; ".join(problems) if problems else "policy reloaded"
             self._audit.record(Event(EventKind.RELOAD, outcome, error=problems[0] if problems else None))
-            if self._ready:
-                notify.ready(self._summary())
             return problems
 
     async def _reload(self) -> list[str]:
@@ -213,10 +234,13 @@ class Service:
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
         if errors:
             return errors
+        try:
+            self._runtime.claim(observing=policy.daemon.mode == "observe")
+        except HostError as error:
+            return [error.detail]
         self._policy = policy
         self._notes = notes
         self._hooks.enabled = policy.daemon.hooks
-        self._runtime.prepare(observing=policy.daemon.mode == "observe")
         await self._reconciler.set_policy(policy)
         return []
 

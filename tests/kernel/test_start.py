@@ -1,0 +1,207 @@
+"""How the daemon starts where it can't, beside another one, or before xenstored; and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.bed.daemon import RUNTIME, STAND_IN, Daemon
+from tests.bed.guest import Bed
+from tests.bed.systemd import Journal
+from tests.bed.xen import REPOSITORY
+from tests.bed.xenstored import Xenstored
+from tests.kernel.conftest import MakeDaemon
+from tests.kernel.defective import Defective
+from tests.kernel.wait import eventually
+from xennetd.daemon.surroundings import OBSERVE_MARK
+from xennetd.model import places
+
+OBSERVE = STAND_IN + 'mode = "observe"\n'
+MARK = "observe"
+
+RELOAD_FAILS = """
+from xennetd.daemon import service
+
+def load_files(config):
+    raise RuntimeError("a defect")
+
+service.load_files = load_files
+"""
+
+
+class ByHand(Protocol):
+    def __call__(self, config: str, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture
+def by_hand(bed: Bed, tmp_path: Path) -> Iterator[ByHand]:
+    """Start xennetd as a person does, on a host that may have no /run/xennetd."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(config: str, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+        (tmp_path / "by-hand.toml").write_text(config)
+        started.append(
+            subprocess.Popen(
+                [*before, *Daemon.command("xennetd.daemon.main"), "--config", tmp_path / "by-hand.toml", *arguments],
+                env=bed.xenstored.environment() | {"PYTHONPATH": str(REPOSITORY)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=10)
+    return process.returncode, output
+
+
+class TestASecondDaemon:
+    REFUSAL = "xennetd: another xennetd is running: it listens on the control socket /run/xennetd/control\n"
+
+    def test_that_only_observes_is_refused_and_changes_nothing(self, daemon: MakeDaemon, by_hand: ByHand) -> None:
+        first = daemon()
+        second = by_hand(STAND_IN, "--observe")
+        assert ended(second) == (1, self.REFUSAL)
+        assert os.listdir(RUNTIME) == ["control"]
+        assert first.ask("list") == []
+
+    def test_that_enforces_is_refused_and_changes_nothing(self, daemon: MakeDaemon, by_hand: ByHand) -> None:
+        first = daemon(OBSERVE)
+        second = by_hand(STAND_IN)
+        assert ended(second) == (1, self.REFUSAL)
+        assert sorted(os.listdir(RUNTIME)) == ["control", MARK]
+        assert first.ask("list") == []
+
+    @pytest.mark.parametrize(("mode", "there"), [("observe", ["control"]), ("enforce", ["control", MARK])])
+    def test_that_has_a_control_socket_of_its_own_is_refused_all_the_same(
+        self, mode: str, there: list[str], daemon: MakeDaemon, by_hand: ByHand
+    ) -> None:
+        daemon(STAND_IN if mode == "observe" else OBSERVE)
+        second = by_hand(f'[daemon]\nmode = "{mode}"\ncontrol = "/run/other/control"\n')
+        assert ended(second) == (1, "xennetd: another xennetd is running: it holds the directory /run/xennetd\n")
+        assert sorted(os.listdir(RUNTIME)) == there
+        assert not Path("/run/other").exists()
+
+    def test_may_take_over_from_one_that_was_killed(self, daemon: MakeDaemon) -> None:
+        first = daemon(OBSERVE)
+        first.kill9()
+        first.configure(STAND_IN)
+        first.start()
+        assert os.listdir(RUNTIME) == ["control"]
+
+
+class TestRuntimeDirectory:
+    def test_made_by_hand_it_goes_again(self, by_hand: ByHand) -> None:
+        process = by_hand(OBSERVE)
+        eventually((RUNTIME / MARK).exists)
+        assert sorted(os.listdir(RUNTIME)) == ["control", MARK]
+        process.terminate()
+        assert ended(process)[0] == 0
+        assert not RUNTIME.exists()
+
+    def test_what_was_there_stays_without_what_we_made_in_it(self, daemon: MakeDaemon) -> None:
+        xennetd = daemon(OBSERVE)
+        xennetd.signal(signal.SIGTERM)
+        assert xennetd.wait() == 0
+        assert os.listdir(RUNTIME) == []
+
+    def test_systemds_is_systemds_to_remove(self, daemon: MakeDaemon) -> None:
+        xennetd = daemon(OBSERVE, wrapper=["env", f"RUNTIME_DIRECTORY={RUNTIME}"])
+        xennetd.signal(signal.SIGTERM)
+        assert xennetd.wait() == 0
+        assert os.listdir(RUNTIME) == [MARK]
+
+    def test_the_script_finds_the_mark_wherever_the_control_socket_is(self, by_hand: ByHand) -> None:
+        process = by_hand(OBSERVE + 'control = "/run/other/control"\n')
+        eventually((RUNTIME / MARK).exists)
+        assert os.listdir("/run/other") == ["control"]
+        process.terminate()
+        assert ended(process)[0] == 0
+        assert not Path("/run/other").exists()
+        assert not RUNTIME.exists()
+
+    def test_the_script_knows_the_same_paths(self) -> None:
+        script = (REPOSITORY / "conf" / "vif-xennetd").read_text()
+        assert f"\nrun={RUNTIME}\n" in script
+        assert f'-e "$run/{MARK}"' in script
+        assert (places.RUNTIME, OBSERVE_MARK) == (str(RUNTIME), MARK)
+
+    def test_reload_changes_the_mark(self, daemon: MakeDaemon) -> None:
+        xennetd = daemon()
+        xennetd.configure(OBSERVE)
+        assert xennetd.ctl("reload").returncode == 0
+        assert sorted(os.listdir(RUNTIME)) == ["control", MARK]
+        xennetd.configure(STAND_IN)
+        assert xennetd.ctl("reload").returncode == 0
+        assert os.listdir(RUNTIME) == ["control"]
+
+
+class TestRefusals:
+    """Each is one sentence and exit status 1."""
+
+    def test_a_directory_that_cannot_be_made(self, by_hand: ByHand) -> None:
+        status, said = ended(by_hand('[daemon]\ncontrol = "/proc/nowhere/control"\n'))
+        assert (status, said) == (1, "xennetd: the directory /proc/nowhere can't be made: No such file or directory\n")
+
+    def test_a_control_socket_that_cannot_be_made(self, by_hand: ByHand, tmp_path: Path) -> None:
+        (tmp_path / "control").mkdir()
+        status, said = ended(by_hand(f'[daemon]\ncontrol = "{tmp_path}/control"\n'))
+        assert status == 1
+        assert said.startswith(f"xennetd: the control socket {tmp_path}/control can't be made: ")
+        assert said.count("\n") == 1
+        assert not RUNTIME.exists()
+
+    def test_a_user_who_is_not_root(self, by_hand: ByHand) -> None:
+        # Root without its capabilities and as nobody, who could not read this checkout.
+        before = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+        status, said = ended(by_hand(STAND_IN, "--observe", before=before))
+        assert (status, said) == (
+            1,
+            "xennetd: rtnetlink can't be used: Operation not permitted: xennetd must run as root\n",
+        )
+        assert not RUNTIME.exists()
+
+
+class TestHangup:
+    def test_before_xenstored_is_there_it_is_a_reload_like_any_other(
+        self, bed: Bed, daemon: MakeDaemon, journal: Journal
+    ) -> None:
+        contents = bed.xenstored.dump()
+        bed.xenstored.kill9()
+        xennetd = daemon(ready=False)
+        eventually(lambda: xennetd.notify.status() == "waiting for xenstored")
+        xennetd.signal(signal.SIGHUP)
+        assert journal.wait_for(XENNET_EVENT="reload")["MESSAGE"] == "policy reloaded"
+        assert not [message for message in xennetd.notify.messages if "RELOADING" in message.fields]
+        bed.xenstored.start(contents)
+        xennetd.wait_ready()
+        bed.reconnect()
+
+    def test_a_reload_that_fails_by_a_defect_ends_nothing(
+        self, bed: Bed, xenstored: Xenstored, tmp_path: Path, journal: Journal
+    ) -> None:
+        xennetd = Defective(xenstored, tmp_path, defect=RELOAD_FAILS).start()
+        try:
+            for _ in range(2):
+                seen = len(journal.entries)
+                xennetd.signal(signal.SIGHUP)
+                told = eventually(lambda: [e for e in journal.entries[seen:] if "EXCEPTION_TEXT" in e])  # noqa: B023
+                assert "RuntimeError: a defect" in told[0]["EXCEPTION_TEXT"]
+            assert xennetd.ask("list") == []
+            ready = [message for message in xennetd.notify.messages if "READY" in message.fields]
+            assert len(ready) == 3, "systemd waits for the end of each reload"
+        finally:
+            xennetd.close()
