@@ -343,3 +343,21 @@ def test_text_to_attachment() -> None:
     policy = load([("x.toml", text.encode())])
     assert isinstance(policy, Policy)
     assert resolve(policy, VIF, HOST).network == "lan"
+
+
+@pytest.mark.parametrize("script", ["vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"])
+def test_in_the_place_of_xl_devd_the_stock_scripts_backends_are_ours(script: str) -> None:
+    vif = replace(VIF, script=f"/etc/xen/scripts/{script}")
+    assert not owned(Policy(), vif)
+    assert owned(Policy(daemon=DaemonConfig(devd=True)), vif)
+
+
+@pytest.mark.parametrize("node", ["gatewaydev", "handle", "rate", "vlan"])
+def test_what_a_bridge_has_no_use_for_is_a_warning_only(node: str) -> None:
+    faulty = replace(VIF, faults=(Fault(node, f"{node} is rubbish"),))
+    assert resolve(Policy(), faulty, HOST).warnings == (f"{node} is rubbish; it is not used",)
+
+
+def test_a_vlan_that_is_not_applied_is_not_passed_over() -> None:
+    (warning,) = resolve(Policy(), replace(VIF, vlan="20"), HOST).warnings
+    assert warning.startswith("vlan=20 is not applied")

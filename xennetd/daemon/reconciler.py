@@ -333,7 +333,7 @@ class Reconciler:
             return
         self._belonging.rename(vif_id, record.vif, None)
         self._belonging.wait(vif_id, record.waits_on, ())
-        if record.memory.connected is not None:
+        if record.memory.connected is not None and self._policy.daemon.mode == "enforce":
             self._trail.detached(record)
 
     def _tap_of(self, record: Record) -> Link | None:
