@@ -34,6 +34,13 @@ installed() {
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
+# Print the vifs in xenstore whose hotplug script is ours, a line each; nothing when there is no xenstore to ask.
+vifs_of_ours() {
+    command -v xenstore-ls >/dev/null || return 0
+    { timeout 10 xenstore-ls -f backend/vif 2>/dev/null || true; } |
+        sed -n 's|^.*vif/\([0-9]*\)/\([0-9]*\)/script = "\([^"]*/\)\{0,1\}vif-xennetd[^"/]*"$|vif\1.\2|p'
+}
+
 # Install those of the named Debian packages that are missing.
 install_packages() {
     local package missing=()
