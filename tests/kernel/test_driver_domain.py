@@ -16,6 +16,7 @@ from tests.bed.xs import Xs
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually
+from xennetd.daemon.main import EXIT_CONFIGURATION
 
 DEVD = STAND_IN + "devd = true\n"
 
@@ -135,9 +136,9 @@ def test_many_guests_fit_into_the_default_quotas(bed: Bed, guest: MakeGuest, run
 @pytest.mark.parametrize("condition", ['vm = "web-*"', 'uuid = "*"'])
 def test_a_policy_on_names_is_refused_there(bed: Bed, netdom: Domain, daemon: MakeDaemon, condition: str) -> None:
     policy = DEVD + f'[[policy]]\nname = "web tier"\nmatch = {{ {condition} }}\ndeny = "no"\n'
-    for arguments in (["--check"], []):
+    for arguments, status in ((["--check"], 1), ([], EXIT_CONFIGURATION)):
         xennetd = daemon(policy, ready=False, arguments=arguments, xenstored_path=bed.xenstored.domain_socket(5))
-        assert xennetd.wait() == 1
+        assert xennetd.wait() == status
         assert f"policy[1].match.{condition.split()[0]}: can't be read in a driver domain" in xennetd.stderr()
 
 
@@ -145,9 +146,9 @@ def test_it_does_not_start_while_xl_devd_serves_the_same_backends(bed: Bed, netd
     path = bed.xenstored.domain_socket(5)
     command = ["/usr/sbin/xl", "-c", "read line", "devd"]
     with subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE) as xl:
-        for arguments in (["--check"], []):
+        for arguments, status in ((["--check"], 1), ([], EXIT_CONFIGURATION)):
             xennetd = daemon(DEVD, ready=False, arguments=arguments, xenstored_path=path)
-            assert xennetd.wait() == 1
+            assert xennetd.wait() == status
             assert "xl devd" in xennetd.stderr()
         xl.communicate(b"\n")
     daemon(DEVD, xenstored_path=path)

@@ -137,7 +137,8 @@ class TestRuntimeDirectory:
         script = (REPOSITORY / "conf" / "vif-xennetd").read_text()
         assert f"\nrun={RUNTIME}\n" in script
         assert f'-e "$run/{MARK}"' in script
-        assert (places.RUNTIME, OBSERVE_MARK) == (str(RUNTIME), MARK)
+        assert str(RUNTIME) == places.RUNTIME
+        assert MARK == OBSERVE_MARK
 
     def test_reload_changes_the_mark(self, daemon: MakeDaemon) -> None:
         xennetd = daemon()

@@ -30,9 +30,7 @@ EventSocket.drain = drain_and_break
 """
 
 
-def test_the_events_before_it_are_acted_upon(
-    bed: Bed, guest: MakeGuest, xenstored: Xenstored, tmp_path: Path
-) -> None:
+def test_the_events_before_it_are_acted_upon(bed: Bed, guest: MakeGuest, xenstored: Xenstored, tmp_path: Path) -> None:
     # given: a guest that is connected, and one whose bridge is missing
     bed.host.bridge("xenbr0")
     xennetd = Defective(xenstored, tmp_path, defect=NAMELESS_LINK).start()
