@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed import xen as bed
+from tests.bed.xenstored import hypervisor
 from tests.image import host, reporter
 from tests.image.channel import Channel
 from tests.image.machine import Machine
@@ -103,7 +105,7 @@ class Lane:
             if os.environ.get("CI"):
                 self._failure = f"the {self._name} lane can't run in CI: {missing}"
             self._skip = None if self._failure else f"{self._name} lane: {missing}"
-        except (host.ImageError, TimeoutError) as error:
+        except (host.ImageError, bed.Missing, TimeoutError) as error:
             self._failure = str(error)
 
     def _boot(self) -> Channel:
@@ -173,6 +175,9 @@ def _push(channel: Channel) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as tar:
         for name in ("pyproject.toml", "tests", "conf", "packaging"):
             tar.add(host.REPOSITORY / name, name, filter=_no_caches)
+        # There is no compiler in the machine.
+        library = hypervisor()
+        tar.add(library, library.relative_to(host.REPOSITORY))
     unpack = f"rm -rf {_HOME} && mkdir -p {_HOME} && tar -xzf - -C {_HOME}"
     done = channel.run("sh", "-c", unpack, data=archive.getvalue())
     if done.status != 0:
