@@ -110,8 +110,8 @@ class Rtnl:
     def add_veths(self, pairs: Sequence[tuple[str, str, str | None, str | None]], namespace: int) -> None:
         """Several veth pairs: (name, peer, MAC address, alternative name) each.
 
-        With an alternative name, a link gets its name last: that makes the event that tells of both, as the kernel sends
-        none for an alternative name on a link that is down.
+        With an alternative name, a link gets its name last: that makes the event that tells of both, as the kernel
+        sends none for an alternative name on a link that is down.
         """
         requests = []
         for name, peer, address, altname in pairs:
