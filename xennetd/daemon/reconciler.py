@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
+import structlog
+
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.belonging import Belonging
 from xennetd.daemon.hooks import Hooks
-from xennetd.daemon.log import get_logger
 from xennetd.daemon.record import Record
 from xennetd.daemon.trail import Trail
 from xennetd.daemon.workqueue import WorkQueue
@@ -36,7 +37,7 @@ from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
-_log = get_logger()
+_log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
 """Looks at one vif before its link counts as one that somebody else keeps changing."""
