@@ -50,13 +50,12 @@ FAULTS: dict[str, tuple[Nodes, str]] = {
     "mac malformed": ({"mac": "00:16:3e:00:00"}, 'mac is "00:16:3e:00:00": must be six hexadecimal bytes'),
     "mac multicast": ({"mac": "01:00:5e:00:00:01"}, 'mac is "01:00:5e:00:00:01": a multicast address'),
     "mac zero": ({"mac": "00:00:00:00:00:00"}, 'mac is "00:00:00:00:00:00": must not be all zeroes'),
-    "ip no address": ({"ip": "192.0.2.1 web"}, 'ip is "192.0.2.1 web": web must be an IPv4 or IPv6 address'),
     "type unknown": ({"type": "vif_new"}, 'type is "vif_new": must be vif or vif_ioemu'),
     "not UTF-8": ({"bridge": b"\xff\xfe\x80"}, 'bridge is "\\xff\\xfe\\x80": must be printable ASCII'),
     "newlines": ({"mac": "00:16:3e:00:00:01\nMESSAGE=forged"}, 'mac is "00:16:3e:00:00:01\\nMESSAGE=forged": must be'),
     "escapes": ({"vifname": "\x1b]0;pwned\x07"}, 'vifname is "\\x1b]0;pwned\\x07": must be printable ASCII'),
     "mtu of 2 KB": ({"mtu": "1" * 2048}, 'mtu is "111'),
-    "above 2 KB": ({"ip": "1" * 4000}, '...": must be at most 2048 bytes long, not 4000'),
+    "above 2 KB": ({"mtu": "1" * 4000}, '...": must be at most 2048 bytes long, not 4000'),
 }
 
 

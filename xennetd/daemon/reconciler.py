@@ -45,7 +45,10 @@ _ROUNDS = 8
 _RETRY = 0.5
 _RETRY_REFUSED = 10.0
 _RETRY_DEFECT = 60.0
-"""Seconds until a vif is looked at again whose verdict did not reach xenstored, was refused there, or met a defect."""
+"""Seconds until a vif is looked at again whose verdict did not reach xenstored, was refused there, or met a defect.
+
+With a defect nothing but its end, or `retry`, brings on an earlier look: each look may change what leads to the next.
+"""
 
 
 class Reconciler:
@@ -102,6 +105,7 @@ class Reconciler:
         """Forget what failed, and try again."""
         record = self._records.get(vif)
         if record is not None:
+            record.broken_until = 0.0
             memory = record.memory
             record.memory = replace(
                 memory, port=replace(memory.port, failure=None), tap=replace(memory.tap, failure=None)
@@ -123,6 +127,9 @@ class Reconciler:
         await self._queue.run(self._look_after)
 
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
+        record = self._records.get(vif)
+        if record is not None and record.broken_until > time.monotonic() and self._directory.get(vif) is not None:
+            return  # what the defect made of it is no news
         try:
             await self._reconcile(vif, hinted_at)
         except ConnectionLost:
@@ -299,6 +306,7 @@ class Reconciler:
         record = self._records.get(vif_id)
         if record is None:
             return
+        record.broken_until = time.monotonic() + _RETRY_DEFECT
         error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
         self._trail.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
         if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status != CONNECTED:

@@ -18,7 +18,7 @@ from xennetd.plan.decide import Decision, Incarnation, Memory
 class Record:
     """One vif. `since` is the wall clock, in seconds, when `state` began; `hinted_at` and `duration_us` time the attach
     on the monotonic clock, from the hint that found state 2 and the link to the verdict. `seen` is the link that was
-    looked at last."""
+    looked at last. `broken_until`: a defect of ours has hit it, and it is let alone until then (monotonic)."""
 
     vif: Vif
     memory: Memory = field(default_factory=Memory)
@@ -31,6 +31,7 @@ class Record:
     since: float = 0.0
     hinted_at: float | None = None
     duration_us: int | None = None
+    broken_until: float = 0.0
     waits_on: frozenset[str] = frozenset()
 
     def settle(self, decision: Decision, link: Link | None) -> bool:

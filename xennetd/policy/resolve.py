@@ -23,7 +23,7 @@ ANY_BRIDGE = "*"
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
 
-_UNUSED_NODES = frozenset({"gatewaydev", "handle", "rate", "vlan"})
+_UNUSED_NODES = frozenset({"gatewaydev", "handle", "ip", "rate", "vlan"})
 """Nodes that nothing in mode bridge depends on: what is wrong with them is a warning, as for the stock script."""
 
 # A backend's mode can only be told from the basename of its script.
