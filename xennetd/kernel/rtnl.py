@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import NamedTuple
 
 from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, BridgePort, Link
 from xennetd.model.vif import IPInterface, VifId
@@ -84,6 +85,20 @@ _LINK_ATTRIBUTES = frozenset(
     }
 )
 
+_LINKINFO_ATTRIBUTES = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA})
+_AF_SPEC_FAMILIES = frozenset({int(socket.AF_INET6)})
+_INET6_ATTRIBUTES = frozenset({_IFLA_INET6_ADDR_GEN_MODE})
+_PORT_ATTRIBUTES = frozenset(
+    {
+        _IFLA_BRPORT_STATE,
+        _IFLA_BRPORT_MODE,
+        _IFLA_BRPORT_LEARNING,
+        _IFLA_BRPORT_UNICAST_FLOOD,
+        _IFLA_BRPORT_ISOLATED,
+        _IFLA_BRPORT_LOCKED,
+    }
+)
+
 _NLMSGHDR = struct.Struct("=IHHII")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
@@ -120,8 +135,7 @@ class AddressChange:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """nlmsghdr, and where the message's body lies in its buffer."""
 
     type: int
@@ -142,21 +156,28 @@ def headers(data: bytes) -> Iterator[Header]:
         offset += (length + 3) & ~3
 
 
-def _attributes(data: bytes, offset: int, end: int) -> list[tuple[int, int, int]]:
-    """Return (type, start, end) of each attribute of a nest or a body."""
+def _attributes(data: bytes, offset: int, end: int, wanted: frozenset[int] | None = None) -> list[tuple[int, int, int]]:
+    """Return (type, start, end) of the attributes of a nest or a body: those of the `wanted` types, or all of them."""
     found = []
     unpack = _RTATTR.unpack_from
     while offset + 4 <= end:
         length, kind = unpack(data, offset)
         if length < 4 or offset + length > end:
             raise NetlinkFormatError(f"attribute of {length} bytes where {end - offset} are left")
-        found.append((kind & _TYPE_MASK, offset + 4, offset + length))
+        kind &= _TYPE_MASK
+        if wanted is None or kind in wanted:
+            found.append((kind, offset + 4, offset + length))
         offset += (length + 3) & ~3
     return found
 
 
 def _text(data: bytes, start: int, end: int) -> str:
     return data[start:end].rstrip(b"\0").decode("utf-8", "backslashreplace")
+
+
+def seq_of(request: bytes) -> int:
+    """Return the sequence number of a request that was made here."""
+    return int(_U32.unpack_from(request, 8)[0])
 
 
 def link_key(data: bytes, message: Header) -> tuple[int, int]:
@@ -189,7 +210,7 @@ def _parse_link(
     data: bytes, start: int, end: int, stand_in: bool, addresses: frozenset[IPInterface], generation: int
 ) -> Link:
     _family, _type, index, flags, _change = _IFINFOMSG.unpack_from(data, start)
-    found = {kind: (at, stop) for kind, at, stop in _attributes(data, start + 16, end) if kind in _LINK_ATTRIBUTES}
+    found = {kind: (at, stop) for kind, at, stop in _attributes(data, start + 16, end, _LINK_ATTRIBUTES)}
     kind, port = _parse_linkinfo(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else ("", None)
     mode = _parse_addr_gen_mode(data, *found[_IFLA_AF_SPEC]) if _IFLA_AF_SPEC in found else IN6_ADDR_GEN_MODE_NONE
     parent = None
@@ -227,7 +248,7 @@ def _parse_parent(name: str) -> VifId | None:
 def _parse_linkinfo(data: bytes, offset: int, end: int) -> tuple[str, BridgePort | None]:
     kind = slave_kind = ""
     slave = (0, 0)
-    for attribute, at, stop in _attributes(data, offset, end):
+    for attribute, at, stop in _attributes(data, offset, end, _LINKINFO_ATTRIBUTES):
         if attribute == _IFLA_INFO_KIND:
             kind = _text(data, at, stop)
         elif attribute == _IFLA_INFO_SLAVE_KIND:
@@ -239,7 +260,7 @@ def _parse_linkinfo(data: bytes, offset: int, end: int) -> tuple[str, BridgePort
 
 
 def _parse_port(data: bytes, offset: int, end: int, was: BridgePort) -> BridgePort:
-    flags = {kind: data[at] for kind, at, stop in _attributes(data, offset, end) if stop > at}
+    flags = {kind: data[at] for kind, at, stop in _attributes(data, offset, end, _PORT_ATTRIBUTES) if stop > at}
     return BridgePort(
         state=flags.get(_IFLA_BRPORT_STATE, was.state),
         learning=bool(flags.get(_IFLA_BRPORT_LEARNING, was.learning)),
@@ -252,11 +273,10 @@ def _parse_port(data: bytes, offset: int, end: int, was: BridgePort) -> BridgePo
 
 def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:
     """Return the link's addr_gen_mode; a link that IPv6 does not know (no IPv6, MTU below 1280) makes no address."""
-    for family, at, stop in _attributes(data, offset, end):
-        if family == socket.AF_INET6:
-            for attribute, value, value_end in _attributes(data, at, stop):
-                if attribute == _IFLA_INET6_ADDR_GEN_MODE and value_end > value:
-                    return data[value]
+    for _, at, stop in _attributes(data, offset, end, _AF_SPEC_FAMILIES):
+        for _, value, value_end in _attributes(data, at, stop, _INET6_ATTRIBUTES):
+            if value_end > value:
+                return data[value]
     return IN6_ADDR_GEN_MODE_NONE
 
 
@@ -294,7 +314,7 @@ def parse_ack(data: bytes, message: Header) -> Ack:
     try:
         (code,) = _S32.unpack_from(data, message.start)
         text = ""
-        if message.flags & NLM_F_ACK_TLVS:
+        if code and message.flags & NLM_F_ACK_TLVS:
             offset = message.start + 4
             if message.type == NLMSG_ERROR:
                 (inner,) = _U32.unpack_from(data, offset)

@@ -121,8 +121,9 @@ class RequestSocket:
         order: list[int] = []
         for first in range(0, len(requests), _BATCH):
             batch = requests[first : first + _BATCH]
-            waiting = {message.seq for request in batch for message in rtnl.headers(request)}
-            order += [message.seq for request in batch for message in rtnl.headers(request)]
+            seqs = [rtnl.seq_of(request) for request in batch]
+            order += seqs
+            waiting = set(seqs)
             self._socket.send(b"".join(batch))
             while waiting:
                 data = self._socket.recv(_DATAGRAM)
