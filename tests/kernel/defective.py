@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.bed.daemon import STAND_IN, Daemon
+from tests.bed.xen import REPOSITORY
 from tests.bed.xenstored import Xenstored
 
 
@@ -14,6 +15,7 @@ class Defective(Daemon):
 
     def __init__(self, xenstored: Xenstored, directory: Path, config: str = STAND_IN, *, defect: str) -> None:
         super().__init__(xenstored, directory, config)
+        self.environment["PYTHONPATH"] = str(REPOSITORY)  # not the program's directory, which Python looks in instead
         self._program = directory / "defective.py"
         self._program.write_text(f"{defect}\nimport sys\nfrom xennetd.daemon.main import main\nsys.exit(main())\n")
 
