@@ -14,6 +14,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,9 +94,8 @@ class Lane:
 
     def _start(self, session: pytest.Session) -> None:
         session.config.add_cleanup(self.close)
-        capture = session.config.pluginmanager.getplugin("capturemanager")
         try:
-            with capture.global_and_fixture_disabled():
+            with _capture(session.config).global_and_fixture_disabled():
                 self._channel = self._boot()
             _push(self._channel)
             directory = host.REPOSITORY / "tests" / self._name
@@ -148,6 +148,8 @@ class Lane:
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
             if report.failed:
                 report.sections.append(("machine", f"its console, journal and Xen's logs: {self._logs}"))
+            elif report.when == "call" and report.capstdout:
+                _show(item.config, report.capstdout)
             yield report
         raise host.ImageError("pytest in the machine stopped:\n" + "\n".join(said[-40:]))
 
@@ -163,6 +165,16 @@ class Lane:
             return
         self._logs.mkdir(parents=True, exist_ok=True)
         (self._logs / "xen.log").write_text(listing)
+
+
+def _show(config: pytest.Config, text: str) -> None:
+    """Print what a test that passed has printed: a table of measurements."""
+    with _capture(config).global_and_fixture_disabled():
+        print(f"\n{text.strip()}", flush=True)
+
+
+def _capture(config: pytest.Config) -> Any:
+    return config.pluginmanager.getplugin("capturemanager")
 
 
 def _outside(item: pytest.Item) -> bool:
