@@ -114,8 +114,8 @@ def held(bed: Bed) -> tuple[object, object]:
     for each in links.values():
         for key in ("info_data", "info_slave_data"):
             details = each.get("linkinfo", {}).get(key, {})
-            for timer in [name for name in details if name.endswith("_timer")]:
-                del details[timer]
+            for volatile in [name for name in details if name.endswith("_timer") or name == "fdb_n_learned"]:
+                del details[volatile]
     return {name: (each, bed.host.addresses(name)) for name, each in links.items()}, bed.xenstored.dump()
 
 
