@@ -8,7 +8,6 @@ from typing import Protocol
 from xennetd.model.vif import IPInterface, VifId
 
 IFF_UP = 0x1
-IFF_RUNNING = 0x40
 
 IFNAMSIZ = 16
 """A link's name with its terminating NUL (linux/if.h)."""
