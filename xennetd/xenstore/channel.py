@@ -17,9 +17,6 @@ from typing import Final, Protocol
 from xennetd.model.errors import ToolstackError
 
 DEVICE: Final = "/dev/xen/xenbus"
-DEVICE_WINDOW: Final = 10
-"""Requests outstanding at the device: xenstored allows an unprivileged domain 20, which our kernel needs too."""
-
 _CHUNK: Final = 64 * 1024
 """Below malloc's mmap threshold: a larger receive buffer costs page faults each time."""
 
@@ -111,9 +108,14 @@ class SocketChannel:
 
 
 class DeviceChannel:
-    """The kernel's xenbus device: one whole message a write(2), since the rest of a longer one is discarded.
+    """The kernel's xenbus device: one whole message a write(2), and the next when that one has been answered.
 
-    poll(2) never says that the device is writable, so it is written to at once, which blocks for a copy only.
+    The device has one buffer for what is written, and the kernel's thread takes a request's payload out of it some time
+    after write(2) has returned. A second request before the answer to the first overwrites that one: nodes are then
+    read, and written, that nobody named (seen with Linux 6.12). What is behind a whole message in one write is discarded.
+
+    poll(2) never says that the device is writable, so it is written to at once. That blocks for a copy, for a watch
+    until xenstored has answered.
     """
 
     def __init__(self, fd: int, received: Callable[[bytes], None], lost: Callable[[ConnectionLost], None]) -> None:
@@ -121,7 +123,7 @@ class DeviceChannel:
         self._received = received
         self._lost = lost
         self._waiting: deque[bytes] = deque()
-        self._outstanding = 0
+        self._busy = False
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._readable)
@@ -131,8 +133,9 @@ class DeviceChannel:
         self._pump()
 
     def answered(self, count: int) -> None:
-        self._outstanding -= count
-        self._pump()
+        if count:
+            self._busy = False
+            self._pump()
 
     def close(self) -> None:
         self._waiting.clear()
@@ -142,13 +145,13 @@ class DeviceChannel:
             self._fd = -1
 
     def _pump(self) -> None:
-        while self._waiting and self._outstanding < DEVICE_WINDOW:
-            self._outstanding += 1
-            try:
-                os.write(self._fd, self._waiting.popleft())
-            except OSError as error:
-                self._fail(f"writing to the xenbus device failed: {error.strerror}")
-                return
+        if self._busy or not self._waiting:
+            return
+        self._busy = True
+        try:
+            os.write(self._fd, self._waiting.popleft())
+        except OSError as error:
+            self._fail(f"writing to the xenbus device failed: {error.strerror}")
 
     def _readable(self) -> None:
         try:
