@@ -112,7 +112,7 @@ class DeviceChannel:
 
     The device has one buffer for what is written, and the kernel's thread takes a request's payload out of it some time
     after write(2) has returned. A second request before the answer to the first overwrites that one: nodes are then
-    read, and written, that nobody named (seen with Linux 6.12). What is behind a whole message in one write is discarded.
+    read, and written, that nobody named (seen with Linux 6.12). What is behind a whole message in a write is discarded.
 
     poll(2) never says that the device is writable, so it is written to at once. That blocks for a copy, for a watch
     until xenstored has answered.
