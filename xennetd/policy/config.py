@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
 from xennetd.model.attachment import Mode
@@ -28,12 +29,57 @@ class DaemonConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """One of a network's `forward`: what comes to the host's `port` goes to `to_port` of a guest.
+
+    `to` is an address within the network, or the name of a VM: then the port is forwarded in each IP version that the
+    network has a subnet of.
+    """
+
+    proto: Literal["tcp", "udp"]
+    port: int
+    to: str | IPv4Address | IPv6Address
+    to_port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
-    """`[network.NAME]`: what guests are attached to."""
+    """`[network.NAME]`: what guests are attached to.
+
+    `bridge` is empty in mode route, in nat and isolated it is the name of our own bridge. `uplink` None: the host's
+    default route decides. `domain` is empty without `dhcp`, `ra` "off". `nptv6` is as long as `subnet6`. `gateway` and
+    `proxy` are of mode route.
+    """
 
     name: str
     mode: Mode
-    bridge: str
+    bridge: str = ""
+    subnet4: IPv4Network | None = None
+    subnet6: IPv6Network | None = None
+    uplink: str | None = None
+    dhcp: bool = False
+    ra: Literal["slaac", "stateful", "off"] = "off"
+    domain: str = ""
+    nat66: bool = False
+    nptv6: IPv6Network | None = None
+    forwards: tuple[Forward, ...] = ()
+    gateway: Literal["uplink", "link-local"] = "uplink"
+    proxy: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether its bridge is ours: made for it, and taken away with it."""
+        return self.mode in (Mode.NAT, Mode.ISOLATED)
+
+    @property
+    def gateway4(self) -> IPv4Interface | None:
+        """The first host address of the IPv4 subnet."""
+        return IPv4Interface((self.subnet4[1], self.subnet4.prefixlen)) if self.subnet4 is not None else None
+
+    @property
+    def gateway6(self) -> IPv6Interface | None:
+        """The first host address of the IPv6 subnet."""
+        return IPv6Interface((self.subnet6[1], self.subnet6.prefixlen)) if self.subnet6 is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +102,18 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`[[policy]]`: either the network that a matching vif is attached to, or why it gets none."""
+    """`[[policy]]`: either the network that a matching vif is attached to, or why it gets none.
+
+    `ips` are the addresses that the vif has in the network whatever its `vif=` line says; empty: not fixed here.
+    `stable_mac`: its MAC is to be the same whenever the domain starts.
+    """
 
     name: str
     match: Match
     network: Network | None = None
     deny: str | None = None
+    ips: tuple[IPv4Address | IPv6Address, ...] = ()
+    stable_mac: bool = False
 
 
 @dataclass(frozen=True, slots=True)

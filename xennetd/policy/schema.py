@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, ValidationError, convert
 
-from xennetd.model.attachment import Mode
 from xennetd.model.link import is_link_name
 from xennetd.model.vif import DOMID_FIRST_RESERVED
 from xennetd.policy.document import Place
@@ -108,7 +107,7 @@ DAEMON: Fields = {
 NETWORK_NAME = Field(_Name, "at most 63 letters, digits, dots, hyphens and underscores, first a letter or digit")
 
 NETWORK: Fields = {
-    "mode": Field(Mode, choices=tuple(Mode)),
+    "mode": Field(Literal["bridge"], choices=("bridge",)),
     "bridge": Field(str, "a link's name, 1 to 15 characters", is_link_name),
 }
 
