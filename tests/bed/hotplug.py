@@ -1,16 +1,30 @@
-"""`run`: a hotplug script, run as libxl runs it (libxl__get_hotplug_script_info, libxl_linux.c; device_hotplug)."""
+"""A hotplug script, run as libxl runs it (libxl__get_hotplug_script_info, libxl_linux.c; device_hotplug).
+
+`run` is for any script, `Script` for ours, with a look at what it does.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from tests.bed import xen
 from tests.bed.toolstack import Vif
 from tests.bed.xenstored import Xenstored
 
 TIMEOUT = 40.0
 """LIBXL_HOTPLUG_TIMEOUT, in seconds; then comes SIGKILL."""
+
+SCRIPT = xen.REPOSITORY / "conf" / "vif-xennetd"
+
+_EXECVE = re.compile(r'execve\("[^"]*?([^"/]+)", .*\) = 0$')
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +75,103 @@ def run(xenstored: Xenstored, vif: Vif, command: str, timeout: float = TIMEOUT) 
         process.communicate()
         raise
     return Result(process.returncode, output, time.monotonic() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the script ended, and every program that it started, in order."""
+
+    status: int
+    stderr: str
+    programs: list[str]
+    seconds: float
+
+
+@dataclass
+class Script:
+    """conf/vif-xennetd for one vif, run as libxl runs it, with every program start noted; `tmp` is a scratch directory.
+
+    Times are in seconds.
+    """
+
+    xenstored: Xenstored
+    vif: Vif
+    tmp: Path
+    shell: list[str] = field(default_factory=list)
+
+    def variables(self) -> dict[str, str]:
+        found = environment(self.xenstored, self.vif)
+        found["PATH"] = f"{self.tmp / 'bin'}:{found['PATH']}"
+        return found
+
+    def start(self, *arguments: str, without: tuple[str, ...] = (), trace: bool = True) -> subprocess.Popen[str]:
+        variables = {name: value for name, value in self.variables().items() if name not in without}
+        strace = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-o", str(self.tmp / "trace")]
+        return subprocess.Popen(
+            [*(strace if trace else []), *self.shell, str(SCRIPT), *arguments],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self, process: subprocess.Popen[str], began: float, timeout: float = 10) -> Ended:
+        stdout, stderr = process.communicate(timeout=timeout)
+        assert stdout == ""
+        return Ended(process.returncode, stderr, self.programs(), time.monotonic() - began)
+
+    def __call__(self, *arguments: str, without: tuple[str, ...] = (), timeout: float = 10) -> Ended:
+        began = time.monotonic()
+        return self.end(self.start(*arguments, without=without), began, timeout)
+
+    def programs(self) -> list[str]:
+        """What was started besides the script's own shell, in the order in which it began to run."""
+        lines = (self.tmp / "trace").read_text().splitlines()
+        return [match[1] for line in lines if (match := _EXECVE.search(line))][1:]
+
+    def wrap(self, program: str, text: str) -> None:
+        """Put a program of this name before the real one, which `text` (sh) can call as "$real"."""
+        path = self.tmp / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\nreal={shutil.which(program)}\n{text}\n")
+        path.chmod(0o755)
+
+    def hold(self, program: str) -> None:
+        """Have the program of this name wait, once, before it does anything: see `held`."""
+        os.mkfifo(self.tmp / "held")
+        self.wrap(program, f'read -r _ <{self.tmp / "held"}\nexec "$real" "$@"')
+
+    @contextmanager
+    def held(self, timeout: float = 10) -> Iterator[None]:
+        """Enter once the program that `hold` named has been started, and let it go at the end."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fifo = os.open(self.tmp / "held", os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:  # ENXIO: nobody reads yet
+                assert time.monotonic() < deadline, "it was not started"
+                time.sleep(0.005)
+        try:
+            yield
+        finally:
+            os.write(fifo, b"\n")
+            os.close(fifo)
+
+    def left_behind(self) -> list[str]:
+        """The programs of this script that still run."""
+        mark = f"XENSTORED_PATH={self.xenstored.socket}".encode()
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = mark in (directory / "environ").read_bytes().split(b"\0")
+                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if mine and int(directory.name) != os.getpid() and command:
+                found.append(command.strip())
+        return found
+
+    def watching(self) -> bool:
+        return any("xenstore-watch" in command and "timeout" not in command for command in self.left_behind())

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bed import xen
 from tests.bed.guest import Bed
-from tests.bed.hotplug import environment
+from tests.bed.hotplug import Script
 from tests.bed.toolstack import Vif, VifSpec
+from xennetd.daemon.marks import Marks
+from xennetd.model.vif import VifId
 
-SCRIPT = xen.REPOSITORY / "conf" / "vif-xennetd"
 SHELLS = (["dash"], ["bash", "--posix"], ["busybox", "sh"])
-EXECVE = re.compile(r'execve\("[^"]*?([^"/]+)", .*\) = 0$')
 
+ONLINE = ("online", "type_if=vif")
+ADD = ("add", "type_if=tap")
+
+ONE_START = ["xenstore-read"]
+THREE_STARTS = ["timeout", "xenstore-watch", "xenstore-read"]
+THREE_STARTS_ONE_HELD = ["timeout", "xenstore-watch", "xenstore-watch", "xenstore-read"]
+"""The watch that waits for the test goes on as the real one."""
 
 TIMEOUT_CAUGHT_EARLY = """\
 exec python3 - "$@" <<'END'
@@ -39,16 +41,38 @@ END"""
 """GNU's `timeout`, when its child has run before its own fork() returned: SIGTERM ends it and nobody else (*seen*)."""
 
 
-@dataclass
 class Daemon:
-    """xennetd as far as the script can see it: /run/xennetd, and verdicts in xenstore."""
+    """xennetd as far as the script can see it: verdicts in xenstore, and its marks in /run/xennetd, which are real.
 
-    bed: Bed
-    vif: Vif
-    run: Path = Path("/run/xennetd")
+    Each verdict is `write` and then `mark`; tests that care for what happens between call these two.
+    """
+
+    def __init__(self, bed: Bed, vif: Vif) -> None:
+        self.run = Path("/run/xennetd")
+        self.bed = bed
+        self.vif = vif
+        self.run.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        """Begin, as after a restart: with the marks that are there."""
+        self.marks = Marks(self.run)
+        self.marks.start([VifId(self.vif.domid, self.vif.devid)])
+
+    def write(self, node: str, verdict: str | bytes) -> None:
+        self.bed.toolstack.xs.write(f"{self.vif.backend}/{node}", verdict)
+
+    def mark(self, name: str, node: str) -> None:
+        if self.marks.tell(name):
+            self.write(node, self.bed.toolstack.xs.read(f"{self.vif.backend}/{node}"))
+            self.marks.heard(name)
+
+    def mark_vif(self) -> None:
+        self.mark(self.vif.netdev, "hotplug-status")
 
     def connect(self) -> None:
-        self.bed.toolstack.xs.write(f"{self.vif.backend}/hotplug-status", "connected")
+        self.write("hotplug-status", "connected")
+        self.mark_vif()
 
     def refuse(self, sentence: str | bytes) -> None:
         def write(tx: int) -> None:
@@ -56,90 +80,20 @@ class Daemon:
             self.bed.toolstack.xs.write(f"{self.vif.backend}/hotplug-status", "error", tx)
 
         self.bed.toolstack.xs.transact(write)
+        self.mark_vif()
 
     def judge_tap(self, verdict: str) -> None:
-        self.bed.toolstack.xs.write(f"{self.vif.backend}/xennetd-tap", verdict)
+        self.write("xennetd-tap", verdict)
+        self.mark(self.vif.tap, "xennetd-tap")
+
+    def marked(self, directory: str) -> list[str]:
+        return sorted(path.name for path in (self.run / directory).iterdir())
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How the script ended, and every program that it started, in order."""
-
-    status: int
-    stderr: str
-    programs: list[str]
-    seconds: float
-
-
-@dataclass
-class Script:
-    """The script, run as libxl runs it."""
-
-    bed: Bed
-    vif: Vif
-    tmp: Path
-    shell: list[str] = field(default_factory=list)
-
-    def variables(self) -> dict[str, str]:
-        found = environment(self.bed.xenstored, self.vif)
-        found["PATH"] = f"{self.tmp / 'bin'}:{found['PATH']}"
-        return found
-
-    def start(self, *arguments: str, without: tuple[str, ...] = (), trace: bool = True) -> subprocess.Popen[str]:
-        variables = {name: value for name, value in self.variables().items() if name not in without}
-        strace = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-o", str(self.tmp / "trace")]
-        return subprocess.Popen(
-            [*(strace if trace else []), *self.shell, str(SCRIPT), *arguments],
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end(self, process: subprocess.Popen[str], began: float, timeout: float = 10) -> Ended:
-        stdout, stderr = process.communicate(timeout=timeout)
-        assert stdout == ""
-        return Ended(process.returncode, stderr, self.programs(), time.monotonic() - began)
-
-    def __call__(self, *arguments: str, without: tuple[str, ...] = (), timeout: float = 10) -> Ended:
-        began = time.monotonic()
-        return self.end(self.start(*arguments, without=without), began, timeout)
-
-    def programs(self) -> list[str]:
-        """What was started besides the script's own shell, in the order in which it began to run."""
-        started = [match[1] for line in (self.tmp / "trace").read_text().splitlines() if (match := EXECVE.search(line))]
-        return started[1:]
-
-    def wrap(self, program: str, text: str) -> None:
-        """Put a program of this name before the real one, which `text` (sh) can call as "$real"."""
-        path = self.tmp / "bin" / program
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\nreal={shutil.which(program)}\n{text}\n")
-        path.chmod(0o755)
-
-    def left_behind(self) -> list[str]:
-        """The programs of this script that still run."""
-        mark = f"XENSTORED_PATH={self.bed.xenstored.socket}".encode()
-        found = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                mine = mark in (directory / "environ").read_bytes().split(b"\0")
-                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if mine and int(directory.name) != os.getpid() and command:
-                found.append(command.strip())
-        return found
-
-    def watching(self) -> bool:
-        return any("xenstore-watch" in command and "timeout" not in command for command in self.left_behind())
-
-
-def until(condition: object, seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for `condition()` to hold."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
 
@@ -156,25 +110,15 @@ def vif(bed: Bed) -> Iterator[Vif]:
 @pytest.fixture
 def daemon(bed: Bed, vif: Vif) -> Iterator[Daemon]:
     daemon = Daemon(bed, vif)
-    daemon.run.mkdir()
     yield daemon
     shutil.rmtree(daemon.run)
 
 
 @pytest.fixture
 def script(bed: Bed, vif: Vif, tmp_path: Path) -> Iterator[Script]:
-    script = Script(bed, vif, tmp_path)
+    script = Script(bed.xenstored, vif, tmp_path)
     yield script
     until(lambda: script.left_behind() == [])
-
-
-def link_up(bed: Bed, name: str) -> None:
-    bed.host.rtnl.add_bridge(name)
-    bed.host.rtnl.set(name, up=True)
-
-
-ONLINE = ("online", "type_if=vif")
-ADD = ("add", "type_if=tap")
 
 
 class TestTheVerdictIsThere:
@@ -184,55 +128,45 @@ class TestTheVerdictIsThere:
         script.shell = request.param
         return script
 
-    @pytest.fixture
-    def link(self, bed: Bed, vif: Vif) -> Iterator[None]:
-        link_up(bed, vif.netdev)
-        yield
-        bed.host.rtnl.delete(vif.netdev)
-
-    @pytest.mark.usefixtures("link")
-    def test_one_program_when_the_daemon_was_faster(self, script: Script, daemon: Daemon) -> None:
-        daemon.connect()
-        ended = script(*ONLINE)
-        assert (ended.status, ended.stderr, ended.programs) == (0, "", ["xenstore-read"])
-
     def test_connected(self, script: Script, daemon: Daemon) -> None:
         daemon.connect()
         ended = script(*ONLINE)
-        assert (ended.status, ended.stderr) == (0, "")
-        assert ended.programs == ["timeout", "xenstore-watch", "xenstore-read"]
+        assert (ended.status, ended.stderr, ended.programs) == (0, "", ONE_START)
+        assert daemon.marked("waiting") == []
 
     def test_an_error_is_printed(self, script: Script, daemon: Daemon) -> None:
         daemon.refuse("bridge xenbr7 does not exist")
         ended = script(*ONLINE)
         assert (ended.status, ended.stderr) == (1, "vif-xennetd: bridge xenbr7 does not exist\n")
-        assert ended.programs == ["timeout", "xenstore-watch", "xenstore-read"]
+        assert ended.programs == ONE_START
 
     def test_a_tap_is_connected(self, script: Script, daemon: Daemon) -> None:
         daemon.judge_tap("connected")
         ended = script(*ADD)
-        assert (ended.status, ended.stderr) == (0, "")
+        assert (ended.status, ended.stderr, ended.programs) == (0, "", ONE_START)
 
     def test_a_taps_error_is_printed(self, script: Script, daemon: Daemon) -> None:
         daemon.judge_tap("error: the bridge is full")
         ended = script(*ADD)
         assert (ended.status, ended.stderr) == (1, "vif-xennetd: the bridge is full\n")
+        assert ended.programs == ONE_START
 
     def test_it_comes_later(self, script: Script, daemon: Daemon) -> None:
         began = time.monotonic()
         process = script.start(*ONLINE)
-        until(lambda: script.programs()[2:] if (script.tmp / "trace").exists() else [])
+        until(script.watching)
         time.sleep(0.2)
         assert process.poll() is None
         daemon.connect()
         ended = script.end(process, began)
-        assert (ended.status, ended.stderr) == (0, "")
-        assert ended.programs == ["timeout", "xenstore-watch", "xenstore-read", "xenstore-read"]
+        assert (ended.status, ended.stderr, ended.programs) == (0, "", THREE_STARTS)
 
     def test_no_watch_stays_when_timeout_is_caught_early(self, script: Script, daemon: Daemon) -> None:
         script.wrap("timeout", TIMEOUT_CAUGHT_EARLY)
+        process = script.start(*ONLINE)
+        until(script.watching)
         daemon.connect()
-        assert script(*ONLINE).status == 0
+        assert script.end(process, 0).status == 0
         until(lambda: script.left_behind() == [])
 
     def test_a_dead_xenstored_is_an_error_at_once(self, script: Script, vif: Vif, daemon: Daemon) -> None:
@@ -249,7 +183,7 @@ class TestTheVerdictComesLater:
         time.sleep(0.1)
         daemon.refuse("denied")
         ended = script.end(process, 0)
-        assert (ended.status, ended.stderr) == (1, "vif-xennetd: denied\n")
+        assert (ended.status, ended.stderr, ended.programs) == (1, "vif-xennetd: denied\n", THREE_STARTS)
 
     def test_a_taps_verdict(self, script: Script, daemon: Daemon) -> None:
         process = script.start(*ADD)
@@ -259,26 +193,11 @@ class TestTheVerdictComesLater:
         time.sleep(0.1)
         assert process.poll() is None, "the vif's verdict is not the tap's"
         daemon.judge_tap("connected")
-        assert script.end(process, 0).status == 0
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS)
 
-    def test_written_just_before_the_watch_is_in_place(self, script: Script, vif: Vif, daemon: Daemon) -> None:
-        """The lost race: its event is nobody's, only the watch's own first event is left."""
-        script.wrap("xenstore-watch", f'xenstore-write {vif.backend}/hotplug-status connected\nexec "$real" "$@"')
-        ended = script(*ONLINE)
-        assert ended.status == 0
-        assert ended.seconds < 5
-
-    def test_written_just_after_the_first_look(self, script: Script, vif: Vif, daemon: Daemon) -> None:
-        script.wrap(
-            "xenstore-read",
-            f'"$real" "$@"; status=$?\nxenstore-write {vif.backend}/hotplug-status connected\nexit "$status"',
-        )
-        ended = script(*ONLINE)
-        assert ended.status == 0
-        assert ended.programs.count("xenstore-write") == 2
-
-    def test_the_daemon_restarts_meanwhile(self, script: Script, daemon: Daemon) -> None:
-        """An event without a verdict, here the same empty value again, is no reason to stop waiting."""
+    def test_an_event_without_a_verdict(self, script: Script, daemon: Daemon) -> None:
+        """Here the same empty value again: it is no reason to stop waiting."""
         process = script.start(*ONLINE)
         until(script.watching)
         time.sleep(0.1)
@@ -287,6 +206,112 @@ class TestTheVerdictComesLater:
         assert process.poll() is None
         daemon.connect()
         assert script.end(process, 0).status == 0
+
+
+class TestTheWatchComesTooLate:
+    """The lost race: the verdict is written before the watch is in place, so that its event is nobody's."""
+
+    @pytest.fixture(autouse=True)
+    def watch_is_held(self, script: Script) -> None:
+        script.hold("xenstore-watch")
+
+    def test_and_the_daemon_is_done_with_it(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.connect()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS_ONE_HELD)
+        assert daemon.marked("waiting") == []
+
+    def test_and_the_daemon_marks_it_when_the_watch_is_in_place(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.write("hotplug-status", "connected")
+        time.sleep(0.3)
+        assert process.poll() is None, "nothing may have told it"
+        daemon.mark_vif()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS_ONE_HELD)
+
+    def test_and_it_is_the_taps(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ADD)
+        with script.held():
+            daemon.judge_tap("error: the bridge is full")
+        ended = script.end(process, 0)
+        assert (ended.stderr, ended.programs) == ("vif-xennetd: the bridge is full\n", THREE_STARTS_ONE_HELD)
+
+    def test_and_the_daemon_is_killed_before_it_marks_it(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.write("hotplug-status", "connected")
+        time.sleep(0.3)
+        daemon.start()
+        daemon.mark_vif()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS_ONE_HELD)
+
+    def test_and_the_daemon_is_killed_before_it_writes_it_once_more(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.write("hotplug-status", "connected")
+        time.sleep(0.3)
+        assert daemon.marks.tell(script.vif.netdev)
+        daemon.start()
+        daemon.mark_vif()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS_ONE_HELD)
+
+    def test_and_no_mark_can_be_made(self, script: Script, daemon: Daemon) -> None:
+        shutil.rmtree(daemon.run / "waiting")
+        shutil.rmtree(daemon.run / "told")
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.write("hotplug-status", "connected")
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr, ended.programs) == (0, "", THREE_STARTS_ONE_HELD)
+
+    def test_and_marks_can_no_longer_be_made(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        with script.held():
+            shutil.rmtree(daemon.run / "told")
+            daemon.connect()
+            assert not (daemon.run / "waiting").exists()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr, ended.programs) == (0, "", THREE_STARTS_ONE_HELD)
+
+    def test_and_then_marks_can_no_longer_be_made(self, script: Script, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.write("hotplug-status", "connected")
+        time.sleep(0.3)
+        shutil.rmtree(daemon.run / "told")
+        daemon.mark_vif()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS_ONE_HELD)
+
+
+class TestAMarkIsWrong:
+    def test_of_a_verdict_that_is_gone(self, script: Script, daemon: Daemon) -> None:
+        """It costs looks; the verdict that comes is seen all the same."""
+        daemon.marks.tell(script.vif.netdev)
+        process = script.start(*ONLINE)
+        until(script.watching)
+        time.sleep(0.2)
+        assert process.poll() is None
+        daemon.connect()
+        assert script.end(process, 0).status == 0
+
+    def test_of_a_verdict_on_a_vif_that_is_gone(self, script: Script, bed: Bed, vif: Vif, daemon: Daemon) -> None:
+        daemon.connect()
+        bed.toolstack.forget_vif(vif)
+        ended = script(*ONLINE)
+        assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
+
+    def test_of_a_script_that_has_ended(self, script: Script, daemon: Daemon) -> None:
+        (daemon.run / "waiting" / script.vif.netdev).touch()
+        daemon.connect()
+        assert daemon.marked("waiting") == []
+        assert script(*ONLINE).programs == ONE_START
 
 
 class TestItNeverComes:
@@ -298,6 +323,7 @@ class TestItNeverComes:
         bed.netback.close(vif)
         ended = script.end(process, 0)
         assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
+        assert ended.programs == THREE_STARTS
 
     def test_the_directory_goes(self, script: Script, bed: Bed, vif: Vif, daemon: Daemon) -> None:
         process = script.start(*ONLINE)
@@ -324,7 +350,7 @@ class TestItNeverComes:
         assert 29 < ended.seconds < 32
 
     def test_xenstored_dies_meanwhile(self, tmp_path: Path, bed: Bed, vif: Vif, daemon: Daemon) -> None:
-        script = Script(bed, vif, tmp_path)
+        script = Script(bed.xenstored, vif, tmp_path)
         process = script.start(*ONLINE)
         until(script.watching)
         time.sleep(0.1)

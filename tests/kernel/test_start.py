@@ -24,6 +24,7 @@ from xennetd.model import places
 
 OBSERVE = STAND_IN + 'mode = "observe"\n'
 MARK = "observe"
+MARKS = ["told", "waiting"]
 
 RELOAD_FAILS = """
 from xennetd.daemon import service
@@ -75,17 +76,19 @@ class TestASecondDaemon:
         first = daemon()
         second = by_hand(STAND_IN, "--observe")
         assert ended(second) == (1, self.REFUSAL)
-        assert os.listdir(RUNTIME) == ["control"]
+        assert sorted(os.listdir(RUNTIME)) == ["control", *MARKS]
         assert first.ask("list") == []
 
     def test_that_enforces_is_refused_and_changes_nothing(self, daemon: MakeDaemon, by_hand: ByHand) -> None:
         first = daemon(OBSERVE)
         second = by_hand(STAND_IN)
         assert ended(second) == (1, self.REFUSAL)
-        assert sorted(os.listdir(RUNTIME)) == ["control", MARK]
+        assert sorted(os.listdir(RUNTIME)) == ["control", MARK, *MARKS]
         assert first.ask("list") == []
 
-    @pytest.mark.parametrize(("mode", "there"), [("observe", ["control"]), ("enforce", ["control", MARK])])
+    @pytest.mark.parametrize(
+        ("mode", "there"), [("observe", ["control", *MARKS]), ("enforce", ["control", MARK, *MARKS])]
+    )
     def test_that_has_a_control_socket_of_its_own_is_refused_all_the_same(
         self, mode: str, there: list[str], daemon: MakeDaemon, by_hand: ByHand
     ) -> None:
@@ -100,14 +103,14 @@ class TestASecondDaemon:
         first.kill9()
         first.configure(STAND_IN)
         first.start()
-        assert os.listdir(RUNTIME) == ["control"]
+        assert sorted(os.listdir(RUNTIME)) == ["control", *MARKS]
 
 
 class TestRuntimeDirectory:
     def test_made_by_hand_it_goes_again(self, by_hand: ByHand) -> None:
         process = by_hand(OBSERVE)
         eventually((RUNTIME / MARK).exists)
-        assert sorted(os.listdir(RUNTIME)) == ["control", MARK]
+        assert "control" in os.listdir(RUNTIME)
         process.terminate()
         assert ended(process)[0] == 0
         assert not RUNTIME.exists()
@@ -122,7 +125,7 @@ class TestRuntimeDirectory:
         xennetd = daemon(OBSERVE, wrapper=["env", f"RUNTIME_DIRECTORY={RUNTIME}"])
         xennetd.signal(signal.SIGTERM)
         assert xennetd.wait() == 0
-        assert os.listdir(RUNTIME) == [MARK]
+        assert sorted(os.listdir(RUNTIME)) == [MARK, *MARKS]
 
     def test_the_script_finds_the_mark_wherever_the_control_socket_is(self, by_hand: ByHand) -> None:
         process = by_hand(OBSERVE + 'control = "/run/other/control"\n')
@@ -137,6 +140,7 @@ class TestRuntimeDirectory:
         script = (REPOSITORY / "conf" / "vif-xennetd").read_text()
         assert f"\nrun={RUNTIME}\n" in script
         assert f'-e "$run/{MARK}"' in script
+        assert all(f'"$run/{directory}/$mark"' in script for directory in MARKS)
         assert str(RUNTIME) == places.RUNTIME
         assert MARK == OBSERVE_MARK
 
@@ -144,10 +148,10 @@ class TestRuntimeDirectory:
         xennetd = daemon()
         xennetd.configure(OBSERVE)
         assert xennetd.ctl("reload").returncode == 0
-        assert sorted(os.listdir(RUNTIME)) == ["control", MARK]
+        assert sorted(os.listdir(RUNTIME)) == ["control", MARK, *MARKS]
         xennetd.configure(STAND_IN)
         assert xennetd.ctl("reload").returncode == 0
-        assert os.listdir(RUNTIME) == ["control"]
+        assert sorted(os.listdir(RUNTIME)) == ["control", *MARKS]
 
 
 class TestRefusals:

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.schedules import Life, Moment, Op, schedules
 from tests.unit.test_rtnl import attribute, link_message
 from xennetd.daemon import reconciler as reconciler_module
+from xennetd.daemon.marks import Marks
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.kernel import rtnl
 from xennetd.kernel.execute import StepRefused
@@ -243,7 +244,7 @@ async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[Wo
     world = World()
     kernel, directory = SimulatedKernel(world), SimulatedDirectory(world)
     audit: list[Event] = []
-    parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock())
+    parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock(), Marks())
     reconciler = Reconciler(Policy(), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
     with mock.patch.object(reconciler_module, "backend", SimulatedBackend(world)):

@@ -16,6 +16,7 @@ import structlog
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.belonging import Belonging
 from xennetd.daemon.hooks import Hooks
+from xennetd.daemon.marks import Marks
 from xennetd.daemon.record import Record
 from xennetd.daemon.trail import Trail
 from xennetd.daemon.workqueue import WorkQueue
@@ -55,13 +56,21 @@ class Reconciler:
     """Brings every vif to what policy says of it, and remembers where each one stands."""
 
     def __init__(
-        self, policy: Policy, kernel: Kernel, directory: Directory, client: XenstoreClient, audit: Audit, hooks: Hooks
+        self,
+        policy: Policy,
+        kernel: Kernel,
+        directory: Directory,
+        client: XenstoreClient,
+        audit: Audit,
+        hooks: Hooks,
+        marks: Marks,
     ) -> None:
         self._policy = policy
         self._kernel = kernel
         self._directory = directory
         self._client = client
         self._trail = Trail(audit, hooks)
+        self._marks = marks
         self._queue = WorkQueue()
         self._belonging = Belonging()
         self._records: dict[VifId, Record] = {}
@@ -269,9 +278,16 @@ class Reconciler:
             else:
                 self._directory.note(vif.id, "hotplug-error", error)
                 self._directory.note(vif.id, "hotplug-status", "error")
+        await self._mark(vif.id)
         if decision.remove_backend:
             await backend.remove_backend(self._client, vif)
         self._trail.settle(record, decision, link, done)
+
+    async def _mark(self, vif_id: VifId) -> None:
+        """Show the hotplug scripts whether xenstore holds verdicts on this vif."""
+        vif = self._directory.get(vif_id)
+        if vif is not None and not await self._marks.settle(self._client, vif):
+            self._queue.hint_later(vif_id, _RETRY)
 
     def _release(self, link: Link | None) -> None:
         """Take out of service a link that was never connected, as far as the kernel lets us."""
@@ -317,6 +333,7 @@ class Reconciler:
             except ToolstackError:
                 return
             self._directory.note(vif_id, "hotplug-status", "error")
+            await self._mark(vif_id)
 
     def _record(self, vif: Vif) -> Record:
         record = self._records.get(vif.id)
@@ -339,6 +356,7 @@ class Reconciler:
         record = self._records.pop(vif_id, None)
         if record is None:
             return
+        self._marks.forget(vif_id)
         self._belonging.rename(vif_id, record.vif, None)
         self._belonging.wait(vif_id, record.waits_on, ())
         if record.memory.connected is not None and self._policy.daemon.mode == "enforce":

@@ -22,6 +22,7 @@ from xennetd.daemon import notify
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.control import ControlServer
 from xennetd.daemon.hooks import Hooks
+from xennetd.daemon.marks import Marks
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
 from xennetd.kernel.host import Kernel
@@ -63,7 +64,10 @@ class Service:
         self._client = XenstoreClient()
         self._directory = Directory(self._client, self._vif_changed)
         self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
-        self._reconciler = Reconciler(policy, self._kernel, self._directory, self._client, audit, self._hooks)
+        self._marks = Marks()
+        self._reconciler = Reconciler(
+            policy, self._kernel, self._directory, self._client, audit, self._hooks, self._marks
+        )
 
     async def run(self) -> None:
         """Serve until stopped by SIGTERM or SIGINT. Raises HostError when this host can't be served."""
@@ -83,6 +87,7 @@ class Service:
         finally:
             self._client.close()
             self._kernel.close()
+            self._marks.leave()
             self._runtime.leave()
 
     async def _serve(self, control: ControlServer) -> None:
@@ -104,6 +109,7 @@ class Service:
         notify.status("waiting for xenstored")
         tasks.create_task(self._directory.run(), name="directory")
         await self._directory.loaded.wait()
+        self._marks.start(self._directory)
         tasks.create_task(self._reconciler.run(), name="reconciler")
         tasks.create_task(self._hooks.work(), name="hooks")
         tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")

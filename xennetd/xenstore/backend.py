@@ -66,6 +66,12 @@ async def clear_tap_verdict(client: XenstoreClient, vif: Vif) -> bool:
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
+async def repeat_verdict(client: XenstoreClient, vif: Vif, node: str) -> bool:
+    """Write once more what a verdict's node holds, for who set a watch on it too late to see that written."""
+    path = f"{vif.id.backend}/{node}"
+    return await _guarded(client, vif, lambda state, online, value: (Write(path, value),) if value else None, path)
+
+
 async def write_pin(client: XenstoreClient, vif: Vif, on: bool) -> bool:
     """Write down, where a restart finds it and the vif's end ends it, that hands are to be kept off; or forget it."""
     pin = f"{vif.id.backend}/xennetd-pin"
