@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from xennetd.model.ground import IPAddress, IPNetwork
 from xennetd.model.vif import IPInterface, VifId
 
 IFF_UP = 0x1
@@ -33,11 +34,29 @@ class BridgePort:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A route of ours (ROUTE_PROTOCOL) through a link, in the main table, without a next hop. `source` is preferred."""
+
+    destination: IPNetwork
+    metric: int
+    source: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent neighbour entry of a link: whose MAC this address is, whatever a guest claims."""
+
+    address: IPAddress
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """One link. `master` is the index of the bridge (or bond) it is a port of, 0 for none.
 
     `parent` is the vif that the kernel's parent device (`xen-backend`/`vif-D-N`) names, None for all other links.
-    `generation` tells apart two links that had the same index one after the other.
+    `addresses` are in the kernel's order, the main one first. `routes` and `neighbours` are those that we made, or that
+    look as if we had. `generation` tells apart two links that had the same index one after the other.
     """
 
     index: int
@@ -51,7 +70,9 @@ class Link:
     addr_gen_mode: int = IN6_ADDR_GEN_MODE_EUI64
     parent: VifId | None = None
     port: BridgePort | None = None
-    addresses: frozenset[IPInterface] = frozenset()
+    addresses: tuple[IPInterface, ...] = ()
+    routes: frozenset[Route] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
     generation: int = 0
 
     @property
@@ -73,6 +94,18 @@ class HostView(Protocol):
 
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
         """Return the ports of the bridge with this index that are not guests' interfaces."""
+        ...
+
+    def default_uplink(self, version: int) -> Link | None:
+        """Return the link that the default route of this IP version leads through (the one with the least metric)."""
+        ...
+
+    def setting(self, version: int, link: str, key: str) -> int | None:
+        """Return a value of net.ipv4.conf or net.ipv6.conf, None where the kernel has no such thing."""
+        ...
+
+    def routed(self, destination: IPNetwork, metric: int) -> Link | None:
+        """Return the link that a route of ours with this destination and metric leads through."""
         ...
 
 
