@@ -10,3 +10,6 @@ RUNTIME = "/run/xennetd"
 
 CONTROL = f"{RUNTIME}/control"
 """The control socket, unless `daemon.control` names another path."""
+
+STATE = "/var/lib/xennetd"
+"""What outlives a reboot: a directory for each network that has a dnsmasq."""
