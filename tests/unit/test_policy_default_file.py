@@ -5,10 +5,11 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+from xennetd.model.attachment import Mode
 from xennetd.policy.check import HostNotes, check
 from xennetd.policy.config import DaemonConfig, Match, Policy
 from xennetd.policy.load import load
-from xennetd.policy.schema import DAEMON, MATCH, NETWORK, RULE
+from xennetd.policy.schema import DAEMON, FORWARD, MATCH, NETWORK, RULE
 
 TEXT = (Path(__file__).parents[2] / "conf/xennetd.toml").read_text()
 UNCOMMENTED = re.sub(r"^#(?=[^ #\n])", "", TEXT, flags=re.MULTILINE)
@@ -23,14 +24,18 @@ def test_every_example_is_valid_and_every_default_is_true() -> None:
     policy = load([("xennetd.toml", UNCOMMENTED.encode())])
     assert isinstance(policy, Policy), [problem.describe() for problem in policy]
     assert policy.daemon == DaemonConfig()
-    assert [rule.name for rule in policy.rules] == ["web tier", "policy 2"]
+    assert [rule.name for rule in policy.rules] == ["web tier", *(f"policy {i}" for i in range(2, 6))]
+    assert policy.networks["lab"].bridge == "xn-lab"
+    assert policy.networks["lab"].domain == "lab.internal"
     assert check(policy, HostNotes()) == ()
 
 
 def test_every_key_is_explained() -> None:
     data = tomllib.loads(UNCOMMENTED)
     assert data["daemon"].keys() == DAEMON.keys() == {field.name for field in fields(DaemonConfig)}
-    assert data["network"]["lan"].keys() == NETWORK.keys()
+    assert {key for network in data["network"].values() for key in network} == NETWORK.keys()
+    assert {network["mode"] for network in data["network"].values()} == set(Mode)
+    assert {key for forward in data["network"]["lab"]["forward"] for key in forward} == FORWARD.keys()
     assert {key for rule in data["policy"] for key in rule} == RULE.keys()
     assert MATCH.keys() == {field.name for field in fields(Match)}
     assert all(re.search(rf"^#   {key} +\S", TEXT, re.MULTILINE) for key in MATCH)

@@ -120,8 +120,10 @@ def test_a_misspelt_network() -> None:
 
 def test_a_network_that_is_not_whole() -> None:
     assert lines("[network.lan]\n[[policy]]\nnetwork = 'lan'") == [
-        "0.toml:1: network.lan.mode: missing (allowed: bridge)",
-        "0.toml:1: network.lan.bridge: missing (allowed: a link's name, 1 to 15 characters)",
+        "0.toml:1: network.lan.mode: missing (allowed: bridge, route, nat, isolated)"
+    ]
+    assert lines("[network.lan]\nmode = 'bridge'") == [
+        "0.toml:1: network.lan.bridge: missing (allowed: a link's name, 1 to 15 characters)"
     ]
 
 
@@ -184,7 +186,10 @@ def test_single_brackets_around_policy() -> None:
         (f"daemon.control = '/{'ü' * 54}'", "daemon.control: not valid"),
         (r'daemon.control = "/a\u0000b"', r'daemon.control: not valid, found "/a\x00b"'),
         ("network.lan = {mode='bridge', bridge='a/b'}", 'network.lan.bridge: not valid, found "a/b"'),
-        ("network.lan = {mode='nat', bridge='b'}", 'network.lan.mode: not valid, found "nat" (allowed: bridge)'),
+        (
+            "network.lan = {mode='bridged', bridge='b'}",
+            'network.lan.mode: not valid, found "bridged"; did you mean "bridge"? (allowed: bridge, route, nat, iso',
+        ),
         ("network.'a\u202eb' = {mode='bridge', bridge='b'}", r'network."a\u202eb": not valid, found "a\u202eb"'),
         ("policy = [{match=1, deny='x'}]", "policy[1].match: not valid, found 1"),
         ("policy = [{match={mac='00-16-*'}, deny='x'}]", 'policy[1].match.mac: can never match, found "00-16-*"'),
@@ -245,6 +250,22 @@ FRAGMENTS = st.sampled_from(
     [
         *("[daemon]", "[network.lan]", "[network]", "[[policy]]", "[policy.match]", "[policy]", "[x]", "match = {}"),
         *("mode = 'bridge'", "mode = 'observe'", "bridge = 'b'", "vm = '*'", "network = 'lan'", "deny = 'no'"),
+        *(
+            "mode = 'nat'",
+            "mode = 'route'",
+            "mode = 'isolated'",
+            "[network.lab]",
+            "[[network.lan.forward]]",
+            "proxy = true",
+        ),
+        *("subnets = ['10.0.0.0/8', 'fd77::/64']", "subnets = ['10.1.0.0/16']", "dhcp = true", "nptv6 = 'fd78::/64'"),
+        *(
+            "ip = ['10.1.2.3', 'fd77::3']",
+            "port = 80\nproto = 'tcp'",
+            "to = 'a:1'",
+            "to = '[fd77::3]:1'",
+            "uplink = 'b'",
+        ),
         *("devd = true", "mac = '['", "scripts = [[]]", "devid = 1", "name = 'a'", 'hooks = "\x7f"', "'' = nan"),
     ]
 )

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from ipaddress import IPv6Network
 
-from xennetd.policy.config import Match, Policy
+from xennetd.model.attachment import Mode
+from xennetd.model.vif import IPInterface, plain
+from xennetd.policy.config import Match, Network, Policy
 from xennetd.policy.pattern import matches
 
 _STOCK_SCRIPTS = ("vif-bridge", "vif-nat", "vif-openvswitch", "vif-route")
+_UNIQUE_LOCAL = IPv6Network("fc00::/7")
+_WILD = frozenset("*?[")
 _CONDITIONS = tuple(field.name for field in fields(Match))
 
 
 @dataclass(frozen=True, slots=True)
 class HostNotes:
-    """What was found on the host. `hooks` are the executable `vif-post.d/*.hook` files; `bridges` None: not known."""
+    """What was found on the host; None: not known. `hooks` are the executable `vif-post.d/*.hook` files.
+
+    `addresses` are the host's own by link, but those of links that we made. `dnsmasq` and `nftables` say whether the
+    program and the Python module of these names are installed.
+    """
 
     hooks: tuple[str, ...] = ()
     xl_devd: bool = False
     bridges: frozenset[str] | None = None
+    links: frozenset[str] | None = None
+    addresses: Mapping[str, tuple[IPInterface, ...]] | None = None
+    dnsmasq: bool = True
+    nftables: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +51,44 @@ def check(policy: Policy, host: HostNotes) -> Notes:
 
 
 def _errors(policy: Policy, host: HostNotes) -> list[Note]:
+    errors = []
     if policy.daemon.devd and host.xl_devd:
-        return [Note("daemon.devd is true while xl devd runs, which serves the same backends", error=True)]
-    return []
+        errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
+    networks = policy.networks.values()
+    if not host.dnsmasq and (served := [network for network in networks if network.dhcp]):
+        errors.append(f"dnsmasq is not installed, and dhcp = true needs it ({_names(served)}): install dnsmasq-base")
+    if not host.nftables and (filtered := [network for network in networks if network.mode is not Mode.BRIDGE]):
+        errors.append(
+            f"the Python module nftables is not installed, and all modes but bridge need it ({_names(filtered)}): "
+            "install python3-nftables"
+        )
+    others = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
+    for network in networks:
+        if network.own:
+            errors += _overlaps(network, host)
+            if network.bridge in others:
+                errors.append(f'network "{network.name}": a link "{network.bridge}" exists, and it is no bridge')
+    return [Note(sentence, error=True) for sentence in errors]
+
+
+def _names(networks: list[Network]) -> str:
+    return ", ".join(f"network.{network.name}" for network in networks)
+
+
+def _overlaps(network: Network, host: HostNotes) -> list[str]:
+    """Find addresses of the host that its guests could not reach any more, or that would hide guests from it.
+
+    Routed guests are no concern: their addresses may well be taken from an uplink's subnet.
+    """
+    found = []
+    for link, addresses in sorted((host.addresses or {}).items()):
+        if link == network.bridge:
+            continue
+        for address in addresses:
+            subnet = network.subnet4 if address.version == 4 else network.subnet6
+            if subnet is not None and subnet.overlaps(address.network):
+                found.append(f'network "{network.name}": subnet {subnet} overlaps {plain(address)}, which "{link}" has')
+    return found
 
 
 def _daemon_notes(policy: Policy, host: HostNotes) -> list[Note]:
@@ -61,17 +110,49 @@ def _daemon_notes(policy: Policy, host: HostNotes) -> list[Note]:
 
 
 def _network_notes(policy: Policy, host: HostNotes) -> list[Note]:
-    notes = []
     used = {rule.network.name for rule in policy.rules if rule.network is not None}
-    for network in policy.networks.values():
-        if host.bridges is not None and network.bridge not in host.bridges:
-            notes.append(Note(f'network "{network.name}": bridge "{network.bridge}" does not exist now'))
-        if network.name not in used:
-            notes.append(Note(f'network "{network.name}": no policy leads to it'))
-    return notes
+    return [
+        Note(f'network "{network.name}": {sentence}')
+        for network in policy.networks.values()
+        for sentence in _remarks(network, host, used=network.name in used)
+    ]
+
+
+def _remarks(network: Network, host: HostNotes, *, used: bool) -> Iterator[str]:
+    if network.mode is Mode.BRIDGE and host.bridges is not None and network.bridge not in host.bridges:
+        yield f'bridge "{network.bridge}" does not exist now'
+    if network.uplink is not None and host.links is not None and network.uplink not in host.links:
+        yield f'uplink "{network.uplink}" does not exist now'
+    local = network.subnet6 is not None and network.subnet6.subnet_of(_UNIQUE_LOCAL)
+    if network.mode is Mode.NAT and local and network.nptv6 is None and not network.nat66:
+        yield f"guests have no IPv6 to the outside: {network.subnet6} is local, and neither nptv6 nor nat66 is set"
+    if not used:
+        yield "no policy leads to it"
 
 
 def _rule_notes(policy: Policy) -> list[Note]:
+    several = [
+        Note(
+            f'policy "{rule.name}" fixes an address, and may match several interfaces: '
+            "let it match one, by its mac, or by devid and vm or uuid"
+        )
+        for rule in policy.rules
+        if rule.ips and not _matches_one(rule.match)
+    ]
+    return [*_hidden(policy), *several]
+
+
+def _matches_one(match: Match) -> bool:
+    """Return whether there is hardly more than one vif at a time that can match."""
+
+    def exact(pattern: str | None) -> bool:
+        return pattern is not None and not _WILD & set(pattern)
+
+    domain = exact(match.vm) or exact(match.uuid) or match.domid is not None
+    return exact(match.mac) or (domain and match.devid is not None)
+
+
+def _hidden(policy: Policy) -> list[Note]:
     """Find rules all of whose vifs an earlier rule takes: one whose conditions are among theirs.
 
     The first rule with each set of conditions is found by which conditions these are, of which a policy has few

@@ -51,7 +51,7 @@ class Place:
         return Place(self.document, (*self.path, key))
 
     def __str__(self) -> str:
-        return ":".join(str(part) for part in (self.document.file, self.line) if part is not None)
+        return ":".join(str(part) for part in (printable(self.document.file), self.line) if part is not None)
 
     @property
     def line(self) -> int | None:

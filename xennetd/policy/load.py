@@ -7,15 +7,16 @@ asked in the order of the files, and within a file from top to bottom.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from xennetd.model.attachment import Mode
 from xennetd.model.text import visible
-from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.policy.clashes import check_addresses, check_networks
+from xennetd.policy.config import DaemonConfig, Policy, Rule
 from xennetd.policy.document import Document, Place, parse
+from xennetd.policy.network import NetworkDraft, read_network
 from xennetd.policy.problem import Problem, Problems, shown
-from xennetd.policy.schema import DAEMON, MATCH, NETWORK, NETWORK_NAME, RULE, Fields
+from xennetd.policy.rule import RuleDraft, read_rule
+from xennetd.policy.schema import DAEMON, read_table
 
 _SECTIONS = ("daemon", "network", "policy")
 
@@ -43,17 +44,6 @@ def load(sources: Sequence[tuple[str, bytes]], problems: Problems = ()) -> Polic
     return tuple(sorted(found, key=lambda problem: (order.get(problem.file, -1), problem.line or 0)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A rule whose network is still a name."""
-
-    place: Place
-    name: str
-    match: Match
-    network: str | None
-    deny: str | None
-
-
 class _Merged:
     """What all files say together. Faulty values are left out after they were reported."""
 
@@ -61,8 +51,8 @@ class _Merged:
         self.problems = problems
         self.complete = complete
         self.daemon: dict[str, Any] = {}
-        self.networks: dict[str, Network] = {}
-        self.drafts: list[_Draft] = []
+        self.networks: dict[str, NetworkDraft] = {}
+        self.rules: list[RuleDraft] = []
         self.daemon_places: dict[str, Place] = {}
         self.network_places: dict[str, Place] = {}
         self.rule_places: dict[str, Place] = {}
@@ -87,16 +77,6 @@ class _Merged:
         self.problems.append(place.problem(f"must be written as {header}", found=shown(value)))
         return None
 
-    def values(self, place: Place, table: dict[str, Any], known: Fields) -> dict[str, Any]:
-        """Return the valid values of `table`, and report the others and unknown keys."""
-        values = {}
-        for key, value in table.items():
-            if key not in known:
-                self.problems.append((place / key).problem("unknown key", allowed=tuple(known), like=key))
-            elif (read := known[key].read(place / key, value, self.problems)) is not None:
-                values[key] = read
-        return values
-
     def first(self, places: dict[str, Place], name: str, place: Place) -> bool:
         """Return whether `name` is given for the first time; report it otherwise."""
         earlier = places.setdefault(name, place)
@@ -105,7 +85,7 @@ class _Merged:
         return earlier is place
 
     def add_daemon(self, place: Place, value: object) -> None:
-        values = self.values(place, self.table(place, value, "[daemon]") or {}, DAEMON)
+        values = read_table(place, self.table(place, value, "[daemon]") or {}, DAEMON, self.problems)
         for key, read in values.items():
             if self.first(self.daemon_places, key, place / key):
                 self.daemon[key] = read
@@ -115,17 +95,11 @@ class _Merged:
             self.add_network(place / name, name, settings)
 
     def add_network(self, place: Place, name: str, value: object) -> None:
-        named = NETWORK_NAME.read(place, name, self.problems) is not None
         first = self.first(self.network_places, name, place)
         table = self.table(place, value, f"[{place.key}]")
-        if table is None:
-            return
-        values = self.values(place, table, NETWORK)
-        for key, field in NETWORK.items():
-            if key not in table:
-                self.problems.append((place / key).problem("missing", allowed=field.allowed))
-        if named and first and values.keys() == NETWORK.keys():
-            self.networks[name] = Network(name, Mode(values["mode"]), values["bridge"])
+        draft = read_network(place, name, table, self.problems) if table is not None else None
+        if draft is not None and first:
+            self.networks[name] = draft
 
     def add_rules(self, place: Place, value: object) -> None:
         if not isinstance(value, list):
@@ -137,40 +111,50 @@ class _Merged:
                 self.add_rule(place / i, table)
 
     def add_rule(self, place: Place, table: dict[str, Any]) -> None:
-        values = self.values(place, table, RULE)
-        match = self.values(place / "match", values.get("match", {}), MATCH)
-        for key in ("uuid", "mac"):
-            if key in match:
-                match[key] = match[key].lower()
-        if ("network" in table) == ("deny" in table):
-            wrong = "has both network and deny" if "deny" in table else "lacks network or deny"
-            self.problems.append(place.problem(f"{wrong}; a policy needs exactly one of them"))
-        name = values.get("name", f"policy {len(self.drafts) + 1}")
-        self.first(self.rule_places, name, place / "name")
-        self.drafts.append(_Draft(place, name, Match(**match), values.get("network"), values.get("deny")))
+        rule = read_rule(place, f"policy {len(self.rules) + 1}", table, self.problems)
+        self.first(self.rule_places, rule.name, place / "name")
+        self.rules.append(rule)
 
     def policy(self, files: tuple[str, ...]) -> Policy:
         """Return the whole. It is fit for use only if no problem has been reported."""
         daemon = DaemonConfig(**self.daemon)
-        for draft in self.drafts:
-            self.check_network(draft)
-            if daemon.devd:
-                self.check_readable(draft)
+        check_networks(tuple(self.networks.values()), self.problems)
+        check_addresses(self.rules, self.networks, self.problems)
+        for rule in self.rules:
+            self.check_network(rule)
+        if daemon.devd:
+            self.check_readable()
+        networks = {name: draft.network for name, draft in self.networks.items()}
         rules = tuple(
-            Rule(draft.name, draft.match, self.networks.get(draft.network or ""), draft.deny) for draft in self.drafts
+            Rule(rule.name, rule.match, networks.get(rule.network or ""), rule.deny, rule.ips, rule.stable_mac)
+            for rule in self.rules
         )
-        return Policy(daemon, self.networks, rules, files)
+        return Policy(daemon, networks, rules, files)
 
-    def check_network(self, draft: _Draft) -> None:
-        if draft.network is None or draft.network in self.network_places or not self.complete:
+    def check_network(self, rule: RuleDraft) -> None:
+        if rule.network is None or rule.network in self.network_places or not self.complete:
             return
         names = tuple(visible(name) for name in sorted(self.network_places))
         text = "no such network" if names else "no network is defined"
-        place = draft.place / "network"
-        self.problems.append(place.problem(text, found=shown(draft.network), allowed=names, like=draft.network))
+        place = rule.place / "network"
+        self.problems.append(place.problem(text, found=shown(rule.network), allowed=names, like=rule.network))
 
-    def check_readable(self, draft: _Draft) -> None:
-        for key in ("vm", "uuid"):
-            if getattr(draft.match, key) is not None:
-                place = draft.place / "match" / key
-                self.problems.append(place.problem("can't be read in a driver domain (daemon.devd is true)"))
+    def check_readable(self) -> None:
+        """Report what depends on the name or the UUID of a domain: a driver domain can read neither."""
+        places = [
+            rule.place / "match" / key
+            for rule in self.rules
+            for key in ("vm", "uuid")
+            if getattr(rule.match, key) is not None
+        ]
+        for place in places:
+            self.problems.append(place.problem("can't be read in a driver domain (daemon.devd is true)"))
+        for rule in self.rules:
+            if rule.stable_mac:
+                text = "needs the domain's UUID, which can't be read in a driver domain (daemon.devd is true)"
+                self.problems.append((rule.place / "mac").problem(text))
+        for draft in self.networks.values():
+            for place, forward in draft.forwards:
+                if isinstance(forward.to, str):
+                    text = "a VM's name can't be read in a driver domain (daemon.devd is true); give its address"
+                    self.problems.append((place / "to").problem(text, found=shown(forward.to)))

@@ -1,4 +1,7 @@
-"""The keys of each section: what type a value has, what it may be, and how that is said to people."""
+"""The keys of each section: what type a value has, what it may be, and how that is said to people.
+
+`read_table` returns a section's values that are valid, and reports the others.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, ValidationError, convert
 
+from xennetd.model.attachment import Mode
 from xennetd.model.link import is_link_name
 from xennetd.model.vif import DOMID_FIRST_RESERVED
 from xennetd.policy.document import Place
+from xennetd.policy.grammar import address, is_domain, prefix6, subnet, target
 from xennetd.policy.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
 from xennetd.policy.problem import Problem, shown
 
@@ -27,6 +32,7 @@ _VIF_TYPES = ("vif", "vif_ioemu")
 class Field:
     """One key's value: its `type` for msgspec, then the test `accepts`, whose failure is `refusal`.
 
+    `make` turns the text into what the policy takes; the refusal is then the text of the ValueError that it raises.
     Either `hint` describes in a phrase what may be given, or `choices` are all the valid values. With `many` the value
     is a non-empty array of such values.
     """
@@ -37,6 +43,7 @@ class Field:
     refusal: str = "not valid"
     choices: tuple[str, ...] = ()
     many: bool = False
+    make: Callable[[Any], Any] | None = None
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -59,16 +66,29 @@ class Field:
         try:
             converted = convert(value, self.type)
             if self.accepts(converted):
-                return converted
+                return self.make(converted) if self.make is not None else converted
             refusal = self.refusal
         except ValidationError:
             pass
+        except ValueError as error:
+            refusal = str(error)
         like = value if self.choices and isinstance(value, str) else ""
         problems.append(place.problem(refusal, found=shown(value), allowed=self.allowed, like=like))
         return None
 
 
 Fields = Mapping[str, Field]
+
+
+def read_table(place: Place, table: dict[str, Any], known: Fields, problems: list[Problem]) -> dict[str, Any]:
+    """Return the valid values of `table`, and report the others and unknown keys."""
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            problems.append((place / key).problem("unknown key", allowed=tuple(known), like=key))
+        elif (read := known[key].read(place / key, value, problems)) is not None:
+            values[key] = read
+    return values
 
 
 def _is_socket_path(text: str) -> bool:
@@ -86,6 +106,7 @@ def _is_sentence(text: str) -> bool:
 _Text = Annotated[str, Meta(min_length=1, max_length=_LONGEST_TEXT)]
 _Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 _Domid = Annotated[int, Meta(ge=0, lt=DOMID_FIRST_RESERVED)]
+_Port = Annotated[int, Meta(ge=1, le=0xFFFF)]
 _Devid = Annotated[int, Meta(ge=0, le=0xFFFF)]
 
 _FLAG = Field(bool, "true or false")
@@ -93,6 +114,7 @@ _PATTERN = Field(_Text, 'a shell-style pattern such as "web-*"', str.isprintable
 _BASENAME = Field(
     _Text, 'a pattern of a script\'s name without its directory, such as "vif-xennetd*"', _is_basename_pattern
 )
+_LINK = Field(str, "a link's name, 1 to 15 characters", is_link_name)
 _SENTENCE = Field(_Text, f"one line of at most {_LONGEST_TEXT} printable characters", _is_sentence)
 
 DAEMON: Fields = {
@@ -107,8 +129,44 @@ DAEMON: Fields = {
 NETWORK_NAME = Field(_Name, "at most 63 letters, digits, dots, hyphens and underscores, first a letter or digit")
 
 NETWORK: Fields = {
-    "mode": Field(Literal["bridge"], choices=("bridge",)),
-    "bridge": Field(str, "a link's name, 1 to 15 characters", is_link_name),
+    "mode": Field(Mode, choices=tuple(Mode)),
+    "bridge": _LINK,
+    "subnets": Field(
+        _Text, 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77::/64"', many=True, make=subnet
+    ),
+    "uplink": _LINK,
+    "dhcp": _FLAG,
+    "ra": Field(Literal["slaac", "stateful", "off"], choices=("slaac", "stateful", "off")),
+    "domain": Field(_Text, 'a DNS domain such as "lab.internal"', is_domain),
+    "nat66": _FLAG,
+    "nptv6": Field(_Text, 'an IPv6 prefix such as "2001:db8:77::/64"', make=prefix6),
+    "forward": Field(dict, 'tables such as { proto = "tcp", port = 8080, to = "web-1:80" }', many=True),
+    "gateway": Field(Literal["uplink", "link-local"], choices=("uplink", "link-local")),
+    "proxy": _FLAG,
+}
+
+_DHCP_MODES = (Mode.ROUTE, Mode.NAT, Mode.ISOLATED)
+
+MODES: Mapping[str, tuple[Mode, ...]] = {
+    "mode": tuple(Mode),
+    "bridge": (Mode.BRIDGE, Mode.NAT, Mode.ISOLATED),
+    "subnets": _DHCP_MODES,
+    "uplink": (Mode.ROUTE, Mode.NAT),
+    "dhcp": _DHCP_MODES,
+    "ra": _DHCP_MODES,
+    "domain": _DHCP_MODES,
+    "nat66": (Mode.NAT,),
+    "nptv6": (Mode.NAT,),
+    "forward": (Mode.NAT,),
+    "gateway": (Mode.ROUTE,),
+    "proxy": (Mode.ROUTE,),
+}
+"""Which modes know each key of a network."""
+
+FORWARD: Fields = {
+    "proto": Field(Literal["tcp", "udp"], choices=("tcp", "udp")),
+    "port": Field(_Port, "a whole number from 1 to 65535"),
+    "to": Field(_Text, 'a VM\'s name or an address, and a port, such as "web-1:80" or "[fd77::5]:80"', make=target),
 }
 
 MATCH: Fields = {
@@ -142,4 +200,6 @@ RULE: Fields = {
     "match": Field(dict, 'a table such as { vm = "web-*" }'),
     "network": Field(str, "the name of a network"),
     "deny": _SENTENCE,
+    "ip": Field(_Text, 'addresses such as "10.77.0.5" or "fd77::5"', many=True, make=address),
+    "mac": Field(Literal["stable"], choices=("stable",)),
 }

@@ -1,0 +1,118 @@
+"""What networks and policies can't both have: a bridge, an address, a forwarded port. The later one is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
+
+from xennetd.model.attachment import Mode
+from xennetd.model.ground import IPAddress, IPNetwork
+from xennetd.policy.config import Forward, Network
+from xennetd.policy.document import Place
+from xennetd.policy.network import NetworkDraft, unfit
+from xennetd.policy.problem import Problem, shown
+from xennetd.policy.rule import RuleDraft
+
+
+def check_networks(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
+    """Report what two of the networks both have and only one can."""
+    _check_bridges(drafts, problems)
+    _check_prefixes([prefix for draft in drafts for prefix in draft.prefixes], problems)
+    _check_forwards(drafts, problems)
+
+
+def check_addresses(rules: Sequence[RuleDraft], networks: Mapping[str, NetworkDraft], problems: list[Problem]) -> None:
+    """Report fixed addresses that their network can't have, or that are somebody else's."""
+    places: dict[tuple[str, IPAddress], Place] = {}
+    for rule in rules:
+        network = networks.get(rule.network or "")
+        if network is None or not rule.ips:
+            continue
+        place = rule.place / "ip"
+        if network.network.mode is Mode.BRIDGE:
+            text = f"only in a network of mode route, nat or isolated; {network.place.key} is of mode bridge"
+            problems.append(place.problem(text))
+            continue
+        for i, ip in enumerate(rule.ips):
+            wrong = _wrong_with(ip, i, rule, network, networks) if network.whole else None
+            earlier = places.setdefault((_scope(network.network), ip), place / i)
+            if wrong is None and earlier != place / i:
+                wrong = f"given already at {earlier}"
+            if wrong is not None:
+                problems.append((place / i).problem(wrong, found=shown(str(ip))))
+
+
+def _wrong_with(
+    ip: IPAddress, i: int, rule: RuleDraft, draft: NetworkDraft, networks: Mapping[str, NetworkDraft]
+) -> str | None:
+    network = draft.network
+    if reason := unfit(network, ip_network(ip)):
+        return reason
+    if network.dhcp and any(earlier.version == ip.version for earlier in rule.ips[:i]):
+        return f"a second IPv{ip.version} address; by dhcp a guest has at most one of each IP version"
+    if _scope(network):
+        return None
+    for other in networks.values():
+        for place, prefix in other.prefixes:
+            if other is not draft and ip in prefix:
+                return f"belongs to {prefix}, {place.key} at {place}"
+    return None
+
+
+def _scope(network: Network) -> str:
+    """Return within what an address must be unique: the host, or a network that the host has no part in."""
+    apart = network.mode is Mode.ISOLATED and network.subnet4 is None and network.subnet6 is None
+    return network.name if apart else ""
+
+
+def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
+    users: dict[str, NetworkDraft] = {}
+    for draft in drafts:
+        name = draft.network.bridge
+        earlier = users.setdefault(name, draft)
+        if name and earlier is not draft and (earlier.network.own or draft.network.own):
+            text = f"not for two networks: {earlier.place.key} at {earlier.place} has this bridge"
+            problems.append((draft.place / "bridge").problem(text, found=shown(name)))
+    for draft in drafts:
+        uplink = draft.network.uplink
+        user = users.get(uplink or "")
+        if uplink and user is not None and user.network.own:
+            text = f"leads nowhere: it is the bridge of {user.place.key} at {user.place}"
+            problems.append((draft.place / "uplink").problem(text, found=shown(uplink)))
+
+
+def _check_prefixes(prefixes: Sequence[tuple[Place, IPNetwork]], problems: list[Problem]) -> None:
+    # Of two prefixes that overlap one contains the other: in this order, the next of those that contain it.
+    widest: int | None = None
+    for i in sorted(range(len(prefixes)), key=lambda i: (prefixes[i][1].version, prefixes[i][1], i)):
+        if widest is None or not _overlap(prefixes[widest][1], prefixes[i][1]):
+            widest = i
+            continue
+        (earlier, other), (place, prefix) = prefixes[min(i, widest)], prefixes[max(i, widest)]
+        problems.append(place.problem(f"overlaps {other}, {earlier.key} at {earlier}", found=shown(str(prefix))))
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one.version == other.version and one.overlaps(other)
+
+
+def _check_forwards(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
+    places: dict[tuple[str, int, int], Place] = {}
+    for draft in drafts:
+        for place, forward in draft.forwards:
+            taken = [
+                earlier
+                for version in _versions(draft.network, forward)
+                if (earlier := places.setdefault((forward.proto, forward.port, version), place)) is not place
+            ]
+            if taken:
+                text = f"{forward.proto} port {forward.port} is forwarded already at {taken[0]}"
+                problems.append((place / "port").problem(text))
+
+
+def _versions(network: Network, forward: Forward) -> tuple[int, ...]:
+    """Return the IP versions in which the port is forwarded: both, if that can't be told."""
+    if not isinstance(forward.to, str):
+        return (forward.to.version,)
+    there = tuple(subnet.version for subnet in (network.subnet4, network.subnet6) if subnet is not None)
+    return there or (4, 6)
