@@ -60,6 +60,7 @@ def test_installed_upgraded_and_removed(tmp_path: Path) -> None:
         "usr/lib/sysusers.d/xennetd.conf",
         "usr/lib/udev/rules.d/70-xennetd.rules",
         "usr/share/bash-completion/completions/xennetctl",
+        *(f"usr/share/doc/xennetd/examples/{path.name}" for path in (REPOSITORY / "conf/examples").glob("*.toml")),
         "usr/share/doc/xennetd/xennetd.service.d/hooks.conf",
         "usr/share/doc/xennetd/xennetd.toml",
         "usr/share/man/man8/xennetctl.8",

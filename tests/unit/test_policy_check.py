@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,10 @@ from xennetd.policy.check import HostNotes, Note, check
 from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
 
 LAN = Network("lan", Mode.BRIDGE, "xenbr0")
+LAB = Network(
+    "lab", Mode.NAT, "xn-lab", subnet4=IPv4Network("10.77.0.0/24"), subnet6=IPv6Network("2001:db8:77::/64"), dhcp=True
+)
+DMZ = Network("dmz", Mode.ROUTE, subnet4=IPv4Network("192.0.2.0/28"), uplink="eth0")
 
 
 def sentences(policy: Policy, host: HostNotes = HostNotes()) -> list[str]:  # noqa: B008 (frozen)
@@ -45,6 +50,106 @@ def test_a_bridge_that_is_not_there_yet() -> None:
     assert sentences(policy, HostNotes(bridges=frozenset())) == ['network "lan": bridge "xenbr0" does not exist now']
     assert sentences(policy, HostNotes(bridges=frozenset({"xenbr0"}))) == []
     assert sentences(policy, HostNotes(bridges=None)) == []
+
+
+def with_networks(*networks: Network) -> Policy:
+    rules = tuple(Rule(network.name, Match(vm=network.name), network=network) for network in networks)
+    return Policy(networks={network.name: network for network in networks}, rules=rules)
+
+
+def test_a_bridge_of_ours_and_none_at_all_need_not_be_there() -> None:
+    assert sentences(with_networks(LAB, DMZ), HostNotes(bridges=frozenset())) == []
+
+
+def test_an_uplink_that_is_not_there_yet() -> None:
+    policy = with_networks(replace(LAB, uplink="eth1"), DMZ)
+    (note,) = check(policy, HostNotes(links=frozenset({"lo", "eth0"})))
+    assert note == Note('network "lab": uplink "eth1" does not exist now')
+    assert check(policy, HostNotes(links=None)) == ()
+
+
+def test_a_link_in_the_place_of_a_bridge_of_ours_is_an_error() -> None:
+    policy = with_networks(LAB, DMZ)
+    taken = HostNotes(links=frozenset({"eth0", "xn-lab"}), bridges=frozenset())
+    assert check(policy, taken) == (Note('network "lab": a link "xn-lab" exists, and it is no bridge', error=True),)
+    assert check(policy, replace(taken, bridges=frozenset({"xn-lab"}))) == ()
+    assert check(policy, replace(taken, bridges=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("address", "overlapped"),
+    [
+        ("10.77.0.200/24", "10.77.0.0/24"),
+        ("10.77.0.200/32", "10.77.0.0/24"),
+        ("10.0.0.1/8", "10.77.0.0/24"),
+        ("2001:db8:77::9/128", "2001:db8:77::/64"),
+        ("10.78.0.1/24", None),
+        ("2001:db8:78::9/64", None),
+    ],
+)
+def test_a_subnet_that_the_host_is_in_already_is_an_error(address: str, overlapped: str | None) -> None:
+    interface = IPv6Interface(address) if ":" in address else IPv4Interface(address)
+    notes = check(
+        with_networks(LAB), HostNotes(addresses={"lo": (IPv4Interface("127.0.0.1/8"),), "eth0": (interface,)})
+    )
+    shown = address.removesuffix("/32").removesuffix("/128")
+    sentence = f'network "lab": subnet {overlapped} overlaps {shown}, which "eth0" has'
+    assert notes == (() if overlapped is None else (Note(sentence, error=True),))
+    assert check(with_networks(LAB), HostNotes(addresses={"xn-lab": (interface,)})) == ()
+
+
+def test_routed_guests_may_be_of_the_uplinks_own_subnet() -> None:
+    assert check(with_networks(DMZ), HostNotes(addresses={"eth0": (IPv4Interface("192.0.2.2/24"),)})) == ()
+
+
+def test_what_must_be_installed_is_one_error_that_names_the_package() -> None:
+    policy = with_networks(LAN, LAB, DMZ, Network("apart", Mode.ISOLATED, "xn-apart"))
+    assert check(policy, HostNotes(dnsmasq=False, nftables=False)) == (
+        Note("dnsmasq is not installed, and dhcp = true needs it (network.lab): install dnsmasq-base", error=True),
+        Note(
+            "the Python module nftables is not installed, and all modes but bridge need it "
+            "(network.lab, network.dmz, network.apart): install python3-nftables",
+            error=True,
+        ),
+    )
+    assert check(with_networks(LAN), HostNotes(dnsmasq=False, nftables=False)) == ()
+    assert check(with_networks(LAN, DMZ), HostNotes(dnsmasq=False)) == ()
+
+
+def test_guests_with_local_ipv6_addresses_that_nothing_translates_do_not_get_out() -> None:
+    local = replace(LAB, subnet6=IPv6Network("fd77::/64"))
+    assert sentences(with_networks(local)) == [
+        'network "lab": guests have no IPv6 to the outside: fd77::/64 is local, and neither nptv6 nor nat66 is set'
+    ]
+    for translated in (
+        replace(local, nat66=True),
+        replace(local, nptv6=IPv6Network("2001:db8::/64")),
+        replace(local, mode=Mode.ISOLATED),
+        LAB,
+    ):
+        assert sentences(with_networks(translated)) == []
+
+
+@pytest.mark.parametrize(
+    ("match", "one"),
+    [
+        (Match(mac="00:16:3e:00:00:07"), True),
+        (Match(vm="web-1", devid=0), True),
+        (Match(uuid="9f6c12ab-0123-4567-89ab-0123456789ab", devid=0), True),
+        (Match(domid=7, devid=0), True),
+        (Match(vm="web-1"), False),
+        (Match(vm="web-?", devid=0), False),
+        (Match(mac="00:16:3e:*"), False),
+        (Match(devid=0), False),
+        (Match(), False),
+    ],
+)
+def test_a_fixed_address_for_several_interfaces_is_mentioned(match: Match, one: bool) -> None:
+    rule = Rule("r", match, network=LAB, ips=(IPv4Address("10.77.0.5"),))
+    said = sentences(Policy(networks={"lab": LAB}, rules=(rule,)))
+    expected = 'policy "r" fixes an address, and may match several interfaces: '
+    assert [sentence.startswith(expected) for sentence in said] == ([] if one else [True])
+    assert sentences(Policy(networks={"lab": LAB}, rules=(replace(rule, ips=()),))) == []
 
 
 def test_a_network_nobody_gets_into() -> None:

@@ -1,0 +1,32 @@
+"""conf/examples: each file is a whole configuration that can be put into force as it stands."""
+
+from pathlib import Path
+
+import pytest
+
+from xennetd.model.attachment import Mode
+from xennetd.policy.check import HostNotes, check
+from xennetd.policy.config import Policy
+from xennetd.policy.files import load_files
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "conf/examples").iterdir())
+
+
+def loaded(path: Path) -> Policy:
+    policy = load_files(str(path))
+    assert isinstance(policy, Policy), [problem.describe() for problem in policy]
+    return policy
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_valid_and_nothing_need_be_said_of_it(path: Path) -> None:
+    assert check(loaded(path), HostNotes()) == ()
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_there_is_one_for_each_mode() -> None:
+    by_mode = {network.mode for path in EXAMPLES for network in loaded(path).networks.values()}
+    assert by_mode == set(Mode)
+    assert {f"{mode}.toml" for mode in Mode} <= {path.name for path in EXAMPLES}
