@@ -154,8 +154,24 @@ def host_file(host: DhcpHost) -> str:
 
 
 def names_file(host: DhcpHost) -> str:
-    """Return the guest's file for hostsdir: its addresses' names and back. Without a name it is empty."""
-    return "".join(f"{address} {host.name}\n" for address in host.addresses) if host.name is not None else ""
+    """Return the guest's file for hostsdir: its addresses' names and back. Without a name its lines are comments."""
+    if host.name is None:
+        return "".join(f"# {address}\n" for address in host.addresses)
+    return "".join(f"{address} {host.name}\n" for address in host.addresses)
+
+
+def host_of(network: str, mac: str, names: str) -> DhcpHost | None:
+    """Return the guest whose `names_file` this is, None if it is none's."""
+    addresses: list[IPAddress] = []
+    name: str | None = None
+    for line in names.splitlines():
+        words = line.removeprefix("# ").split(" ")
+        try:
+            addresses.append(ip_address(words[0]))
+        except ValueError:
+            return None
+        name = words[1] if len(words) == 2 else None
+    return DhcpHost(network, mac, tuple(addresses), name)
 
 
 @dataclass(frozen=True, slots=True)
