@@ -1,5 +1,6 @@
-"""conf/examples: each file is a whole configuration that can be put into force as it stands."""
+"""conf/examples and the README's: each is a whole configuration that can be put into force as it stands."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from xennetd.model.attachment import Mode
 from xennetd.policy.check import HostNotes, check
 from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
+from xennetd.policy.load import load
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "conf/examples").iterdir())
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = sorted((REPOSITORY / "conf/examples").iterdir())
 
 
 def loaded(path: Path) -> Policy:
@@ -30,3 +33,13 @@ def test_there_is_one_for_each_mode() -> None:
     by_mode = {network.mode for path in EXAMPLES for network in loaded(path).networks.values()}
     assert by_mode == set(Mode)
     assert {f"{mode}.toml" for mode in Mode} <= {path.name for path in EXAMPLES}
+
+
+def test_what_the_readme_shows_is_valid() -> None:
+    section = (REPOSITORY / "README.md").read_text().partition("\n## Configuration\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"^    (?:.+\n|\n(?=    ))+", section, re.MULTILINE)
+    text = "".join(block for block in shown if block.lstrip().startswith("["))
+    policy = load([("README.md", text.encode())])
+    assert isinstance(policy, Policy), [problem.describe() for problem in policy]
+    assert {network.mode for network in policy.networks.values()} == set(Mode)
+    assert len(policy.rules) == 3
