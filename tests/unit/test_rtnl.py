@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.kernel import rtnl
+from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.links import Links
-from xennetd.kernel.rtnl import NetlinkFormatError
+from xennetd.kernel.netlink import NetlinkFormatError
 from xennetd.model.vif import VifId
 
 
@@ -30,7 +30,7 @@ def link_message(index: int, name: str, *attributes: bytes, kind: int = rtnl.RTM
 def address_message(index: int, address: bytes, prefix: int, *, gone: bool = False) -> bytes:
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
     body = struct.pack("=BBBBI", family, prefix, 0, 0, index) + attribute(1, address)
-    kind = rtnl.RTM_DELADDR if gone else rtnl.RTM_NEWADDR
+    kind = rtnl_ip.RTM_DELADDR if gone else rtnl_ip.RTM_NEWADDR
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
@@ -112,11 +112,11 @@ def test_addresses_follow_their_link() -> None:
     links.feed([address_message(9, socket.inet_pton(socket.AF_INET6, "fe80::1"), 64)])
     link = links.link("vif7.0")
     assert link is not None
-    assert link.addresses == {IPv4Interface("192.0.2.1/24"), IPv6Interface("fe80::1/64")}
+    assert link.addresses == (IPv4Interface("192.0.2.1/24"), IPv6Interface("fe80::1/64"))
     links.feed([link_message(9, "vif7.0", MASTER_2), address_message(9, b"\xc0\x00\x02\x01", 24, gone=True)])
     link = links.link("vif7.0")
     assert link is not None
-    assert link.addresses == {IPv6Interface("fe80::1/64")}
+    assert link.addresses == (IPv6Interface("fe80::1/64"),)
 
 
 def test_a_port_message_of_the_bridge_changes_the_port_and_nothing_else() -> None:
@@ -139,10 +139,10 @@ def test_a_dump_tells_what_went_while_nobody_looked() -> None:
 def test_a_refusal_carries_errno_and_the_kernels_own_words() -> None:
     inner = struct.pack("=IHHII", 32, rtnl.RTM_SETLINK, 5, 77, 0)
     body = struct.pack("=i", -17) + inner + attribute(1, b"name taken\0")
-    flags = rtnl.NLM_F_CAPPED | rtnl.NLM_F_ACK_TLVS
-    data = struct.pack("=IHHII", 16 + len(body), rtnl.NLMSG_ERROR, flags, 77, 0) + body
-    (message,) = rtnl.headers(data)
-    assert rtnl.parse_ack(data, message) == rtnl.Ack(77, 17, "name taken")
+    flags = netlink.NLM_F_CAPPED | netlink.NLM_F_ACK_TLVS
+    data = struct.pack("=IHHII", 16 + len(body), netlink.NLMSG_ERROR, flags, 77, 0) + body
+    (message,) = netlink.headers(data)
+    assert netlink.parse_ack(data, message) == netlink.Ack(77, 17, "name taken")
 
 
 @given(st.binary(max_size=300))
@@ -152,8 +152,8 @@ def test_any_bytes_are_links_or_a_format_error(data: bytes) -> None:
 
 
 @given(
-    st.sampled_from([rtnl.RTM_NEWLINK, rtnl.RTM_NEWADDR, rtnl.RTM_DELLINK, rtnl.RTM_DELADDR, rtnl.NLMSG_ERROR]),
-    st.sampled_from([0, rtnl.NLM_F_ACK_TLVS, rtnl.NLM_F_ACK_TLVS | rtnl.NLM_F_CAPPED]),
+    st.sampled_from([netlink.NLMSG_ERROR, rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK, *range(rtnl_ip.RTM_NEWADDR, 30)]),
+    st.sampled_from([0, netlink.NLM_F_ACK_TLVS, netlink.NLM_F_ACK_TLVS | netlink.NLM_F_CAPPED]),
     st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=40)), max_size=8),
     st.binary(max_size=24),
 )
@@ -163,8 +163,8 @@ def test_any_attributes_are_read_or_a_format_error(
     body = head + b"\0" * (-len(head) % 4) + b"".join(attribute(number, value) for number, value in attributes)
     data = struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
     try:
-        for message in rtnl.headers(data):
-            rtnl.parse_ack(data, message)
+        for message in netlink.headers(data):
+            netlink.parse_ack(data, message)
     except NetlinkFormatError:
         pass
     with suppress(NetlinkFormatError):
@@ -173,4 +173,4 @@ def test_any_attributes_are_read_or_a_format_error(
 
 def test_a_truncated_message_is_a_format_error() -> None:
     with pytest.raises(NetlinkFormatError):
-        list(rtnl.headers(link_message(9, "vif7.0")[:-4]))
+        list(netlink.headers(link_message(9, "vif7.0")[:-4]))

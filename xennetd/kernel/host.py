@@ -14,10 +14,12 @@ import structlog
 
 from xennetd.kernel import execute
 from xennetd.kernel.links import LinkChange, Links
-from xennetd.kernel.rtnl import NetlinkFormatError, get_link
+from xennetd.kernel.netlink import NetlinkFormatError
+from xennetd.kernel.rtnl import get_link
+from xennetd.kernel.rtnl_ip import dump_addresses
 from xennetd.kernel.sockets import EventSocket, Overrun, RequestSocket
 from xennetd.model.errors import HostError
-from xennetd.plan.steps import Step
+from xennetd.plan.steps import LinkStep
 
 _log = structlog.get_logger()
 
@@ -59,6 +61,7 @@ class Kernel:
         """Take in the events that are waiting, so that the view is as new as the kernel's last acknowledgement."""
         try:
             changes = self.links.feed(self._events.drain())
+            changes += reread(self.links, self._requests)
         except Overrun:
             self._resync("the kernel had more link events than the buffer holds")
         except NetlinkFormatError as error:
@@ -69,7 +72,7 @@ class Kernel:
             if changes:
                 self._changed(changes)
 
-    def execute(self, steps: tuple[Step, ...]) -> list[execute.StepRefused]:
+    def execute(self, steps: tuple[LinkStep, ...]) -> list[execute.StepRefused]:
         """Carry out Steps, and take in what they changed. Returns refusals that do not matter, raises one that does."""
         try:
             return execute.execute(self._requests, steps)
@@ -92,3 +95,13 @@ class Kernel:
         changes = self.links.load(self._requests.dump())
         if changes:
             self._changed(changes)
+
+
+def reread(links: Links, requests: RequestSocket) -> list[LinkChange]:
+    """Have the kernel dispel what events have left in doubt. Events that tell of the same later on do no harm."""
+    changes: list[LinkChange] = []
+    for index in tuple(links.doubts.addresses):
+        changes += links.reload_addresses(index, requests.dump_of(dump_addresses, index))
+    if links.doubts.routes:
+        changes += links.reload_routes(requests.dump_routes())
+    return changes

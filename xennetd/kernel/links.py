@@ -1,26 +1,36 @@
 """The kept view of the host's links, current from rtnetlink events.
 
-Rule 1: the view changes only through `load` (a whole dump) and `feed` (events); both report what changed, as pairs.
+Rule 1: the view changes only through `load` (a whole dump), `feed` (events) and `reload_routes` and `reload_addresses`
+(a dump of what events have left in doubt); all report what changed, as pairs.
 Rule 2: of many events about one link in one read, only the last is parsed: a view is a state, not a history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from pathlib import Path
 
-from xennetd.kernel import rtnl
-from xennetd.kernel.rtnl import AddressChange, Header, NetlinkFormatError
+from xennetd.kernel import netlink, rtnl
+from xennetd.kernel.layer3 import Doubts, Layer3
+from xennetd.kernel.netlink import Header, NetlinkFormatError
+from xennetd.model.ground import IPNetwork
 from xennetd.model.link import Link
-from xennetd.model.vif import IPInterface, VifId
+from xennetd.model.vif import VifId
 
 _AF_BRIDGE = 7
-_NONE: frozenset[IPInterface] = frozenset()
+_VERSIONS = (4, 6)
+_SETTINGS = Path("/proc/sys/net")
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
-    """A link before and after. `old` is None for one that appeared, `new` for one that went."""
+    """A link before and after. `old` is None for one that appeared, `new` for one that went.
+
+    Both are the same link when nothing of it has changed but that a default route has come to it or left it.
+    """
 
     old: Link | None
     new: Link | None
@@ -46,6 +56,7 @@ class Links:
         self._bridges: set[int] = set()
         self._uplinks: dict[int, set[int]] = {}
         self._generations = 0
+        self._layer3 = Layer3()
 
     def __len__(self) -> int:
         return len(self._by_index)
@@ -71,24 +82,60 @@ class Links:
         """Return the ports of the bridge with this index that are not guests' interfaces."""
         return tuple(self._by_index[index] for index in self._uplinks.get(bridge, ()))
 
+    def default_uplink(self, version: int) -> Link | None:
+        """Return the link that the default route of this IP version leads through (the one with the least metric)."""
+        index = self._layer3.default(version)
+        return self._by_index.get(index) if index is not None else None
+
+    def setting(self, version: int, link: str, key: str) -> int | None:
+        """Return a value of net.ipv4.conf or net.ipv6.conf, None where the kernel has no such thing."""
+        try:
+            return int((_SETTINGS / f"ipv{version}/conf/{link}/{key}").read_text())
+        except FileNotFoundError:
+            return None
+
+    def owner(self, destination: IPNetwork, *, besides: str = "") -> Link | None:
+        """Return a link, other than the one of that name, with an address of the host's in this destination."""
+        links = (self._by_index.get(index) for index in self._layer3.having(destination))
+        return next((link for link in links if link is not None and link.name != besides), None)
+
+    def routed(self, destination: IPNetwork, metric: int) -> Link | None:
+        """Return the link that a route of ours with this destination and metric leads through."""
+        index = self._layer3.routed(destination, metric)
+        return self._by_index.get(index) if index is not None else None
+
+    @property
+    def doubts(self) -> Doubts:
+        """What events have left unclear, to be dumped and reloaded."""
+        return self._layer3.doubts
+
     def load(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
-        """Take in a complete dump of links and addresses; links it does not hold are gone."""
+        """Take in a complete dump of links, addresses, routes and neighbours; links it does not hold are gone."""
         found: dict[int, tuple[bytes, Header]] = {}
-        addresses: dict[int, set[IPInterface]] = {}
+        others: list[tuple[bytes, Header]] = []
         for data in datagrams:
-            for message in rtnl.headers(data):
+            for message in netlink.headers(data):
                 if message.type == rtnl.RTM_NEWLINK:
                     found[rtnl.link_key(data, message)[1]] = (data, message)
-                elif message.type == rtnl.RTM_NEWADDR:
-                    change = rtnl.parse_address(data, message)
-                    if change is not None:
-                        addresses.setdefault(change.index, set()).add(change.address)
-        changes = [self._remove(index) for index in self._by_index.keys() - found.keys()]
-        changes += [
-            self._take(index, data, message, frozenset(addresses.get(index, ())))
-            for index, (data, message) in found.items()
-        ]
-        return [change for change in changes if change.old != change.new]
+                else:
+                    others.append((data, message))
+        with self._reporting() as changes:
+            self._layer3.load(others)
+            changes += [self._remove(index) for index in self._by_index.keys() - found.keys()]
+            changes += [self._take(index, data, message) for index, (data, message) in found.items()]
+        return changes
+
+    def reload_routes(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
+        """Take in a dump of the main table's routes."""
+        with self._reporting() as changes:
+            self._layer3.reload_routes(datagrams)
+        return changes
+
+    def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> list[LinkChange]:
+        """Take in a dump of the addresses of the link with this index."""
+        with self._reporting() as changes:
+            self._layer3.reload_addresses(index, datagrams)
+        return changes
 
     def feed(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in events, in the order in which they came.
@@ -97,52 +144,72 @@ class Links:
         """
         latest: dict[int, tuple[bytes, Header]] = {}
         ports: dict[int, list[tuple[bytes, Header]]] = {}
-        moves: list[AddressChange] = []
-        changes: list[LinkChange] = []
-        for data in datagrams:
-            for message in rtnl.headers(data):
-                if message.type == rtnl.RTM_NEWLINK:
-                    family, index = rtnl.link_key(data, message)
-                    if family == _AF_BRIDGE:
-                        ports.setdefault(index, []).append((data, message))
-                    elif family == 0:
-                        latest[index] = (data, message)
-                        ports.pop(index, None)
-                elif message.type == rtnl.RTM_DELLINK:
-                    family, index = rtnl.link_key(data, message)
-                    if family == 0:
-                        latest.pop(index, None)
-                        ports.pop(index, None)
-                        changes.append(self._remove(index))
-                elif message.type in (rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR):
-                    move = rtnl.parse_address(data, message)
-                    if move is not None:
-                        moves.append(move)
-        for index, (data, message) in latest.items():
-            known = self._by_index.get(index)
-            changes.append(self._take(index, data, message, known.addresses if known else _NONE))
-        for index, messages in ports.items():
-            known = self._by_index.get(index)
-            if known is not None and known.master:
-                for data, message in messages:
-                    known = rtnl.merge_port(data, message, known)
-                changes.append(self._put(known))
-        for move in moves:
-            known = self._by_index.get(move.index)
-            if known is not None:
-                now = known.addresses - {move.address} if move.gone else known.addresses | {move.address}
-                changes.append(self._put(replace(known, addresses=now)))
-        return [change for change in changes if change.old != change.new]
+        with self._reporting() as changes:
+            for data in datagrams:
+                for message in netlink.headers(data):
+                    if message.type == rtnl.RTM_NEWLINK:
+                        family, index, up = rtnl.link_key(data, message)
+                        if family == _AF_BRIDGE:
+                            ports.setdefault(index, []).append((data, message))
+                        elif family == 0:
+                            latest[index] = (data, message)
+                            ports.pop(index, None)
+                            if not up:
+                                self._layer3.down(index)
+                    elif message.type == rtnl.RTM_DELLINK:
+                        family, index, _ = rtnl.link_key(data, message)
+                        if family == 0:
+                            latest.pop(index, None)
+                            ports.pop(index, None)
+                            self._layer3.gone(index)
+                            changes.append(self._remove(index))
+                    else:
+                        self._layer3.take(data, message)
+            changes += [self._take(index, data, message) for index, (data, message) in latest.items()]
+            for index, messages in ports.items():
+                known = self._by_index.get(index)
+                if known is not None and known.master:
+                    for data, message in messages:
+                        known = rtnl.merge_port(data, message, known)
+                    changes.append(self._put(known))
+        return changes
 
-    def _take(self, index: int, data: bytes, message: Header, addresses: frozenset[IPInterface]) -> LinkChange:
+    @contextmanager
+    def _reporting(self) -> Iterator[list[LinkChange]]:
+        """Yield a list of changes, and complete it: with what changed on the links, and without what did not."""
+        before = [self._layer3.default(version) for version in _VERSIONS]
+        changes: list[LinkChange] = []
+        yield changes
+        for index in self._layer3.touched:
+            known = self._by_index.get(index)
+            if known is not None:
+                changes.append(self._put(self._layer3.dress(known)))
+        self._layer3.touched.clear()
+        changes[:] = [change for change in changes if change.old != change.new]
+        self._doubt_sources()
+        after = [self._layer3.default(version) for version in _VERSIONS]
+        if after != before:
+            links = [self._by_index.get(index) for index in {*before, *after} if index is not None]
+            changes += [LinkChange(link, link) for link in links if link is not None]
+
+    def _doubt_sources(self) -> None:
+        """A route goes with its preferred source address once no link that is up has that any more."""
+        doubts = self._layer3.doubts
+        for source in doubts.sources:
+            having = (self._by_index.get(index) for index in self._layer3.having(ip_network(source)))
+            if not any(link is not None and link.up for link in having):
+                doubts.routes = True
+        doubts.sources.clear()
+
+    def _take(self, index: int, data: bytes, message: Header) -> LinkChange:
         """Parse a link's message and put the link into the view."""
         known = self._by_index.get(index)
-        if known is None:
-            self._generations += 1
-        generation = known.generation if known else self._generations
-        link = rtnl.parse_link(data, message, stand_in=self._stand_in, addresses=addresses, generation=generation)
+        link = rtnl.parse_link(data, message, stand_in=self._stand_in, known=known)
         if not link.name:
             raise NetlinkFormatError(f"link {index} has no name")
+        if known is None:
+            self._generations += 1
+            link = self._layer3.dress(replace(link, generation=self._generations))
         return self._put(link)
 
     def _put(self, link: Link) -> LinkChange:

@@ -1,28 +1,63 @@
 """The two rtnetlink sockets: one that only listens, one that only asks.
 
 A socket that is subscribed to events never carries requests, or acknowledgements and events would mix (netlink(7)).
+The kernel tells of every MAC that a bridge learns and of every route that a routing daemon learns, by the thousand; a
+filter in the kernel keeps back what nobody here wants to know, so that it neither wakes us nor fills the buffer.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Callable, Sequence
 
-from xennetd.kernel import rtnl
-from xennetd.kernel.rtnl import Ack
+from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel.netlink import Ack
+from xennetd.model.ground import ROUTE_PROTOCOL
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+_SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _EVENT_BUFFER = 16 << 20
 _DATAGRAM = 1 << 16
 _BATCH = 64
 """Requests in one send: their acknowledgements must fit into the receive buffer."""
 
-_Dump = Callable[[int], bytes]
-_GROUPS = rtnl.RTMGRP_LINK | rtnl.RTMGRP_IPV4_IFADDR | rtnl.RTMGRP_IPV6_IFADDR
+_GROUPS = (
+    rtnl.RTMGRP_LINK
+    | rtnl_ip.RTMGRP_NEIGH
+    | rtnl_ip.RTMGRP_IPV4_IFADDR
+    | rtnl_ip.RTMGRP_IPV4_ROUTE
+    | rtnl_ip.RTMGRP_IPV6_IFADDR
+    | rtnl_ip.RTMGRP_IPV6_ROUTE
+)
+
+# Classic BPF (Documentation/networking/filter.rst) over an event: nlmsghdr, of which the type is at byte 4, then ndmsg
+# (family at 16) or rtmsg (destination's length at 17, table at 20, protocol at 21). Each instruction is (code, where to
+# go when true, when false, operand); a jump counts the instructions it skips.
+_LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
+_FILTER = (
+    (_LOAD_HALF, 0, 0, 4),
+    (_IF_EQUAL, 3, 0, socket.htons(rtnl_ip.RTM_NEWROUTE)),
+    (_IF_EQUAL, 2, 0, socket.htons(rtnl_ip.RTM_DELROUTE)),
+    (_IF_EQUAL, 7, 0, socket.htons(rtnl_ip.RTM_NEWNEIGH)),
+    (_IF_EQUAL, 6, 8, socket.htons(rtnl_ip.RTM_DELNEIGH)),
+    (_LOAD_BYTE, 0, 0, 20),
+    (_IF_EQUAL, 0, 7, rtnl_ip.RT_TABLE_MAIN),
+    (_LOAD_BYTE, 0, 0, 21),
+    (_IF_EQUAL, 4, 0, ROUTE_PROTOCOL),
+    (_LOAD_BYTE, 0, 0, 17),
+    (_IF_EQUAL, 2, 3, 0),
+    (_LOAD_BYTE, 0, 0, 16),
+    (_IF_EQUAL, 1, 0, socket.AF_BRIDGE),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+    (_RETURN, 0, 0, 0),
+)
 
 
 class Overrun(Exception):
@@ -30,13 +65,17 @@ class Overrun(Exception):
 
 
 class EventSocket:
-    """Link and address events of this network namespace. Non-blocking; survives overruns."""
+    """Events of this network namespace's links, addresses, routes and neighbours. Non-blocking; survives overruns."""
 
     def __init__(self, buffer: int = _EVENT_BUFFER) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+        program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _FILTER)
+        place = ctypes.create_string_buffer(program, len(program))
+        fprog = struct.pack("@HP", len(_FILTER), ctypes.addressof(place))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
         self._socket.bind((0, _GROUPS))
 
     def fileno(self) -> int:
@@ -75,6 +114,7 @@ class RequestSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
         self._seq = 0
 
@@ -87,27 +127,36 @@ class RequestSocket:
         return self._seq
 
     def dump(self) -> list[bytes]:
-        """Return a consistent dump of all links and addresses, as datagrams."""
-        return self._dump(rtnl.dump_links) + self._dump(rtnl.dump_addresses)
+        """Return all links and their addresses, routes and neighbours, as datagrams."""
+        links = self.dump_of(rtnl.dump_links) + self.dump_of(rtnl_ip.dump_addresses)
+        return links + self.dump_routes() + self.dump_of(rtnl_ip.dump_neighbours)
 
-    def _dump(self, request: _Dump) -> list[bytes]:
+    def dump_routes(self) -> list[bytes]:
+        """Return the main table's routes, as datagrams."""
+        return [data for version in (4, 6) for data in self.dump_of(rtnl_ip.dump_routes, version)]
+
+    def dump_of(self, request: Callable[..., bytes], *about: int) -> list[bytes]:
+        """Return a consistent dump, as datagrams: nothing of a table that does not exist, or of a link that is gone."""
         while True:
             seq = self.next_seq()
-            self._socket.send(request(seq))
+            self._socket.send(request(seq, *about))
             datagrams: list[bytes] = []
             interrupted = False
             done = False
             while not done:
                 data = self._socket.recv(_DATAGRAM)
                 datagrams.append(data)
-                for message in rtnl.headers(data):
+                for message in netlink.headers(data):
                     if message.seq != seq:
                         continue
-                    interrupted |= bool(message.flags & rtnl.NLM_F_DUMP_INTR)
-                    if message.type == rtnl.NLMSG_ERROR:
-                        ack = rtnl.parse_ack(data, message)
-                        raise OSError(ack.errno, ack.text or "dump refused")
-                    done |= message.type == rtnl.NLMSG_DONE
+                    interrupted |= bool(message.flags & netlink.NLM_F_DUMP_INTR)
+                    if message.type in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+                        ack = netlink.parse_ack(data, message)
+                        if ack.errno in (errno.ENOENT, errno.ENODEV):
+                            return []
+                        if ack.errno:
+                            raise OSError(ack.errno, ack.text or "dump refused")
+                        done = True
             if not interrupted:
                 return datagrams
 
@@ -121,16 +170,16 @@ class RequestSocket:
         order: list[int] = []
         for first in range(0, len(requests), _BATCH):
             batch = requests[first : first + _BATCH]
-            seqs = [rtnl.seq_of(request) for request in batch]
+            seqs = [netlink.seq_of(request) for request in batch]
             order += seqs
             waiting = set(seqs)
             self._socket.send(b"".join(batch))
             while waiting:
                 data = self._socket.recv(_DATAGRAM)
                 datagrams.append(data)
-                for message in rtnl.headers(data):
-                    if message.type == rtnl.NLMSG_ERROR and message.seq in waiting:
-                        acks[message.seq] = rtnl.parse_ack(data, message)
+                for message in netlink.headers(data):
+                    if message.type == netlink.NLMSG_ERROR and message.seq in waiting:
+                        acks[message.seq] = netlink.parse_ack(data, message)
                         waiting.discard(message.seq)
         return [acks[seq] for seq in order], datagrams
 

@@ -1,0 +1,28 @@
+"""What makes the objects of one type that the host must have, and takes them away: the protocol of all such hands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Hand(Protocol[T]):
+    """Makes and takes away what there is of one type in `model.ground`. It remembers nothing that the host knows."""
+
+    def holds(self, needed: T) -> bool:
+        """Return whether an object is there, and is as it should be."""
+        ...
+
+    def ensure(self, needed: Sequence[T]) -> None:
+        """Make objects, those that are there already included. Raises HostError naming the first that is refused."""
+        ...
+
+    def release(self, objects: Sequence[T]) -> None:
+        """Take objects away. To release what is not there, or is another's by now, is no error and does nothing."""
+        ...
+
+    def ours(self) -> Collection[T]:
+        """Return everything that carries our mark now, whoever made it."""
+        ...

@@ -1,0 +1,123 @@
+"""netlink(7) messages as bytes: headers, attributes and acknowledgements. Sans I/O, typed, host byte order.
+
+Rule 1: a parser raises `NetlinkFormatError` and nothing else, whatever the bytes.
+Constants are those of linux/netlink.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP = 0x300
+NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+NLMSGERR_ATTR_MSG = 1
+
+NLA_F_NESTED = 0x8000
+
+U32 = struct.Struct("=I")
+_NLMSGHDR = struct.Struct("=IHHII")
+_RTATTR = struct.Struct("=HH")
+_S32 = struct.Struct("=i")
+
+_TYPE_MASK = 0x3FFF
+"""NLA_TYPE_MASK: without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
+
+
+class NetlinkFormatError(ValueError):
+    """The bytes are not what rtnetlink(7) says they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The kernel's answer to one request: `errno` 0 means done; `text` is the extended acknowledgement's message."""
+
+    seq: int
+    errno: int
+    text: str = ""
+
+
+class Header(NamedTuple):
+    """nlmsghdr, and where the message's body lies in its buffer."""
+
+    type: int
+    flags: int
+    seq: int
+    start: int
+    end: int
+
+
+def headers(data: bytes) -> Iterator[Header]:
+    """Yield each message of a datagram."""
+    offset, size = 0, len(data)
+    while offset + 16 <= size:
+        length, kind, flags, seq, _pid = _NLMSGHDR.unpack_from(data, offset)
+        if length < 16 or offset + length > size:
+            raise NetlinkFormatError(f"message of {length} bytes where {size - offset} are left")
+        yield Header(kind, flags, seq, offset + 16, offset + length)
+        offset += (length + 3) & ~3
+
+
+def attributes(data: bytes, offset: int, end: int, wanted: frozenset[int] | None = None) -> list[tuple[int, int, int]]:
+    """Return (type, start, end) of the attributes of a nest or a body: those of the `wanted` types, or all of them."""
+    found = []
+    unpack = _RTATTR.unpack_from
+    while offset + 4 <= end:
+        length, kind = unpack(data, offset)
+        if length < 4 or offset + length > end:
+            raise NetlinkFormatError(f"attribute of {length} bytes where {end - offset} are left")
+        kind &= _TYPE_MASK
+        if wanted is None or kind in wanted:
+            found.append((kind, offset + 4, offset + length))
+        offset += (length + 3) & ~3
+    return found
+
+
+def text_of(data: bytes, start: int, end: int) -> str:
+    """Return an attribute that is a string with or without its terminating NUL, safe to print."""
+    return data[start:end].rstrip(b"\0").decode("utf-8", "backslashreplace")
+
+
+def seq_of(request: bytes) -> int:
+    """Return the sequence number of a request that was made here."""
+    return int(U32.unpack_from(request, 8)[0])
+
+
+def parse_ack(data: bytes, message: Header) -> Ack:
+    """Return what an NLMSG_ERROR or NLMSG_DONE says about the request with that sequence number."""
+    try:
+        (code,) = _S32.unpack_from(data, message.start)
+        text = ""
+        if code and message.flags & NLM_F_ACK_TLVS:
+            offset = message.start + 4
+            if message.type == NLMSG_ERROR:
+                (inner,) = U32.unpack_from(data, offset)
+                offset += 16 if message.flags & NLM_F_CAPPED else (inner + 3) & ~3
+            for kind, at, stop in attributes(data, offset, message.end):
+                if kind == NLMSGERR_ATTR_MSG:
+                    text = text_of(data, at, stop)
+    except struct.error as error:
+        raise NetlinkFormatError(str(error)) from None
+    return Ack(message.seq, -code, text)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return an attribute, padded to a multiple of four bytes."""
+    return _RTATTR.pack(4 + len(value), kind) + value + b"\0" * (-len(value) & 3)
+
+
+def request(kind: int, flags: int, seq: int, body: bytes) -> bytes:
+    """Return a request; without NLM_F_DUMP it wants an acknowledgement."""
+    flags |= NLM_F_REQUEST if flags & NLM_F_DUMP == NLM_F_DUMP else NLM_F_REQUEST | NLM_F_ACK
+    return _NLMSGHDR.pack(16 + len(body), kind, flags, seq, 0) + body

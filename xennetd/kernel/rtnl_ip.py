@@ -1,0 +1,331 @@
+"""The messages of rtnetlink(7) that are about addresses, routes and neighbours, as bytes, as far as needed here.
+
+Foreign routes and ordinary neighbour news come by the thousand: a parser looks at a message's fixed part first, and
+returns None for what nobody here wants to know. Constants are those of linux/rtnetlink.h, linux/if_addr.h and
+linux/neighbour.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+from xennetd.kernel.netlink import (
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    U32,
+    Header,
+    NetlinkFormatError,
+    attribute,
+    attributes,
+    request,
+)
+from xennetd.model.ground import ROUTE_PROTOCOL, IPAddress, IPNetwork
+from xennetd.model.link import Neighbour, Route
+from xennetd.model.vif import IPInterface
+
+RTM_NEWADDR = 20
+RTM_DELADDR = 21
+RTM_GETADDR = 22
+RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
+RTM_GETROUTE = 26
+RTM_NEWNEIGH = 28
+RTM_DELNEIGH = 29
+RTM_GETNEIGH = 30
+
+RTMGRP_NEIGH = 0x4
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV4_ROUTE = 0x40
+RTMGRP_IPV6_IFADDR = 0x100
+RTMGRP_IPV6_ROUTE = 0x400
+
+RT_TABLE_MAIN = 254
+RTN_UNICAST = 1
+NUD_PERMANENT = 0x80
+
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+_IFA_F_NODAD = 0x02
+
+_RTA_DST = 1
+_RTA_OIF = 4
+_RTA_GATEWAY = 5
+_RTA_PRIORITY = 6
+_RTA_PREFSRC = 7
+_RTA_MULTIPATH = 9
+_RTA_VIA = 18
+_RTA_NH_ID = 30
+_RT_SCOPE_LINK = 253
+_RT_SCOPE_NOWHERE = 255
+
+_NDA_DST = 1
+_NDA_LLADDR = 2
+_NDA_PROTOCOL = 12
+_NTF_PROXY = 0x08
+
+_IFADDRMSG = struct.Struct("=BBBBI")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_NDMSG = struct.Struct("=BxxxiHBB")
+_RTNEXTHOP = struct.Struct("=HBBi")
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChange:
+    """An address that appeared on (or left) the link with this index."""
+
+    index: int
+    address: IPInterface
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """A route of ours that appeared on (or left) the link with this index."""
+
+    index: int
+    route: Route
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A default route of the main table, whoever's it is. `index` is the link of its first next hop."""
+
+    version: int
+    index: int
+    metric: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourChange:
+    """An address on the link with this index and its permanent MAC; None once it has none."""
+
+    index: int
+    address: IPAddress
+    mac: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An address that the link with this index answers for, and who made it do so (a route protocol number)."""
+
+    index: int
+    address: IPAddress
+    protocol: int
+
+
+def parse_address(data: bytes, message: Header) -> AddressChange | None:
+    """Return what an RTM_NEWADDR or RTM_DELADDR says, None for another family than IPv4 and IPv6."""
+    try:
+        family, prefix, _flags, _scope, index = _IFADDRMSG.unpack_from(data, message.start)
+        raw = b""
+        for kind, at, stop in attributes(data, message.start + 8, message.end):
+            if kind == _IFA_LOCAL or (kind == _IFA_ADDRESS and not raw):
+                raw = data[at:stop]
+        gone = message.type == RTM_DELADDR
+        if family == socket.AF_INET:
+            return AddressChange(index, IPv4Interface((raw, prefix)), gone)
+        if family == socket.AF_INET6:
+            return AddressChange(index, IPv6Interface((raw, prefix)), gone)
+    except (struct.error, ValueError) as error:
+        raise NetlinkFormatError(str(error)) from None
+    return None
+
+
+def parse_route(data: bytes, message: Header) -> RouteChange | DefaultRoute | None:
+    """Return what an RTM_NEWROUTE or RTM_DELROUTE says of a route of ours, or of a default route.
+
+    Ours is a route with our protocol number that leads to a link; None for all others, and for all other tables.
+    """
+    try:
+        header = _RTMSG.unpack_from(data, message.start)
+        family, length, _source, tos, table, protocol, _scope, kind, _flags = header
+        if table != RT_TABLE_MAIN or kind != RTN_UNICAST or family not in _FAMILIES or tos:
+            return None
+        if length and protocol != ROUTE_PROTOCOL:
+            return None
+        found = {kind: (at, stop) for kind, at, stop in attributes(data, message.start + 12, message.end)}
+        metric = U32.unpack_from(data, found[_RTA_PRIORITY][0])[0] if _RTA_PRIORITY in found else 0
+        if not length:
+            return DefaultRoute(4 if family == socket.AF_INET else 6, _output(data, found), metric)
+        if _RTA_OIF not in found or found.keys() & {_RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_NH_ID}:
+            return None
+        (index,) = U32.unpack_from(data, found[_RTA_OIF][0])
+        destination = data[slice(*found[_RTA_DST])] if _RTA_DST in found else b""
+        source = _address(family, data[slice(*found[_RTA_PREFSRC])]) if _RTA_PREFSRC in found else None
+        route = Route(_network(family, destination, length), metric, source)
+    except (struct.error, ValueError) as error:
+        raise NetlinkFormatError(str(error)) from None
+    return RouteChange(index, route, message.type == RTM_DELROUTE)
+
+
+def _output(data: bytes, found: dict[int, tuple[int, int]]) -> int:
+    """Return the index of the link that a route leads to, of the first next hop where there are several, 0 for none."""
+    if _RTA_OIF in found:
+        return int(U32.unpack_from(data, found[_RTA_OIF][0])[0])
+    if _RTA_MULTIPATH in found:
+        _length, _flags, _hops, index = _RTNEXTHOP.unpack_from(data, found[_RTA_MULTIPATH][0])
+        return int(index)
+    return 0
+
+
+def neighbour_index(data: bytes, message: Header) -> int:
+    """Return the link that an RTM_NEWNEIGH or RTM_DELNEIGH is about without parsing the rest of it."""
+    if message.end - message.start < 12:
+        raise NetlinkFormatError("neighbour message without ndmsg")
+    return int(_NDMSG.unpack_from(data, message.start)[1])
+
+
+def parse_neighbour(data: bytes, message: Header, *, permanent_only: bool) -> NeighbourChange | None:
+    """Return what an RTM_NEWNEIGH or RTM_DELNEIGH says, None for a bridge's forwarding entry or a proxy.
+
+    With `permanent_only`, it is also None for an entry that is not permanent: there is none that it could replace.
+    """
+    try:
+        family, index, state, flags, _type = _NDMSG.unpack_from(data, message.start)
+        if family not in _FAMILIES or flags & _NTF_PROXY or (permanent_only and not state & NUD_PERMANENT):
+            return None
+        found = {kind: (at, stop) for kind, at, stop in attributes(data, message.start + 12, message.end)}
+        address = _address(family, data[slice(*found.get(_NDA_DST, (0, 0)))])
+        mac = None
+        if state & NUD_PERMANENT and message.type == RTM_NEWNEIGH:
+            mac = data[slice(*found.get(_NDA_LLADDR, (0, 0)))].hex(":")
+    except (struct.error, ValueError) as error:
+        raise NetlinkFormatError(str(error)) from None
+    return NeighbourChange(index, address, mac)
+
+
+def parse_proxy(data: bytes, message: Header) -> Proxy | None:
+    """Return the proxy ARP or proxy NDP entry that an RTM_NEWNEIGH of a dump describes, None for anything else.
+
+    One without a link is for all links; it is not for a link of ours, so it is left out.
+    """
+    try:
+        family, index, _state, flags, _type = _NDMSG.unpack_from(data, message.start)
+        if family not in _FAMILIES or not flags & _NTF_PROXY or not index:
+            return None
+        found = {kind: (at, stop) for kind, at, stop in attributes(data, message.start + 12, message.end)}
+        address = _address(family, data[slice(*found.get(_NDA_DST, (0, 0)))])
+        protocol = data[found[_NDA_PROTOCOL][0]] if _NDA_PROTOCOL in found else 0
+    except (struct.error, ValueError, IndexError) as error:
+        raise NetlinkFormatError(str(error)) from None
+    return Proxy(index, address, protocol)
+
+
+def _address(family: int, raw: bytes) -> IPAddress:
+    return IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)
+
+
+def _network(family: int, raw: bytes, length: int) -> IPNetwork:
+    return IPv4Network((raw, length)) if family == socket.AF_INET else IPv6Network((raw, length))
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def dump_addresses(seq: int, index: int = 0) -> bytes:
+    """Ask for all IPv4 and IPv6 addresses of all links, or of the one with this index."""
+    return request(RTM_GETADDR, NLM_F_DUMP, seq, _IFADDRMSG.pack(0, 0, 0, 0, index))
+
+
+def dump_routes(seq: int, version: int) -> bytes:
+    """Ask for the unicast routes of the main table (of all tables, where the socket does not check strictly)."""
+    return request(RTM_GETROUTE, NLM_F_DUMP, seq, _route_header(_family(version), 0, protocol=0, scope=0))
+
+
+def dump_our_routes(seq: int, version: int, index: int) -> bytes:
+    """Ask for the routes of ours through the link with this index."""
+    body = _route_header(_family(version), 0, protocol=ROUTE_PROTOCOL, scope=0)
+    return request(RTM_GETROUTE, NLM_F_DUMP, seq, body + attribute(_RTA_OIF, U32.pack(index)))
+
+
+def dump_neighbours(seq: int) -> bytes:
+    """Ask for all neighbour entries of IPv4 and IPv6."""
+    return request(RTM_GETNEIGH, NLM_F_DUMP, seq, _NDMSG.pack(0, 0, 0, 0, 0))
+
+
+def dump_proxies(seq: int) -> bytes:
+    """Ask for all proxy ARP and proxy NDP entries: there are no events for them."""
+    return request(RTM_GETNEIGH, NLM_F_DUMP, seq, _NDMSG.pack(0, 0, 0, _NTF_PROXY, 0))
+
+
+def add_address(seq: int, index: int, address: IPInterface) -> bytes:
+    """Ask to give the link with this index an address, without duplicate address detection."""
+    flags = _IFA_F_NODAD if address.version == 6 else 0
+    body = _IFADDRMSG.pack(_family(address.version), address.network.prefixlen, flags, 0, index)
+    body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
+    return request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, seq, body)
+
+
+def delete_address(seq: int, index: int, address: IPInterface) -> bytes:
+    """Ask to take an address off the link with this index.
+
+    IFA_ADDRESS is left out: for an address with a peer it is the peer's, which would have to match.
+    """
+    body = _IFADDRMSG.pack(_family(address.version), address.network.prefixlen, 0, 0, index)
+    return request(RTM_DELADDR, 0, seq, body + attribute(_IFA_LOCAL, address.packed))
+
+
+def add_route(seq: int, index: int, route: Route, *, replace: bool) -> bytes:
+    """Ask for a route of ours through the link with this index. `replace` takes the place of one with the same
+    destination and metric; without it, one that is there is an error."""
+    destination = route.destination
+    body = _route_header(_family(destination.version), destination.prefixlen, scope=_RT_SCOPE_LINK)
+    body += _route_key(index, route)
+    if route.source is not None:
+        body += attribute(_RTA_PREFSRC, route.source.packed)
+    return request(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), seq, body)
+
+
+def delete_route(seq: int, index: int, route: Route) -> bytes:
+    """Ask to take away a route of ours through the link with this index, whatever source address it prefers."""
+    destination = route.destination
+    body = _route_header(_family(destination.version), destination.prefixlen, scope=_RT_SCOPE_NOWHERE)
+    return request(RTM_DELROUTE, 0, seq, body + _route_key(index, route))
+
+
+def _route_header(family: int, length: int, *, scope: int, protocol: int = ROUTE_PROTOCOL) -> bytes:
+    return _RTMSG.pack(family, length, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
+
+
+def _route_key(index: int, route: Route) -> bytes:
+    return (
+        attribute(_RTA_DST, route.destination.network_address.packed)
+        + attribute(_RTA_OIF, U32.pack(index))
+        + attribute(_RTA_PRIORITY, U32.pack(route.metric))
+    )
+
+
+def set_neighbour(seq: int, index: int, neighbour: Neighbour) -> bytes:
+    """Ask to fix whose MAC an address on the link with this index is, whatever was known of it."""
+    body = _NDMSG.pack(_family(neighbour.address.version), index, NUD_PERMANENT, 0, 0)
+    body += attribute(_NDA_DST, neighbour.address.packed)
+    body += attribute(_NDA_LLADDR, bytes.fromhex(neighbour.mac.replace(":", "")))
+    body += attribute(_NDA_PROTOCOL, bytes([ROUTE_PROTOCOL]))
+    return request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, seq, body)
+
+
+def delete_neighbour(seq: int, index: int, address: IPAddress) -> bytes:
+    """Ask to forget what is known of an address on the link with this index."""
+    body = _NDMSG.pack(_family(address.version), index, 0, 0, 0) + attribute(_NDA_DST, address.packed)
+    return request(RTM_DELNEIGH, 0, seq, body)
+
+
+def add_proxy(seq: int, index: int, address: IPAddress) -> bytes:
+    """Ask that the link with this index answers for an address. One that is not permanent goes with the carrier."""
+    body = _NDMSG.pack(_family(address.version), index, NUD_PERMANENT, _NTF_PROXY, 0)
+    body += attribute(_NDA_DST, address.packed) + attribute(_NDA_PROTOCOL, bytes([ROUTE_PROTOCOL]))
+    return request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, seq, body)
+
+
+def delete_proxy(seq: int, index: int, address: IPAddress) -> bytes:
+    """Ask that the link with this index no longer answers for an address."""
+    body = _NDMSG.pack(_family(address.version), index, 0, _NTF_PROXY, 0) + attribute(_NDA_DST, address.packed)
+    return request(RTM_DELNEIGH, 0, seq, body)
