@@ -20,8 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.schedules import Life, Moment, Op, schedules
+from tests.unit.hosts import nobody
 from tests.unit.test_rtnl import attribute, link_message
 from xennetd.daemon import reconciler as reconciler_module
+from xennetd.daemon.ground import Ground
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.kernel import rtnl
@@ -221,7 +223,7 @@ class SimulatedBackend:
         self.verdicts: list[tuple[VifId, str]] = []
 
     async def write_verdict(
-        self, client: object, vif: Vif, *, error: str | None = None, frontend_mtu: int | None = None
+        self, client: object, vif: Vif, *, error: str | None = None, frontend_mtu: int | None = None, mac: str | None = None
     ) -> bool:
         for _ in range(3):
             await asyncio.sleep(0)
@@ -244,7 +246,8 @@ async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[Wo
     world = World()
     kernel, directory = SimulatedKernel(world), SimulatedDirectory(world)
     audit: list[Event] = []
-    parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock(), Marks())
+    trail, others = (SimpleNamespace(record=audit.append), mock.Mock(), Marks()), (Ground({}), nobody())
+    parts: Any = (kernel, directory, None, *trail, *others)
     reconciler = Reconciler(Policy(), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
     with mock.patch.object(reconciler_module, "backend", SimulatedBackend(world)):

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.hosts import TableHost
 from xennetd.model.attachment import Attachment, Mode
 from xennetd.model.errors import Denied, HostError, XennetdError
+from xennetd.model.ground import GroundObject
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
@@ -35,21 +37,8 @@ BRIDGE = Link(2, "xenbr0", kind="bridge", generation=1)
 NEW = Link(9, "vif7.0", parent=ID, generation=2)
 PORT = replace(NEW, master=2, flags=IFF_UP, address=GUEST_PORT_ADDRESS, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
 TAP = Link(10, "vif7.0-emu", kind="tun", generation=3)
+HOST = TableHost((BRIDGE,))
 ATTACHMENT = Attachment(ID, Mode.BRIDGE, "xenbr0", 2, 1500)
-
-
-@dataclass(frozen=True)
-class Host:
-    links: tuple[Link, ...] = (BRIDGE,)
-
-    def link(self, name: str) -> Link | None:
-        return next((link for link in self.links if link.name == name), None)
-
-    def bridges(self) -> tuple[Link, ...]:
-        return tuple(link for link in self.links if link.kind == "bridge")
-
-    def uplinks(self, bridge: int) -> tuple[Link, ...]:
-        return ()
 
 
 def refuse(error: XennetdError) -> Callable[[Vif], Attachment]:
@@ -66,9 +55,10 @@ class Situation:
     vif: Vif = VIF
     link: Link | None = NEW
     tap: Link | None = None
-    host: Host = field(default_factory=Host)
+    host: TableHost = HOST
     owned: bool = True
     resolve: Callable[[Vif], Attachment] = lambda vif: ATTACHMENT
+    missing: Callable[[frozenset[GroundObject]], tuple[GroundObject, ...]] = lambda needs: ()
     leaving: Callable[[Link], bool] = lambda link: False
     memory: Memory = field(default_factory=Memory)
     now: float = 100.0
@@ -77,8 +67,8 @@ class Situation:
     def decide(self) -> Decision:
         return decide(
             Look(
-                self.vif, self.link, self.tap, self.host, self.owned, self.resolve, self.leaving, self.memory, self.now,
-                self.removes_backend,
+                self.vif, self.link, self.tap, self.host, self.owned, self.resolve, self.missing, self.leaving,
+                self.memory, self.now, self.removes_backend,
             )
         )  # fmt: skip
 
@@ -247,7 +237,7 @@ class TestVifname:
     def situation(self, *, leaving: bool, memory: Memory | None = None, now: float = 100.0) -> Situation:
         return Situation(
             vif=self.vif,
-            host=Host((BRIDGE, self.holder)),
+            host=TableHost((BRIDGE, self.holder)),
             leaving=lambda link: leaving,
             memory=memory or Memory(),
             now=now,
@@ -310,7 +300,7 @@ class TestTap:
 
     def test_it_waits_for_a_name_no_longer_than_a_vif_does(self) -> None:
         vif = replace(VIF, vifname="web0", state=XenbusState.INITIALISING)
-        host = Host((BRIDGE, replace(TAP, index=4, name="web0-emu")))
+        host = TableHost((BRIDGE, replace(TAP, index=4, name="web0-emu")))
         waiting = Situation(vif=vif, link=None, tap=TAP, host=host, leaving=lambda link: True)
         first = waiting.decide()
         assert first.tap.name_awaited_since == 100.0

@@ -1,6 +1,6 @@
 """What one vif is attached to: the policy's word first, then the stock script's rules."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from errno import ENODEV, EOPNOTSUPP
 from ipaddress import IPv4Interface
 
@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.hosts import TableHost, nobody
 from xennetd.model.attachment import Attachment, Mode
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.link import Link, is_link_name
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
+from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.policy.load import load
-from xennetd.policy.resolve import ANY_BRIDGE, owned, resolve
+from xennetd.policy.resolve import owned
+from xennetd.policy.resolve import resolve as resolve_among
+from xennetd.policy.routed import DEFAULT_ROUTE
 
 VIF = Vif(
     VifId(7, 0),
@@ -33,42 +37,35 @@ ETH0 = Link(4, "eth0", master=2)
 LAN = Network("lan", Mode.BRIDGE, "xenbr1")
 
 
-@dataclass(frozen=True)
-class Host:
+def Host(links: tuple[Link, ...] = (XENBR0, XENBR1, ETH0)) -> TableHost:
     """A host's links as a table."""
-
-    links: tuple[Link, ...] = (XENBR0, XENBR1, ETH0)
-
-    def link(self, name: str) -> Link | None:
-        return next((link for link in self.links if link.name == name), None)
-
-    def bridges(self) -> tuple[Link, ...]:
-        return tuple(sorted((link for link in self.links if link.kind == "bridge"), key=lambda link: link.name))
-
-    def uplinks(self, bridge: int) -> tuple[Link, ...]:
-        return tuple(link for link in self.links if link.master == bridge and not link.name.startswith("vif"))
+    return TableHost(links)
 
 
 HOST = Host()
+
+
+def resolve(policy: Policy, vif: Vif, host: TableHost) -> Attachment:
+    return resolve_among(policy, vif, host, nobody())
 
 
 def rules(*rules: Rule) -> Policy:
     return Policy(networks={"lan": LAN}, rules=rules)
 
 
-def error(policy: Policy, vif: Vif, host: Host = HOST) -> XennetdError:
+def error(policy: Policy, vif: Vif, host: TableHost = HOST) -> XennetdError:
     with pytest.raises(XennetdError) as caught:
         resolve(policy, vif, host)
     return caught.value
 
 
 def test_without_configuration_the_vif_line_decides() -> None:
-    assert resolve(Policy(), VIF, HOST) == Attachment(VIF.id, Mode.BRIDGE, "xenbr0", 2, 1500)
+    assert resolve(Policy(), VIF, HOST) == Attachment(VIF.id, Mode.BRIDGE, "xenbr0", 2, 1500, VIF.mac)
 
 
 def test_a_policy_decides_over_the_vif_line_and_the_script() -> None:
     vif = replace(VIF, script="vif-xennetd-route")
-    expected = Attachment(VIF.id, Mode.BRIDGE, "xenbr1", 3, 9000, network="lan", policy="web")
+    expected = Attachment(VIF.id, Mode.BRIDGE, "xenbr1", 3, 9000, VIF.mac, network="lan", policy="web")
     assert resolve(rules(Rule("web", Match(vm="web-*"), network=LAN)), vif, HOST) == expected
 
 
@@ -227,7 +224,7 @@ def test_scripts_that_mean_a_bridge(script: str) -> None:
     assert resolve(Policy(), replace(VIF, script=script), HOST).mode is Mode.BRIDGE
 
 
-@pytest.mark.parametrize("mode", ["route", "nat", "openvswitch"])
+@pytest.mark.parametrize("mode", ["openvswitch"])
 @pytest.mark.parametrize("script", ["/etc/xen/scripts/vif-xennetd-", "vif-"])
 def test_scripts_of_modes_that_are_not_known(script: str, mode: str) -> None:
     unknown = error(Policy(), replace(VIF, script=script + mode))
@@ -286,7 +283,7 @@ VIFS = st.builds(
     online=st.booleans(),
     script=st.sampled_from(["", "/x/vif-xennetd", "vif-nat", "/"]) | st.text(max_size=5),
     type=st.text(max_size=3),
-    mac=st.none() | st.text(max_size=17),
+    mac=st.none() | st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")),
     bridge=st.none() | NAMES,
     mtu=st.none() | st.integers(68, 65535),
     vm=st.none() | st.text(max_size=5),
@@ -305,14 +302,17 @@ RULES = st.one_of(
     st.lists(LINKS, max_size=5, unique_by=lambda link: link.name).map(lambda links: Host(tuple(links))),
 )
 def test_any_vif_on_any_host_is_attached_to_a_bridge_or_gets_an_error_fit_to_show(
-    rules: list[Rule], vif: Vif, host: Host
+    rules: list[Rule], vif: Vif, host: TableHost
 ) -> None:
     try:
         attachment = resolve(Policy(rules=tuple(rules)), vif, host)
     except XennetdError as error:
         refused = error
     else:
-        bridge = host.link(attachment.bridge)
+        if attachment.routing is not None:
+            assert host.link(attachment.routing.uplink) is not None
+            return
+        bridge = host.link(attachment.bridge or "")
         assert bridge is not None
         assert bridge.kind == "bridge"
         assert bridge.index == attachment.bridge_index
@@ -320,7 +320,9 @@ def test_any_vif_on_any_host_is_attached_to_a_bridge_or_gets_an_error_fit_to_sho
     assert refused.sentence.isprintable()
     assert refused.sentence.isascii()
     # A link that is waited for must be one that can come, and whose coming can help.
-    assert all(name == ANY_BRIDGE or is_link_name(name) for name in refused.waits_on)
+    assert all(name in (ANY_BRIDGE, DEFAULT_ROUTE) or is_link_name(name) for name in refused.waits_on)
+    if "uplink" in refused.sentence:
+        return
     for name in refused.waits_on:
         there = host.bridges() if name == ANY_BRIDGE else [link for link in host.links if link.name == name]
         assert all(link.kind != "bridge" for link in there)

@@ -36,7 +36,7 @@ def _row(row: Values, now: float) -> list[Span]:
         _cell(row["vm"]),
         (printable(row["state"]), _STATE_STYLES.get(row["state"], "")),
         _cell(row["network"]),
-        _cell(row["bridge"]),
+        _cell(row["bridge"] or (row["uplink"] and f"via {row['uplink']}")),
         _cell(row["vlan"]),
         _cell(row["mac"]),
         _cell(",".join(row["ips"])),
@@ -77,7 +77,7 @@ def status(daemon: Values, now: float) -> list[Line]:
         ("Mode", [(_MODES.get(mode, printable(mode)), "" if mode == "enforce" else "waiting")]),
         ("Running", [(f"for {span_of_time(now - daemon['since'])}, pid {daemon['pid']}, in {_domain(daemon)}", "")]),
         ("Vifs", vifs),
-        ("Policy", [(", ".join(map(printable, daemon["config"])) or "none: each vif's own bridge decides", "")]),
+        ("Policy", [(", ".join(map(printable, daemon["config"])) or "none: each domain's own vif= line decides", "")]),
         ("xenstore", [(printable(daemon["xenstore"]), "")]),
     ]
     for key, sentence in (
@@ -123,6 +123,8 @@ def vif(row: Values, events: list[Values], now: float) -> list[Line]:
     fact("Tap", row["tap"], "" if row["tap"] == "connected" else "bad")
     fact("Network", _with(row["network"] or "as the domain's vif= line says", row["mode"]))
     fact("Bridge", row["bridge"])
+    fact("Uplink", row["uplink"])
+    fact("Gateway", ", ".join(row["gateways"] or ()))
     fact("VLAN", row["vlan"])
     fact("MAC", row["mac"])
     fact("IPs", ", ".join(row["ips"]))

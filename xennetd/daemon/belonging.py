@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from xennetd.kernel.links import LinkChange, Links
 from xennetd.model.link import Link
 from xennetd.model.vif import Vif, VifId
-from xennetd.policy.resolve import ANY_BRIDGE
+from xennetd.policy.bridged import ANY_BRIDGE
 
 
 class _Index:
@@ -70,6 +70,10 @@ class Belonging:
                 names.add(bridge.name)  # it has room for a port now
         if new is not None and new.kind == "bridge" and old is None:
             names.add(ANY_BRIDGE)
+        return self.waiting_on(names)
+
+    def waiting_on(self, names: Iterable[str]) -> set[VifId]:
+        """Return the vifs that wait for one of these, which need not be links."""
         return {vif for name in names for vif in self._awaited.get(name)}
 
 

@@ -21,7 +21,17 @@ from xennetd.daemon.dnsmasq import CONFIGURATION, Keeper, Runner, runner, writte
 from xennetd.model.errors import HostError
 from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
 from xennetd.model.places import STATE
-from xennetd.plan.dnsmasq import Lease, directory, host_file, host_of, leases, names_file, without
+from xennetd.plan.dnsmasq import (
+    Lease,
+    directory,
+    host_file,
+    host_of,
+    instances,
+    leases,
+    names_file,
+    served_link,
+    without,
+)
 
 _HOSTS = "hosts"
 _NAMES = "names"
@@ -59,8 +69,9 @@ class DhcpServices:
             if text is None:
                 raise HostError(f"{failure}: the link that it is to serve does not exist")
             with _named(failure):
+                _make(_directory(service.network))
                 for part in (_HOSTS, _NAMES):
-                    _make(_directory(service.network) / part)
+                    _make(_directory(service.network.partition(":")[0]) / part)
                 _put(_file(service.network), text)
             self._keeper(service.network).look()
 
@@ -87,8 +98,9 @@ class DhcpServices:
 
     def reread(self, network: str) -> None:
         """Have the guests' files read anew."""
-        if network in self._keepers:
-            self._keepers[network].reread()
+        for instance in instances(network):
+            if instance in self._keepers:
+                self._keepers[instance].reread()
 
     def renew(self, network: str) -> None:
         """Have the service started anew without the leases of addresses that are now another guest's."""
@@ -207,9 +219,8 @@ def _told(network: str, mac: str) -> DhcpHost | None:
 
 def _text(service: DhcpService) -> str | None:
     """Return the file for a service, None while the link that it serves is not there."""
-    served = re.findall("^interface=(.*)$", service.configuration, re.MULTILINE)
     try:
-        index = socket.if_nametoindex(served[0])
+        index = socket.if_nametoindex(served_link(service.configuration))
     except OSError:
         return None
     return written(_directory(service.network), f"{service.configuration}{_INDEX}{index}\n")

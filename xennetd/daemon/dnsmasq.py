@@ -163,7 +163,7 @@ def unit(network: str) -> str:
     """Return the name of the network's unit, its name escaped as systemd-escape(1) does."""
     escaped = "".join(
         character
-        if character.isalnum() or character == "_" or (character == "." and index)
+        if character.isalnum() or character in "_:" or (character == "." and index)
         else f"\\x{ord(character):02x}"
         for index, character in enumerate(network)
     )

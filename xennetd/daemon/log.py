@@ -52,7 +52,8 @@ class _ToJournal:
 
     def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
         fields: dict[str, str | int] = {
-            "MESSAGE": str(event.pop("event", "")), "PRIORITY": _PRIORITIES.get(method, INFO),
+            "MESSAGE": str(event.pop("event", "")),
+            "PRIORITY": _PRIORITIES.get(method, INFO),
         }
         trace = _traceback(event.pop("exc_info", None))
         if trace:

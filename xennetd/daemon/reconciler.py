@@ -15,6 +15,8 @@ import structlog
 
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.belonging import Belonging
+from xennetd.daemon.claims import Change, Claims
+from xennetd.daemon.ground import Ground
 from xennetd.daemon.hooks import Hooks
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.record import Record
@@ -24,13 +26,14 @@ from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.errors import HostError, ToolstackError, XennetdError
+from xennetd.model.ground import GroundObject
 from xennetd.model.link import GUEST_PORT_ADDRESS, Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMemory, decide, fail, incarnation
 from xennetd.plan.port import release
 from xennetd.plan.refusal import not_taken, refusal
-from xennetd.plan.steps import SetMtu, Step
+from xennetd.plan.steps import Ensure, Release, SetMtu, Step
 from xennetd.policy.config import Policy
 from xennetd.policy.resolve import owned, resolve
 from xennetd.xenstore import backend
@@ -64,6 +67,8 @@ class Reconciler:
         audit: Audit,
         hooks: Hooks,
         marks: Marks,
+        ground: Ground,
+        claims: Claims,
     ) -> None:
         self._policy = policy
         self._kernel = kernel
@@ -71,6 +76,8 @@ class Reconciler:
         self._client = client
         self._trail = Trail(audit, hooks)
         self._marks = marks
+        self._ground = ground
+        self._claims = claims
         self._queue = WorkQueue()
         self._belonging = Belonging()
         self._records: dict[VifId, Record] = {}
@@ -130,6 +137,11 @@ class Reconciler:
                         self.hint(vif)
             for vif in self._belonging.waiting_for(change, self._kernel.links):
                 self.retry(vif)
+
+    def wake(self, names: Iterable[str]) -> None:
+        """Try those again that wait for one of these (an error's `waits_on`)."""
+        for vif in self._belonging.waiting_on(names):
+            self.retry(vif)
 
     async def run(self) -> None:
         """Work on hints until cancelled."""
@@ -205,7 +217,8 @@ class Reconciler:
                 tap=tap,
                 host=self._kernel.links,
                 owned=owned(policy, vif),
-                resolve=lambda vif: resolve(policy, vif, self._kernel.links),
+                resolve=lambda vif: resolve(policy, vif, self._kernel.links, self._claims),
+                missing=self._ground.missing,
                 leaving=lambda holder: self._leaving(holder, vif.id),
                 memory=record.memory,
                 now=time.monotonic(),
@@ -218,26 +231,46 @@ class Reconciler:
             port=replace(memory.port, name_awaited_since=decision.port.name_awaited_since),
             tap=replace(memory.tap, name_awaited_since=decision.tap.name_awaited_since),
         )
-        # Before anything is awaited: what it waits for may come while the toolstack is being told.
+        # Before anything is awaited: others are decided by it, and what it waits for may come meanwhile.
+        self._claim(record, decision)
         self._belonging.wait(vif.id, record.waits_on, decision.waits_on)
         record.waits_on = decision.waits_on
         if decision.look_at is not None:
             self._queue.hint_later(vif.id, max(0.0, decision.look_at - now))
         return decision
 
+    def _claim(self, record: Record, decision: Decision) -> None:
+        """Note what the vif claims for itself, and have those looked at whom that concerns."""
+        vif, attachment = record.vif, decision.attachment
+        if attachment is not None:
+            connected = vif.hotplug_status == CONNECTED or record.memory.connected is not None
+            self._announce(self._claims.set(vif, record.title, attachment, connected=connected))
+        else:
+            self._announce(self._claims.drop(vif.id))
+
+    def _announce(self, change: Change) -> None:
+        for vif in change.rivals:
+            self.hint(vif)
+        self.wake(change.freed)
+
     def _execute(self, record: Record, link: Link | None, steps: tuple[Step, ...], *, tap: bool) -> list[Step]:
         """Carry out Steps for one link; a refusal is remembered for the next look."""
         if not steps or link is None:
             return []
+        on_link = tuple(step for step in steps if not isinstance(step, Ensure | Release))
         try:
-            for refused in self._kernel.execute(steps):
+            self._ground.ensure(record.vif.id, [step.needed for step in steps if isinstance(step, Ensure)])
+            for refused in self._kernel.execute(on_link):
                 self._trail.warn(record, str(refused))
+        except HostError as error:
+            self._fail(record, link, error, tap=tap)
+            return []
         except StepRefused as refused:
             if not refused.link_gone:
-                error = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
-                self._fail(record, link, error, tap=tap)
+                why = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
+                self._fail(record, link, why, tap=tap)
             return []
-        if any(isinstance(step, SetMtu) and step.index == link.index for step in steps):
+        if any(isinstance(step, SetMtu) and step.index == link.index for step in on_link):
             _remember(record, tap, replace(_remembered(record, tap), mtu_given=incarnation(link)))
         return list(steps)
 
@@ -261,18 +294,21 @@ class Reconciler:
         if self._policy.daemon.mode == "observe":
             record.settle(_observed(decision), link)
             return
+        self._ground.claim(vif.id, _needs(record, decision))
         if decision.tap_verdict is not None:
             await self._tell_tap(record, decision, decision.tap_verdict)
-        if decision.verdict is not None:
-            error = decision.verdict.error
+        if (verdict := decision.verdict) is not None:
+            error = verdict.error
             told = await backend.write_verdict(
-                self._client, vif, error=error, frontend_mtu=decision.verdict.frontend_mtu
+                self._client, vif, error=error, frontend_mtu=verdict.frontend_mtu, mac=verdict.mac
             )
             if not told:
                 decision = replace(decision, reason="the toolstack took the device back")
                 if link is not None and record.memory.connected != incarnation(link):
                     self._release(link)
             elif error is None:
+                if verdict.mac is not None:
+                    self._directory.note(vif.id, "mac", verdict.mac)
                 self._directory.note(vif.id, "hotplug-status", CONNECTED)
                 decision = replace(decision, state=VifState.CONNECTED, reason=None)
             else:
@@ -359,6 +395,9 @@ class Reconciler:
         self._marks.forget(vif_id)
         self._belonging.rename(vif_id, record.vif, None)
         self._belonging.wait(vif_id, record.waits_on, ())
+        self._announce(self._claims.drop(vif_id, gone=True))
+        if self._policy.daemon.mode == "enforce":
+            self._ground.claim(vif_id, frozenset())
         if record.memory.connected is not None and self._policy.daemon.mode == "enforce":
             self._trail.detached(record)
 
@@ -393,6 +432,14 @@ class Reconciler:
             return False
         owners = (self._directory.get(vif) for vif in self._belonging.vifs_of(holder) if vif != asking)
         return all(owner is None or owner.removing for owner in owners)
+
+
+def _needs(record: Record, decision: Decision) -> frozenset[GroundObject]:
+    """Return what the host must go on having for a vif: nothing for one that is not, and was not, to be connected."""
+    attachment = decision.attachment
+    if attachment is None or (decision.state is VifState.ERROR and record.memory.connected is None):
+        return frozenset()
+    return attachment.needs
 
 
 def _remembered(record: Record, tap: bool) -> PortMemory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_interface
 
 from xennetd.model.attachment import Attachment
 from xennetd.model.errors import XennetdError
@@ -53,14 +54,15 @@ class Record:
     def row(self) -> VifStatus:
         """Return what `xennetctl list` and `show` say of this vif."""
         vif, attachment = self.vif, self.attachment
+        routing = attachment.routing if attachment else None
         return VifStatus(
             vif=str(vif.id),
             domid=vif.id.domid,
             devid=vif.id.devid,
             vm=vif.vm,
             uuid=vif.uuid,
-            mac=vif.mac,
-            ips=[plain(ip) for ip in vif.ips],
+            mac=attachment.mac if attachment else vif.mac,
+            ips=self._ips(),
             network=attachment.network if attachment else None,
             mode=attachment.mode.value if attachment else None,
             bridge=attachment.bridge if attachment else vif.bridge,
@@ -73,12 +75,20 @@ class Record:
             link=self.link.name if self.link else None,
             ifindex=self.link.index if self.link else None,
             mtu=self.link.mtu if self.link else None,
+            uplink=routing.uplink if routing else None,
+            gateways=[plain(gateway) for gateway in routing.gateways] if routing else None,
             tap=vif.tap_status,
             pinned=vif.pinned,
             script=vif.script or None,
             duration_us=self.duration_us,
             warnings=list(attachment.warnings) if attachment else None,
         )
+
+    def _ips(self) -> list[str]:
+        """The guest's addresses as administrators write them: what it was given, else what its vif= line says."""
+        if self.attachment is not None and self.attachment.ips:
+            return [plain(ip_interface(network)) for network in self.attachment.ips]
+        return [plain(ip) for ip in self.vif.ips]
 
     def event(self, kind: EventKind, message: str, *, error: str | None = None) -> Event:
         """Return an audit event about this vif."""
@@ -89,8 +99,8 @@ class Record:
             vif=vif.id,
             vm=vif.vm,
             uuid=vif.uuid,
-            mac=vif.mac,
-            ips=tuple(plain(ip) for ip in vif.ips),
+            mac=attachment.mac if attachment else vif.mac,
+            ips=tuple(self._ips()),
             network=attachment.network if attachment else None,
             bridge=attachment.bridge if attachment else vif.bridge,
             vlan=None,

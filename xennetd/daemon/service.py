@@ -20,15 +20,21 @@ import structlog
 from xennetd import __version__
 from xennetd.daemon import notify
 from xennetd.daemon.audit import Audit
+from xennetd.daemon.claims import Claims
 from xennetd.daemon.control import ControlServer
+from xennetd.daemon.dhcp import DhcpHosts, DhcpServices
+from xennetd.daemon.ground import Ground
 from xennetd.daemon.hooks import Hooks
 from xennetd.daemon.marks import Marks
+from xennetd.daemon.networks import Networks
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
+from xennetd.kernel.hands import hands
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange
 from xennetd.model.errors import Denied, HostError, ToolstackError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.ground import DhcpHost, DhcpService
 from xennetd.model.status import DaemonStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
 from xennetd.policy.check import Notes, check
@@ -65,8 +71,13 @@ class Service:
         self._directory = Directory(self._client, self._vif_changed)
         self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
         self._marks = Marks()
+        self._dhcp = DhcpServices()
+        hosts = DhcpHosts(self._dhcp)
+        self._ground = Ground({**hands(self._kernel), DhcpService: self._dhcp, DhcpHost: hosts})
+        self._networks = Networks(policy, self._kernel.links, self._ground, self._cured)
+        claims = Claims(hosts.lease, self._networks.problem)
         self._reconciler = Reconciler(
-            policy, self._kernel, self._directory, self._client, audit, self._hooks, self._marks
+            policy, self._kernel, self._directory, self._client, audit, self._hooks, self._marks, self._ground, claims
         )
 
     async def run(self) -> None:
@@ -110,10 +121,16 @@ class Service:
         tasks.create_task(self._directory.run(), name="directory")
         await self._directory.loaded.wait()
         self._marks.start(self._directory)
+        if self._policy.daemon.mode == "enforce":
+            self._networks.look()
+        tasks.create_task(self._dhcp.work(), name="dhcp")
+        tasks.create_task(self._networks.run(), name="networks")
         tasks.create_task(self._reconciler.run(), name="reconciler")
         tasks.create_task(self._hooks.work(), name="hooks")
         tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
         await self._reconciler.look_at_all()
+        if self._policy.daemon.mode == "enforce":
+            self._ground.prune()
         # What lives now lives long, and attaches make no cycles to speak of: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -136,8 +153,13 @@ class Service:
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
         self._reconciler.links_changed(changes)
+        self._networks.links_changed(changes)
+
+    def _cured(self, networks: set[str]) -> None:
+        self._reconciler.wake(networks)
 
     def _links_lost(self) -> None:
+        self._networks.hint()
         for vif in {*self._directory, *self._reconciler.records}:
             self._reconciler.retry(vif)  # What a vif in error waits for may have come.
 
@@ -194,6 +216,7 @@ class Service:
         ]
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
+        problems += self._networks.problems() + self._dhcp.problems()
         return problems + [note.sentence for note in self._notes if note.error]
 
     def _remarks(self) -> list[str]:
@@ -201,6 +224,12 @@ class Service:
         records = self._reconciler.records.values()
         notes = [f"{record.title}: {record.error.detail}" for record in records if isinstance(record.error, Denied)]
         notes += [f"{vif} is pinned: hands off until unpin" for vif in self._pinned()]
+        notes += [
+            f"{record.title}: {warning}"
+            for record in records
+            if record.attachment is not None and record.state is not VifState.ERROR
+            for warning in record.attachment.warnings
+        ]
         return notes + [note.sentence for note in self._notes if not note.error]
 
     def vifs(self) -> list[VifStatus]:
@@ -247,7 +276,9 @@ class Service:
         self._policy = policy
         self._notes = notes
         self._hooks.enabled = policy.daemon.hooks
+        self._networks.set_policy(policy)
         await self._reconciler.set_policy(policy)
+        self._networks.retire()
         return []
 
     def check(self) -> tuple[list[str], list[str]]:

@@ -54,7 +54,7 @@ class Trail:
 
     def detached(self, record: Record) -> None:
         """Tell that a vif that was connected is not any more."""
-        where = f" from {record.attachment.bridge}" if record.attachment else ""
+        where = f" from {record.attachment.where}" if record.attachment else ""
         self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached{where}"))
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
@@ -63,8 +63,8 @@ class Trail:
         """Tell what became of a tap: `verdict` is what the node `xennetd-tap` says now, empty that it is gone."""
         vif, error, attachment = record.vif, decision.tap.error, decision.attachment
         if verdict in (CONNECTED, ""):
-            bridge = attachment.bridge if attachment else ""
-            self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge)
+            bridge = attachment.bridge if attachment else None
+            self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge or "")
         elif error is not None and error is not decision.error:
             message = f"the tap of {record.title} gets no network: {error.detail}"
             self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
@@ -87,16 +87,16 @@ class Trail:
             record.hinted_at = None
         took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
         by = f" by policy {attachment.policy}" if attachment and attachment.policy else ""
-        where = attachment.bridge if attachment else "?"
+        where = attachment.where if attachment else "?"
         self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
         for warning in attachment.warnings if attachment else ():
             self.warn(record, warning)
-        self._hooks.run("online", record.vif, record.vif.link_name, where)
+        self._hooks.run("online", record.vif, record.vif.link_name, (attachment.bridge if attachment else None) or "")
 
     def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
         steps = "; ".join(step.describe() for step in done)
-        if was is not None and record.attachment is not None and was.bridge != record.attachment.bridge:
-            message = f"{record.title} moved from {was.bridge} to {record.attachment.bridge}: {steps}"
+        if was is not None and record.attachment is not None and was.where != record.attachment.where:
+            message = f"{record.title} moved from {was.where} to {record.attachment.where}: {steps}"
             self._audit.record(record.event(EventKind.CHANGE, message))
         else:
             self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))

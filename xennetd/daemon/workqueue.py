@@ -55,7 +55,7 @@ class WorkQueue:
         if not self._awaited:
             return
         self._none_awaited.clear()
-        for vif in tuple(self._awaited):
+        for vif in sorted(self._awaited):
             self.hint(vif)
         await self._none_awaited.wait()
 

@@ -41,10 +41,10 @@ class Routing:
 class Attachment:
     """What one vif must be part of: a bridge's port, or routed. `warnings` are for people, not errors.
 
-    `mtu` is what the link gets at attach; None leaves it as it is. `ips` are the guest's addresses and prefixes as far
-    as they are known, `place` within which its MAC must be the only one of its kind. `needs` is what the host must have
-    for it. `waits_on` are names of links on which all that depends. `network` and `policy` are None where the vif's own
-    nodes decided.
+    `mtu` is what the link gets at attach; None leaves it as it is. `mac` is the guest's, or what it is to be. `ips` are
+    its addresses and prefixes as far as they are known. `needs` is what the host must have for it. `waits_on` names the
+    links, and the other things, on which all that depends. `network` and `policy` are None where the vif's own nodes
+    decided.
     """
 
     vif: VifId
@@ -52,6 +52,7 @@ class Attachment:
     bridge: str | None = None
     bridge_index: int = 0
     mtu: int | None = None
+    mac: str | None = None
     routing: Routing | None = None
     ips: tuple[IPNetwork, ...] = ()
     needs: frozenset[GroundObject] = frozenset()
@@ -61,8 +62,20 @@ class Attachment:
     warnings: tuple[str, ...] = ()
 
     @property
+    def where(self) -> str:
+        """What it is attached to, as the audit trail says it."""
+        return (
+            self.bridge if self.bridge is not None else f"{self.mode} by {self.routing.uplink if self.routing else '?'}"
+        )
+
+    @property
     def place(self) -> str:
-        """Where it is attached to, as people and the claims of others name it."""
-        if self.bridge is not None:
-            return self.bridge
-        return f"network {self.network}" if self.network else "the routed guests"
+        """Where its MAC must be the only one of its kind, in words."""
+        return place(self.bridge, self.network)
+
+
+def place(bridge: str | None, network: str | None) -> str:
+    """Return where a vif is: on a bridge, or among the routed guests of a network or of none."""
+    if bridge is not None:
+        return f'bridge "{bridge}"'
+    return f'network "{network}"' if network is not None else "the routed guests' side"

@@ -16,7 +16,7 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 ROUTE_PROTOCOL = 120
-"""Our number in rtm_protocol and NDA_PROTOCOL (linux/rtnetlink.h leaves those from 5 on, but for a few, to programs)."""
+"""Our number in rtm_protocol and NDA_PROTOCOL. linux/rtnetlink.h leaves those above RTPROT_STATIC to programs."""
 
 LINK_GROUP = 0x786E
 """The link group (`ip link set group`) of bridges that we made and of routed guests' interfaces: "xn" as a number."""

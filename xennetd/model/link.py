@@ -104,6 +104,10 @@ class HostView(Protocol):
         """Return a value of net.ipv4.conf or net.ipv6.conf, None where the kernel has no such thing."""
         ...
 
+    def owner(self, destination: IPNetwork, *, besides: str = "") -> Link | None:
+        """Return a link, other than the one of that name, with an address of the host's in this destination."""
+        ...
+
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
         """Return the link that a route of ours with this destination and metric leads through."""
         ...

@@ -23,6 +23,7 @@ class VifStatus:
     """One vif. `since` is when `state` began, in seconds since the epoch; `duration_us` how long its attach took.
 
     `reason` says in words why a vif is pending, ignored or pinned; `error` is set in state `error` only.
+    `uplink` and `gateways` (the host's addresses on the vif) are those of a guest that is routed.
     `tap` is the emulated NIC's tap: None (there is none), `connected`, or the error's sentence.
     """
 
@@ -45,6 +46,8 @@ class VifStatus:
     link: str | None = None
     ifindex: int | None = None
     mtu: int | None = None
+    uplink: str | None = None
+    gateways: list[str] | None = None
     tap: str | None = None
     pinned: bool = False
     script: str | None = None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
 
 def visible(untrusted: str | bytes, limit: int = 80) -> str:
     """Return `untrusted` with all that is not printable ASCII escaped, cut to `limit` characters.
@@ -12,6 +16,11 @@ def visible(untrusted: str | bytes, limit: int = 80) -> str:
         untrusted = untrusted[: limit + 1].decode("utf-8", "surrogateescape")
     shown = "".join(_visible(character) for character in untrusted[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def dns_label(untrusted: str) -> str | None:
+    """Return the DNS label (RFC 1123) that `untrusted` is, in lower case, None if it is none."""
+    return untrusted.lower() if _LABEL.fullmatch(untrusted) else None
 
 
 def _visible(character: str) -> str:

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from xennetd.model.attachment import Attachment
+from xennetd.model.attachment import Attachment, Routing
 from xennetd.model.errors import HostError, XennetdError
-from xennetd.model.link import HostView, Link
+from xennetd.model.ground import GroundObject, Setting
+from xennetd.model.link import HostView, Link, Route
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, XenbusState
-from xennetd.plan.port import PortGoal, attach, release
-from xennetd.plan.steps import Step
+from xennetd.plan.port import PortGoal, attach, in_service, release
+from xennetd.plan.steps import Ensure, Step
 
 NAME_WAIT = 10.0
 """Seconds a vif waits for its `vifname` while an older vif that is being removed still holds it."""
@@ -29,6 +30,10 @@ RETRY_LONGEST = 60.0
 """Seconds between attempts at something that the kernel refuses and that no event will tell the end of, at most."""
 
 CONNECTED = "connected"
+
+TAP_METRIC = 1
+VIF_METRIC = 2
+"""Of a routed guest's routes: while its emulated NIC is there, that is the one it uses (as the stock script has it)."""
 
 Incarnation = tuple[int, int]
 """A link's index and generation: to whom state belongs."""
@@ -104,8 +109,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All that a decision is made from. `resolve` is policy's word on this vif; `leaving` says whether the vif that a
-    link belongs to is being removed; `now` is a monotonic clock in seconds."""
+    """All that a decision is made from. `resolve` is policy's word on this vif; `missing` says what of an attachment's
+    needs the host does not have; `leaving` whether the vif that a link belongs to is being removed; `now` is a
+    monotonic clock in seconds."""
 
     vif: Vif
     link: Link | None
@@ -113,6 +119,7 @@ class Look:
     host: HostView
     owned: bool
     resolve: Callable[[Vif], Attachment]
+    missing: Callable[[frozenset[GroundObject]], tuple[GroundObject, ...]]
     leaving: Callable[[Link], bool]
     memory: Memory
     now: float
@@ -121,10 +128,14 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the toolstack is to be told in `hotplug-status`: connected, or the sentence of an error."""
+    """What the toolstack is to be told in `hotplug-status`: connected, or the sentence of an error.
+
+    `frontend_mtu` and `mac` are what the guest is to be told with it, None for what it knows already.
+    """
 
     error: str | None = None
     frontend_mtu: int | None = None
+    mac: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +186,9 @@ class Decision:
 
     @property
     def waits_on(self) -> frozenset[str]:
-        """The names of links whose change is worth another look."""
-        return self.port.waits_on | self.tap.waits_on
+        """The names of links, and other things, whose change is worth another look."""
+        waits_on = self.port.waits_on | self.tap.waits_on
+        return waits_on | self.attachment.waits_on if self.attachment is not None else waits_on
 
     @property
     def look_at(self) -> float | None:
@@ -190,7 +202,8 @@ def decide(look: Look) -> Decision:
     vif = look.vif
     remove_backend = look.removes_backend and vif.removing and vif.state is XenbusState.CLOSED
     if vif.pinned:
-        return Decision(_standing(vif), reason="pinned: hands off until unpin", remove_backend=remove_backend)
+        reason = "pinned: hands off until unpin"
+        return Decision(_standing(vif), reason, attachment=_outlook(look), remove_backend=remove_backend)
     if not look.owned:
         script = vif.script.rpartition("/")[2] or "(none)"
         return Decision(VifState.IGNORED, reason=f"its script {script} is not ours", remove_backend=remove_backend)
@@ -207,6 +220,14 @@ def decide(look: Look) -> Decision:
     except XennetdError as error:
         return _with_tap(look, _refused(look, error), error)
     return _with_tap(look, _attach(look, attachment), attachment)
+
+
+def _outlook(look: Look) -> Attachment | None:
+    """Return what a vif that is not to be touched has as far as others are concerned: its addresses, its needs."""
+    try:
+        return look.resolve(look.vif) if look.vif.hotplug_status == CONNECTED and not look.vif.removing else None
+    except XennetdError:
+        return None
 
 
 def _standing(vif: Vif) -> VifState:
@@ -251,7 +272,10 @@ def _attach(look: Look, attachment: Attachment) -> Decision:
     if vif.state not in (XenbusState.INIT_WAIT, XenbusState.CONNECTED):
         reason = f"waiting for the frontend to reconnect (backend state {int(vif.state)})"
         return Decision(VifState.PENDING, reason=reason, attachment=attachment)
-    verdict = Verdict(frontend_mtu=link.mtu if fresh and link.mtu != vif.frontend_mtu else None)
+    verdict = Verdict(
+        frontend_mtu=link.mtu if fresh and link.mtu != vif.frontend_mtu else None,
+        mac=attachment.mac if attachment.mac != vif.mac else None,
+    )
     return Decision(VifState.PENDING, reason="being attached", verdict=verdict, attachment=attachment)
 
 
@@ -281,20 +305,46 @@ def _port(
     failure = memory.failure
     if failure is not None and failure.holds(look.vif, link, look.now):
         # A connected guest is not cut off because a repair fails, as long as it is where it belongs.
-        steps = () if not fresh and link.master == attachment.bridge_index else release(link)
+        placed = link.master == attachment.bridge_index and in_service(link, routed=attachment.routing is not None)
+        steps = () if not fresh and placed else release(link)
         return PortDecision(steps, failure.error, waits_on=failure.error.waits_on, look_at=failure.until)
     holder = look.host.link(name)
     if holder is not None and holder.index != link.index:
         return _name_taken(look, link, name, holder, memory.name_awaited_since)
-    bridge = look.host.link(attachment.bridge)
-    goal = PortGoal(
-        name,
-        attachment.bridge_index,
-        attachment.bridge,
-        bridge.mtu if bridge is not None else attachment.mtu,
-        attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None,
+    mtu = attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None
+    if attachment.routing is not None:
+        metric = VIF_METRIC if link == look.link else TAP_METRIC
+        goal = _routed(look.host, link, name, attachment.routing, metric, mtu)
+    else:
+        goal = _bridged(look.host, name, attachment, mtu)
+    ensures = tuple(Ensure(each) for each in look.missing(attachment.needs))
+    return PortDecision((*ensures, *attach(goal, link, fresh=fresh)))
+
+
+def _bridged(host: HostView, name: str, attachment: Attachment, mtu: int | None) -> PortGoal:
+    bridge = host.link(attachment.bridge) if attachment.bridge is not None else None
+    bridge_mtu = bridge.mtu if bridge is not None else attachment.mtu
+    return PortGoal(name, attachment.bridge_index, attachment.bridge or "", bridge_mtu or 0, mtu)
+
+
+def _routed(host: HostView, link: Link, name: str, routing: Routing, metric: int, mtu: int | None) -> PortGoal:
+    routes = frozenset(
+        Route(each, metric, routing.source if each.version == 4 else None) for each in routing.destinations
     )
-    return PortDecision(attach(goal, link, fresh=fresh))
+    through = {route: host.routed(route.destination, route.metric) for route in routes - link.routes}
+    return PortGoal(
+        name,
+        mtu=mtu,
+        addresses=routing.gateways,
+        routes=routes,
+        taken=frozenset(route for route, other in through.items() if other is not None and other.index != link.index),
+        neighbours=routing.neighbours,
+        settings=tuple(
+            Setting(version, name, key, value)
+            for version, key, value in routing.settings
+            if host.setting(version, link.name, key) not in (None, value)
+        ),
+    )
 
 
 def _name_taken(look: Look, link: Link, name: str, holder: Link, since: float | None) -> PortDecision:

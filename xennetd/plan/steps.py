@@ -1,13 +1,15 @@
 """Steps: what is to be done to one link, each with the one line that plan, log, audit and tests show.
 
 A Step names its link by index, so that it can only ever hit the link that was looked at; the name is for people.
-Every Step is idempotent.
+Every Step is idempotent. Two are not about a link: `Ensure` and `Release` of an object of the host's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xennetd.model.ground import LINK_GROUP, ROUTE_PROTOCOL, GroundObject, Setting
+from xennetd.model.link import Neighbour, Route
 from xennetd.model.vif import IPInterface
 
 
@@ -112,4 +114,134 @@ class SetMaster:
         return f"ip link set dev {self.name} master {self.master_name}"
 
 
-Step = SetDown | SetUp | Rename | SetAddress | SetAddrGenMode | DeleteAddress | SetMtu | SetMaster
+@dataclass(frozen=True, slots=True)
+class SetGroup:
+    """Put the link into our LINK_GROUP, or out of it: of a routed link's frames the source must be its guest's."""
+
+    index: int
+    name: str
+    routed: bool
+
+    def describe(self) -> str:
+        return f"ip link set dev {self.name} group {LINK_GROUP if self.routed else 0}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """Give the link an IP address of the host's, without duplicate address detection."""
+
+    index: int
+    name: str
+    address: IPInterface
+
+    def describe(self) -> str:
+        nodad = " nodad" if self.address.version == 6 else ""
+        return f"ip addr add {self.address} dev {self.name}{nodad}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """Route a destination through the link, which must be up. With `replace`, a route of ours through another link to
+    the same destination with the same metric gives way at that moment; without it, one that is there is a refusal."""
+
+    index: int
+    name: str
+    route: Route
+    replace: bool = False
+
+    def describe(self) -> str:
+        verb = "replace" if self.replace else "add"
+        return f"ip route {verb} {_route(self.route, self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoute:
+    """Take a route of ours off the link."""
+
+    index: int
+    name: str
+    route: Route
+
+    def describe(self) -> str:
+        return f"ip route del {_route(self.route, self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetNeighbour:
+    """Fix whose MAC an address on the link is."""
+
+    index: int
+    name: str
+    neighbour: Neighbour
+
+    def describe(self) -> str:
+        return f"ip neigh replace {self.neighbour.address} lladdr {self.neighbour.mac} dev {self.name} nud permanent"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNeighbour:
+    """Take a permanent neighbour entry off the link."""
+
+    index: int
+    name: str
+    neighbour: Neighbour
+
+    def describe(self) -> str:
+        return f"ip neigh del {self.neighbour.address} dev {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetSetting:
+    """Set a value of net.ipv4.conf or net.ipv6.conf of the link, which goes when the link goes."""
+
+    index: int
+    name: str
+    setting: Setting
+
+    def describe(self) -> str:
+        return self.setting.describe()
+
+
+@dataclass(frozen=True, slots=True)
+class Ensure:
+    """Make an object of the host's own that something needs, if it is not there."""
+
+    needed: GroundObject
+
+    def describe(self) -> str:
+        return self.needed.describe()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Take away an object of the host's own that nobody needs any more, and what it was before us comes back."""
+
+    object: GroundObject
+
+    def describe(self) -> str:
+        return f"no longer needed: {self.object.describe()}"
+
+
+def _route(route: Route, name: str) -> str:
+    source = f" src {route.source}" if route.source is not None else ""
+    return f"{route.destination} dev {name}{source} metric {route.metric} proto {ROUTE_PROTOCOL}"
+
+
+LinkStep = (
+    SetDown
+    | SetUp
+    | Rename
+    | SetAddress
+    | SetAddrGenMode
+    | DeleteAddress
+    | SetMtu
+    | SetMaster
+    | SetGroup
+    | AddAddress
+    | AddRoute
+    | DeleteRoute
+    | SetNeighbour
+    | DeleteNeighbour
+    | SetSetting
+)
+Step = LinkStep | Ensure | Release

@@ -8,23 +8,26 @@ Rule 3: a rule that can't be evaluated is not passed over: the next one might le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from errno import ENODEV, EOPNOTSUPP
+from dataclasses import replace
 
-from xennetd.model.attachment import Attachment, Mode
+from xennetd.model.attachment import Attachment, Mode, place
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError
-from xennetd.model.link import HostView, Link, is_link_name
+from xennetd.model.ground import DhcpHost, GroundObject, IPAddress, IPNetwork
+from xennetd.model.link import HostView, Link
 from xennetd.model.text import visible
-from xennetd.model.vif import Vif
+from xennetd.model.vif import Vif, XenbusState
+from xennetd.policy import bridged, routed
+from xennetd.policy.addresses import Others, guest_destinations, uncontested
 from xennetd.policy.config import Match, Network, Policy, Rule
+from xennetd.policy.firewall import forward_element, rules
+from xennetd.policy.mac import mac_warnings, stable_mac
 from xennetd.policy.pattern import matches
-
-ANY_BRIDGE = "*"
-"""In an error's `waits_on`: not one link's name, but any bridge that appears."""
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
 
-_UNUSED_NODES = frozenset({"gatewaydev", "handle", "ip", "rate", "vlan"})
-"""Nodes that nothing in mode bridge depends on: what is wrong with them is a warning, as for the stock script."""
+_BRIDGE_UNUSED = frozenset({"gatewaydev", "handle", "ip", "rate", "vlan"})
+_ROUTE_UNUSED = frozenset({"bridge", "handle", "rate", "vlan"})
+"""Nodes that nothing depends on in a mode: what is wrong with them is a warning, as for the stock scripts."""
 
 # A backend's mode can only be told from the basename of its script.
 _SCRIPT_MODES = {
@@ -43,32 +46,141 @@ def owned(policy: Policy, vif: Vif) -> bool:
     return any(matches(pattern, script) for pattern in policy.daemon.scripts)
 
 
-def resolve(policy: Policy, vif: Vif, host: HostView) -> Attachment:
+def resolve(policy: Policy, vif: Vif, host: HostView, others: Others) -> Attachment:
     """Return what the vif must be part of.
 
-    Raises GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError for a
-    bridge that the host lacks. Their `waits_on` names the links, or is ANY_BRIDGE, whose change may help.
+    Raises GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError for
+    what the host lacks or somebody else has. Their `waits_on` names the links, and the other things, whose change may
+    help.
     """
-    faults = [fault.sentence for fault in vif.faults if fault.node not in _UNUSED_NODES]
+    rule = first_match(policy.rules, vif)
+    network = rule.network if rule is not None else None
+    script = _SCRIPT_MODES.get(_basename(vif.script))
+    is_routed = network.mode is Mode.ROUTE if network is not None else script in ("route", "nat")
+    unused = _ROUTE_UNUSED if is_routed else _BRIDGE_UNUSED - ({"ip"} if network is not None and network.own else set())
+    faults = [fault.sentence for fault in vif.faults if fault.node not in unused]
     if faults:
         raise GuestError(faults[0], detail="; ".join(faults))
-    rule = first_match(policy.rules, vif)
     if rule is not None and rule.deny is not None:
         sentence = f"denied by policy: {rule.deny}"
         raise Denied(sentence, detail=f'{sentence} (policy "{rule.name}")')
+    if network is not None and (problem := others.problem(network.name)) is not None:
+        raise problem
+    attach = _routed if is_routed else _bridged
+    attachment = attach(policy, vif, rule, host, others)
+    warnings = (*attachment.warnings, *_unused_warnings(vif, unused))
+    return replace(attachment, policy=rule.name if rule is not None else None, warnings=warnings)
+
+
+def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others: Others) -> Attachment:
     network = rule.network if rule is not None else None
-    bridge = _network_bridge(network, host) if network is not None else _own_bridge(vif, host)
+    if network is None and (mode := _SCRIPT_MODES.get(_basename(vif.script))):
+        raise PolicyError(
+            f"script={_basename(vif.script)} asks for mode {mode}, which this xennetd does not know yet: "
+            "use script=vif-xennetd and a bridge, or let a policy name a network"
+        )
+    bridge = bridged.network_bridge(network, host) if network is not None else bridged.own_bridge(vif, host)
     mtu = vif.mtu or min((uplink.mtu for uplink in host.uplinks(bridge.index)), default=bridge.mtu)
+    mac, warnings = _mac(vif, rule, place(bridge.name, None), others)
+    found: tuple[IPNetwork, ...] = ()
+    needs: list[GroundObject] = []
+    if network is not None and network.own:
+        found = _destinations(policy, vif, rule, network, others)
+        uncontested(vif, found, others)
+        needs = _network_needs(vif, mac, network, found)
     return Attachment(
         vif=vif.id,
-        mode=Mode.BRIDGE,
+        mode=network.mode if network is not None else Mode.BRIDGE,
         bridge=bridge.name,
         bridge_index=bridge.index,
         mtu=mtu,
+        mac=mac,
+        ips=found,
+        needs=frozenset(needs),
         network=network.name if network is not None else None,
-        policy=rule.name if rule is not None else None,
-        warnings=(*_mtu_warnings(mtu, bridge), *_unused_warnings(vif)),
+        warnings=(*_mtu_warnings(mtu, bridge), *warnings),
     )
+
+
+def _routed(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others: Others) -> Attachment:
+    network = rule.network if rule is not None else None
+    uplink = routed.uplink_of(vif, network, host)
+    mac, warnings = _mac(vif, rule, place(None, network.name if network is not None else None), others)
+    needs: list[GroundObject] = [rules(policy)]
+    if network is None and _SCRIPT_MODES[_basename(vif.script)] == "nat":
+        mode = Mode.NAT
+        routing, found = routed.stock_nat(vif, mac, uplink, host)
+    else:
+        mode = Mode.ROUTE
+        found = _destinations(policy, vif, rule, network, others)
+        routing = routed.routing(mac, network, uplink, found, host)
+    kept, lost = uncontested(vif, found, others)
+    _check_host_addresses(found, host)
+    if mode is Mode.NAT:
+        needs += routed.nat_needs(uplink, kept, host)
+    else:
+        needed, said = routed.needs(network, uplink, kept, host)
+        needs += needed
+        warnings += said
+    if network is not None:
+        needs += _network_needs(vif, mac, network, found)
+    if not found:
+        warnings.append("no ip= is given and no policy fixes an address: nothing is routed to this guest")
+    if found and mac is None:
+        warnings.append("without a mac= no neighbour entry keeps others from answering for this guest's address")
+    return Attachment(
+        vif=vif.id,
+        mode=mode,
+        mtu=vif.mtu,
+        mac=mac,
+        routing=routed.without(routing, set(found) - set(kept)),
+        ips=found,
+        needs=frozenset(needs),
+        waits_on=frozenset({uplink.name, routed.DEFAULT_ROUTE}),
+        network=network.name if network is not None else None,
+        warnings=(*warnings, *lost),
+    )
+
+
+def _destinations(
+    policy: Policy, vif: Vif, rule: Rule | None, network: Network | None, others: Others
+) -> tuple[IPNetwork, ...]:
+    fixed = rule.ips if rule is not None else ()
+    reserved = {ip for each in policy.rules if each.network is network and each is not rule for ip in each.ips}
+    return guest_destinations(vif, network, fixed, reserved if network is not None else (), others)
+
+
+def _network_needs(vif: Vif, mac: str | None, network: Network, found: tuple[IPNetwork, ...]) -> list[GroundObject]:
+    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its."""
+    hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
+    needs: list[GroundObject] = []
+    if network.dhcp:
+        if mac is None:
+            raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
+        needs.append(DhcpHost(network.name, mac, tuple(hosts), dns_label(vif.vm or "")))
+    for forward in network.forwards:
+        if forward.to == vif.vm:
+            firsts: dict[int, IPAddress] = {}
+            for address in hosts:
+                firsts.setdefault(address.version, address)
+            needs += [forward_element(forward, address) for address in firsts.values()]
+    return needs
+
+
+def _mac(vif: Vif, rule: Rule | None, where: str, others: Others) -> tuple[str | None, list[str]]:
+    """Return the MAC that the guest has, or is to have, and what there is to say of it."""
+    mac = vif.mac
+    warnings: list[str] = []
+    if rule is not None and rule.stable_mac:
+        wanted = stable_mac(vif)
+        if wanted is None:
+            warnings.append("the domain's uuid can't be read here, so its MAC can't be a stable one")
+        elif vif.state in (XenbusState.INITIALISING, XenbusState.INIT_WAIT) or mac == wanted:
+            mac = wanted
+        else:
+            warnings.append(f"its MAC stays {mac} until it starts anew: the guest uses it already")
+    claims = others.namesakes(mac, where, vif.id) if mac is not None else ()
+    return mac, [*warnings, *mac_warnings(vif, mac, where, claims)]
 
 
 def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
@@ -80,7 +192,7 @@ def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
             case None:
                 raise PolicyError(
                     "a policy depends on the domain's name or uuid, which can't be read here",
-                    detail=f'policy "{rule.name}" depends on the domain\'s name or uuid, which can\'t be read here',
+                    detail=f"policy \"{rule.name}\" depends on the domain's name or uuid, which can't be read here",
                 )
     return None
 
@@ -115,69 +227,19 @@ def _basename(script: str) -> str:
     return script.rpartition("/")[2]
 
 
-def _network_bridge(network: Network, host: HostView) -> Link:
-    """Return the bridge that the policy chose."""
-    remedy = f"correct network.{network.name}.bridge in xennetd's configuration"
-    link = host.link(network.bridge)
-    if link is None:
-        raise PolicyError(
-            f'bridge "{network.bridge}" of network "{network.name}" does not exist: create it, or {remedy}',
-            waits_on=frozenset({network.bridge}),
-        )
-    if link.kind != "bridge":
-        raise PolicyError(_not_a_bridge(link, remedy), waits_on=frozenset({network.bridge}))
-    return link
+def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
+    """A guest can't have an address of the host's own."""
+    for each in found:
+        owner = host.owner(each)
+        if owner is not None:
+            raise HostError(
+                f"address {each.network_address} is the host's own, on {owner.name}", waits_on=frozenset({owner.name})
+            )
 
 
-def _own_bridge(vif: Vif, host: HostView) -> Link:
-    """Return the bridge that the vif's own nodes mean, as the stock vif-bridge script reads them."""
-    script = _basename(vif.script)
-    if mode := _SCRIPT_MODES.get(script):
-        raise PolicyError(
-            f"script={script} asks for mode {mode}, which this xennetd does not know yet: "
-            "use script=vif-xennetd and a bridge, or let a policy name a network"
-        )
-    remedy = "correct bridge= in the domain's vif line"
-    if not vif.bridge:
-        if bridges := host.bridges():
-            return bridges[0]
-        raise HostError(
-            "no bridge is named and the host has none: create one, or name one with bridge= in the domain's vif line",
-            errno=ENODEV,
-            waits_on=frozenset({ANY_BRIDGE}),
-        )
-    name = vif.bridge
-    # libxl hands the node through as it was written; for mode openvswitch it may go on with .TAG and :TRUNK.
-    hint = " (VLANs behind the name are Open vSwitch's grammar)" if {".", ":"} & set(name) else ""
-    if not is_link_name(name):
-        raise GuestError(f'"{visible(name)}" can\'t be the name of a bridge{hint}: {remedy}')
-    link = host.link(name)
-    waits_on = frozenset({name})
-    if link is None and name.startswith("xenbr"):
-        # Old configurations say xenbrN where the bridge has long been called ethN, its port pethN.
-        substitute = "eth" + name.removeprefix("xenbr")
-        link = host.link(substitute)
-        if link is not None and link.kind == "bridge":
-            return link
-        link = None
-        waits_on |= {substitute}
-    if link is None:
-        raise HostError(
-            f'bridge "{name}" does not exist{hint}: create it, or {remedy}', errno=ENODEV, waits_on=waits_on
-        )
-    if link.kind != "bridge":
-        raise HostError(_not_a_bridge(link, remedy), errno=EOPNOTSUPP, waits_on=waits_on)
-    return link
-
-
-def _not_a_bridge(link: Link, remedy: str) -> str:
-    what = "an Open vSwitch bridge, not one of the kernel's" if link.kind == "openvswitch" else "not a bridge"
-    return f'"{link.name}" is {what}: make it a bridge, or {remedy}'
-
-
-def _unused_warnings(vif: Vif) -> tuple[str, ...]:
-    """What the vif asks for and does not get: a bridge heeds neither VLANs yet, nor what is only for other modes."""
-    warnings = [f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in _UNUSED_NODES]
+def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:
+    """What the vif asks for and does not get: VLANs are not known yet, and some nodes are only for other modes."""
+    warnings = [f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in unused]
     if vif.vlan is not None:
         warnings.append(f"vlan={visible(vif.vlan)} is not applied: this xennetd does not know VLANs yet")
     return tuple(warnings)

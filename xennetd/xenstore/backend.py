@@ -22,13 +22,14 @@ _SENTENCE_MAX: Final = 1024
 
 
 async def write_verdict(
-    client: XenstoreClient, vif: Vif, *, error: str | None, frontend_mtu: int | None = None
+    client: XenstoreClient, vif: Vif, *, error: str | None, frontend_mtu: int | None = None, mac: str | None = None
 ) -> bool:
     """Tell toolstack and netback how the attach of `vif` went; `error` is the sentence that says why it failed.
 
     `connected` is written only where netback may act on it: online, in InitWait or Connected. With it goes
-    `frontend_mtu`, for the guest, if the frontend's directory exists and is this vif's. A driver domain may write the
-    `mtu` that libxl made there but make none itself: the guest then does without.
+    `frontend_mtu` and `mac`, for the guest, if the frontend's directory exists and is this vif's. A driver domain may
+    write the nodes that libxl made there but make none itself: the guest then does without. `mac` goes into our own
+    directory too, where others look for it.
     """
     backend = vif.id.backend
     status, reason = f"{backend}/hotplug-status", f"{backend}/hotplug-error"
@@ -41,17 +42,18 @@ async def write_verdict(
     changes: tuple[Change, ...] = (Write(status, CONNECTED),)
     if vif.hotplug_status == "error":
         changes = (Remove(reason), *changes)
-    changes_and_mtu = changes
-    if frontend_mtu is not None and vif.frontend == frontend:
-        changes_and_mtu = (Write(f"{frontend}/mtu", str(frontend_mtu).encode(), optional=True), *changes)
+    if mac is not None:
+        changes = (Write(f"{backend}/mac", mac.encode()), *changes)
+    news = {"mtu": str(frontend_mtu) if frontend_mtu is not None else None, "mac": mac}
+    told = tuple(Write(f"{frontend}/{node}", text.encode(), optional=True) for node, text in news.items() if text)
 
     def connect(state: bytes, online: bytes, untrusted_backend: bytes | None) -> Sequence[Change] | None:
         if online != b"1" or state not in (b"2", b"4"):
             return None
-        # The guest may change its node, which costs it its own MTU and nobody anything else.
-        return changes_and_mtu if untrusted_backend == ours else changes
+        # The guest may change its node, which costs it its own MTU or MAC and nobody anything else.
+        return (*told, *changes) if untrusted_backend == ours else changes
 
-    return await _guarded(client, vif, connect, None if frontend_mtu is None else f"{frontend}/backend")
+    return await _guarded(client, vif, connect, f"{frontend}/backend" if told and vif.frontend == frontend else None)
 
 
 async def write_tap_verdict(client: XenstoreClient, vif: Vif, text: str) -> bool:

@@ -1,0 +1,306 @@
+"""Guests that are routed, and guests of networks of our own: addresses, gateways, what the host must have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
+from typing import Any
+
+import pytest
+
+from tests.unit.hosts import TableHost, nobody
+from xennetd.daemon.claims import Claims
+from xennetd.model.attachment import Attachment, Mode
+from xennetd.model.errors import GuestError, HostError, PolicyError, XennetdError
+from xennetd.model.ground import LINK_GROUP, DhcpHost, Element, ProxyNeighbour, Rules, Setting
+from xennetd.model.link import Link, Neighbour
+from xennetd.model.vif import Fault, Vif, VifId, XenbusState
+from xennetd.policy.config import Forward, Match, Network, Policy, Rule
+from xennetd.policy.resolve import resolve
+
+MAC = "00:16:3e:00:00:07"
+VIF = Vif(
+    VifId(7, 0),
+    XenbusState.INIT_WAIT,
+    online=True,
+    script="/etc/xen/scripts/vif-xennetd-route",
+    mac=MAC,
+    bridge="xenbr0",
+    vm="web-1",
+    uuid="9f6c12ab-0123-4567-89ab-0123456789ab",
+)
+ETH0 = Link(4, "eth0", addresses=(IPv4Interface("192.0.2.10/24"), IPv6Interface("2001:db8::10/64")))
+IPV6 = {(6, "all", "forwarding"): 0, (6, "eth0", "accept_ra"): 1}
+HOST = TableHost((ETH0,), IPV6, {4: "eth0", 6: "eth0"})
+DMZ = Network("dmz", Mode.ROUTE, gateway="link-local", uplink="eth0")
+LAB = Network(
+    "lab",
+    Mode.NAT,
+    bridge="xn-lab",
+    subnet4=IPv4Network("10.77.0.0/24"),
+    subnet6=IPv6Network("fd77::/64"),
+    dhcp=True,
+    ra="slaac",
+    domain="lab.internal",
+    forwards=(Forward("tcp", 8080, "web-1", 80),),
+)
+NO_POLICY = Policy()
+BRIDGE = Link(9, "xn-lab", "bridge", group=LINK_GROUP)
+
+
+def ips(*texts: str) -> Any:
+    return tuple(ip_interface(text) for text in texts)
+
+
+def to(network: Network, **rule: Any) -> Policy:
+    return Policy(networks={network.name: network}, rules=(Rule("p", Match(), network=network, **rule),))
+
+
+def got(
+    policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None
+) -> Attachment:
+    return resolve(policy, vif, host, others or nobody())
+
+
+def error(
+    policy: Policy = Policy(), vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None
+) -> XennetdError:
+    with pytest.raises(XennetdError) as caught:
+        got(policy, vif, host, others)
+    return caught.value
+
+
+def test_without_configuration_a_route_is_what_the_stock_script_makes_of_it() -> None:
+    found = got(vif=replace(VIF, ips=ips("198.51.100.7")))
+    assert found.routing is not None
+    assert (found.mode, found.bridge, found.routing.uplink) == (Mode.ROUTE, None, "eth0")
+    assert found.routing.gateways == ips("192.0.2.10/32")
+    assert found.routing.source == IPv4Address("192.0.2.10")
+    assert found.routing.destinations == (IPv4Network("198.51.100.7/32"),)
+    assert found.routing.neighbours == {Neighbour(IPv4Address("198.51.100.7"), MAC)}
+    assert {(4, "forwarding", 1), (4, "rp_filter", 1), (4, "proxy_arp", 1)} <= set(found.routing.settings)
+    assert Setting(4, "eth0", "forwarding", 1) in found.needs
+    assert not any(isinstance(each, ProxyNeighbour) for each in found.needs)
+
+
+def test_an_address_of_the_uplinks_subnet_is_answered_for_there() -> None:
+    found = got(vif=replace(VIF, ips=ips("192.0.2.77", "2001:db8::77")))
+    proxies = {each for each in found.needs if isinstance(each, ProxyNeighbour)}
+    assert proxies == {
+        ProxyNeighbour("eth0", IPv4Address("192.0.2.77")),
+        ProxyNeighbour("eth0", IPv6Address("2001:db8::77")),
+    }
+    assert Setting(6, "eth0", "proxy_ndp", 1) in found.needs
+
+
+def test_ipv6_forwarding_keeps_the_hosts_own_default_route() -> None:
+    found = got(vif=replace(VIF, ips=ips("2001:db8:7::7")))
+    assert {Setting(6, "all", "forwarding", 1), Setting(6, "eth0", "accept_ra", 2)} <= found.needs
+    after = TableHost((ETH0,), IPV6 | {(6, "eth0", "accept_ra"): 2}, HOST.ways_out)
+    assert got(vif=replace(VIF, ips=ips("2001:db8:7::7")), host=after).needs == found.needs
+
+
+def test_ipv6_is_forwarded_link_by_link_where_the_kernel_can() -> None:
+    host = TableHost((ETH0,), IPV6 | {(6, "default", "force_forwarding"): 0}, HOST.ways_out)
+    found = got(vif=replace(VIF, ips=ips("2001:db8:7::7")), host=host)
+    assert Setting(6, "eth0", "force_forwarding", 1) in found.needs
+    assert Setting(6, "all", "forwarding", 1) not in found.needs
+    assert found.routing is not None
+    assert (6, "force_forwarding", 1) in found.routing.settings
+
+
+def test_a_kernel_without_ipv6_is_an_error_only_for_who_needs_it() -> None:
+    host = TableHost((ETH0,), {}, {4: "eth0"})
+    assert got(vif=replace(VIF, ips=ips("198.51.100.7")), host=host).mode is Mode.ROUTE
+    refused = error(vif=replace(VIF, ips=ips("198.51.100.7", "2001:db8:7::7")), host=host)
+    assert isinstance(refused, HostError)
+    assert "no IPv6" in refused.sentence
+
+
+def test_a_link_local_gateway_is_the_same_for_everyone() -> None:
+    found = got(to(DMZ), replace(VIF, ips=ips("198.51.100.7", "2001:db8:7::7")))
+    assert found.routing is not None
+    assert found.routing.gateways == ips("169.254.1.1/32", "fe80::1/64")
+    assert found.routing.source == IPv4Address("169.254.1.1")
+
+
+@pytest.mark.parametrize(
+    ("written", "routed"),
+    [
+        ("10.1.0.5", "10.1.0.5/32"),
+        ("10.1.0.5/24", "10.1.0.5/32"),
+        ("10.1.0.16/28", "10.1.0.16/28"),
+        ("2001:db8:7::/64", "2001:db8:7::/64"),
+    ],
+)
+def test_an_address_is_routed_and_so_is_a_prefix(written: str, routed: str) -> None:
+    found = got(vif=replace(VIF, ips=ips(written)))
+    assert found.routing is not None
+    assert [str(each) for each in found.routing.destinations] == [routed]
+
+
+def test_rubbish_beside_good_addresses_leaves_nothing_half_applied() -> None:
+    vif = replace(VIF, ips=ips("10.1.0.5"), faults=(Fault("ip", 'ip "10.1.0.5 bogus" is no address'),))
+    assert isinstance(error(vif=vif), GuestError)
+
+
+def test_the_stock_numbering_of_nat() -> None:
+    found = got(vif=replace(VIF, id=VifId(300, 1), script="vif-xennetd-nat"))
+    assert found.routing is not None
+    assert found.mode is Mode.NAT
+    assert found.ips == (IPv4Network("10.1.44.2/32"),)
+    assert found.routing.gateways == ips("10.1.44.129/32")
+    assert Element("masquerade4", ("10.1.44.2", '"eth0"')) in found.needs
+
+
+@pytest.mark.parametrize(
+    ("guest", "gateway"), [("10.0.0.127", "10.0.0.254"), ("10.0.0.128", "10.0.0.1"), ("10.0.0.254", "10.0.0.127")]
+)
+def test_the_stock_gateway_does_not_overflow(guest: str, gateway: str) -> None:
+    found = got(vif=replace(VIF, script="vif-xennetd-nat", ips=ips(guest)))
+    assert found.routing is not None
+    assert found.routing.gateways == ips(gateway)
+
+
+def test_no_uplink_is_an_error_that_ends_when_there_is_a_default_route() -> None:
+    refused = error(host=TableHost((ETH0,), IPV6, {}))
+    assert "no default route" in refused.sentence
+    assert refused.waits_on == {"default route"}
+    assert got(vif=replace(VIF, gatewaydev="eth0"), host=TableHost((ETH0,), IPV6, {})).mode is Mode.ROUTE
+    missing = error(vif=replace(VIF, gatewaydev="eth9"))
+    assert missing.sentence.startswith('uplink "eth9" does not exist')
+
+
+def test_an_address_of_the_host_itself_is_refused() -> None:
+    assert "the host's own" in error(vif=replace(VIF, ips=ips("192.0.2.10"))).sentence
+
+
+def test_a_guest_of_a_nat_network_is_told_its_address_and_gets_its_ports() -> None:
+    found = got(to(LAB), host=TableHost((ETH0, BRIDGE), IPV6, HOST.ways_out))
+    (address,) = found.ips
+    assert address.subnet_of(IPv4Network("10.77.0.0/24"))
+    assert found.needs == {
+        DhcpHost("lab", MAC, (address.network_address,), "web-1"),
+        Element("forward4", ("tcp", "8080"), (str(address.network_address), "80")),
+    }
+    assert (found.bridge, found.bridge_index, found.mode) == ("xn-lab", 9, Mode.NAT)
+    again = got(to(LAB), replace(VIF, id=VifId(12, 0)), host=TableHost((ETH0, BRIDGE), IPV6, HOST.ways_out))
+    assert again.ips == found.ips, "the same domain gets the same address under another domid"
+
+
+def test_a_network_whose_bridge_is_not_there_is_not_ready() -> None:
+    assert isinstance(error(to(LAB)), PolicyError)
+    foreign = replace(BRIDGE, group=0)
+    assert "not ready" in error(to(LAB), host=TableHost((ETH0, foreign), IPV6, {})).sentence
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("10.78.0.5", "ip 10.78.0.5: not in 10.77.0.0/24"),
+        ("10.77.0.0", "no guest"),
+        ("10.77.0.255", "no guest"),
+        ("10.77.0.1", "the gateway"),
+    ],
+)
+def test_an_address_that_no_guest_of_the_network_can_have(address: str, why: str) -> None:
+    refused = error(to(LAB), replace(VIF, ips=ips(address)), TableHost((ETH0, BRIDGE), IPV6, {}))
+    assert isinstance(refused, GuestError)
+    assert why in refused.sentence
+
+
+def claimed(*vifs: Vif, policy: Policy, host: TableHost) -> Claims:
+    claims = nobody()
+    for vif in vifs:
+        claims.set(vif, f"{vif.id} of {vif.vm}", resolve(policy, vif, host, claims), connected=True)
+    return claims
+
+
+def test_an_address_that_another_guest_has_is_refused_without_naming_it_to_the_guest() -> None:
+    first = replace(VIF, id=VifId(3, 0), vm="db-1", uuid="other", ips=ips("198.51.100.7"))
+    claims = claimed(first, policy=Policy(), host=HOST)
+    refused = error(vif=replace(VIF, ips=ips("198.51.100.7")), others=claims)
+    assert refused.sentence == "address 198.51.100.7 is in use by another guest"
+    assert "vif3.0 of db-1" in refused.detail
+    wider = error(vif=replace(VIF, ips=ips("198.51.100.0/28")), others=claims)
+    assert "another guest" in wider.sentence
+    assert claims.drop(VifId(3, 0)).freed == refused.waits_on
+    assert got(vif=replace(VIF, ips=ips("198.51.100.7")), others=claims).ips
+
+
+def test_in_a_handover_the_later_vif_of_a_domain_has_its_addresses() -> None:
+    old = replace(VIF, ips=ips("198.51.100.7"))
+    new = replace(old, id=VifId(8, 0))
+    claims = claimed(old, new, policy=Policy(), host=HOST)
+    winner, loser = got(vif=new, others=claims), got(vif=old, others=claims)
+    assert winner.routing is not None
+    assert loser.routing is not None
+    assert winner.routing.destinations == (IPv4Network("198.51.100.7/32"),)
+    assert (loser.routing.destinations, loser.routing.neighbours) == ((), frozenset())
+    assert "gone over" in loser.warnings[-1]
+
+
+def test_a_full_pool_says_so_and_waits_for_an_address() -> None:
+    tiny = replace(LAB, subnet4=IPv4Network("10.77.0.0/30"), forwards=())
+    host = TableHost((ETH0, BRIDGE), IPV6, {})
+    claims = claimed(replace(VIF, id=VifId(3, 0), uuid="other", vm="db"), policy=to(tiny), host=host)
+    refused = error(to(tiny), host=host, others=claims)
+    assert refused.sentence == 'network "lab" has no free address left in 10.77.0.0/30'
+    assert claims.drop(VifId(3, 0)).freed >= refused.waits_on
+
+
+def test_addresses_that_a_policy_fixes_are_given_to_nobody_else() -> None:
+    tiny = replace(LAB, subnet4=IPv4Network("10.77.0.0/30"), forwards=())
+    rules = (
+        Rule("db", Match(vm="db"), network=tiny, ips=(IPv4Address("10.77.0.2"),)),
+        Rule("rest", Match(), network=tiny),
+    )
+    host = TableHost((ETH0, BRIDGE), IPV6, {})
+    assert "no free address" in error(Policy(networks={"lab": tiny}, rules=rules), host=host).sentence
+    assert got(Policy(networks={"lab": tiny}, rules=rules), replace(VIF, vm="db"), host).ips == (
+        IPv4Network("10.77.0.2/32"),
+    )
+
+
+def test_a_lease_is_kept() -> None:
+    claims = Claims(lambda network, mac: [IPv4Address("10.77.0.99")] if mac == MAC else [], lambda network: None)
+    found = got(to(LAB), host=TableHost((ETH0, BRIDGE), IPV6, {}), others=claims)
+    assert found.ips == (IPv4Network("10.77.0.99/32"),)
+
+
+def test_a_stable_mac_follows_from_the_domain_and_stays() -> None:
+    host = TableHost((ETH0, BRIDGE), IPV6, {})
+    found = got(to(LAB, stable_mac=True), host=host)
+    assert found.mac is not None
+    assert found.mac.startswith("00:16:3e:")
+    assert found.mac != MAC
+    assert got(to(LAB, stable_mac=True), replace(VIF, id=VifId(9, 0), mac="00:16:3e:aa:aa:aa"), host).mac == found.mac
+    late = got(to(LAB, stable_mac=True), replace(VIF, state=XenbusState.CONNECTED), host)
+    assert late.mac == MAC
+    assert "until it starts anew" in late.warnings[0]
+
+
+def test_the_same_mac_on_one_bridge_is_a_warning_but_no_handover_is() -> None:
+    xenbr0 = Link(2, "xenbr0", "bridge")
+    host = TableHost((xenbr0,))
+    vif = replace(VIF, script="vif-xennetd")
+    claims = claimed(replace(vif, id=VifId(3, 0), vm="db-1", uuid="other"), policy=Policy(), host=host)
+    (warning,) = got(vif=vif, host=host, others=claims).warnings
+    assert "vif3.0 of db-1" in warning
+    claims = claimed(replace(vif, id=VifId(6, 0)), policy=Policy(), host=host)
+    assert got(vif=vif, host=host, others=claims).warnings == ()
+
+
+def test_a_mac_of_some_vendor_is_worth_a_word() -> None:
+    host = TableHost((Link(2, "xenbr0", "bridge"),))
+    (warning,) = got(vif=replace(VIF, script="vif-xennetd", mac="00:1b:21:00:00:01"), host=host).warnings
+    assert "neither locally administered nor Xen's" in warning
+    assert got(vif=replace(VIF, script="vif-xennetd", mac="02:1b:21:00:00:01"), host=host).warnings == ()
+
+
+def test_the_rules_are_the_same_whoever_needs_them() -> None:
+    one = got(to(DMZ), replace(VIF, ips=ips("198.51.100.7")))
+    other = got(to(DMZ), replace(VIF, id=VifId(8, 0), uuid="other", ips=ips("198.51.100.8")))
+    assert [each for each in one.needs if isinstance(each, Rules)] == [
+        each for each in other.needs if isinstance(each, Rules)
+    ]

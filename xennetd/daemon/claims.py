@@ -1,0 +1,165 @@
+"""Which guest has which addresses and which MAC where: what deciding about one guest must know of all the others.
+
+It is filled from what was decided for each vif last, so it is as complete as the looks that have been made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
+
+from xennetd.model.attachment import Attachment
+from xennetd.model.errors import XennetdError
+from xennetd.model.ground import IPAddress, IPNetwork
+from xennetd.model.vif import Vif, VifId
+from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One live vif's claims. `hosts` are single addresses, `prefixes` whole networks."""
+
+    claim: Claim
+    mac: str | None
+    place: str
+    network: str | None
+    key: tuple[str, int]
+    hosts: frozenset[IPAddress]
+    prefixes: frozenset[IPNetwork]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Whom a change of one vif's claims concerns: vifs that have claims on the same addresses, and those that wait for
+    what is `freed` (an error's `waits_on`)."""
+
+    rivals: frozenset[VifId] = frozenset()
+    freed: frozenset[str] = frozenset()
+
+
+class Claims:
+    """Implements `policy.addresses.Others`; leases and networks' problems are asked of those that know them."""
+
+    def __init__(
+        self, lease: Callable[[str, str], Collection[IPAddress]], problem: Callable[[str], XennetdError | None]
+    ) -> None:
+        self.lease = lease
+        self.problem = problem
+        self._entries: dict[VifId, _Entry] = {}
+        self._since: dict[VifId, int] = {}
+        self._count = 0
+        self._by_host: dict[IPAddress, set[VifId]] = {}
+        self._by_mac: dict[tuple[str, str], set[VifId]] = {}
+        self._by_network: dict[str, set[VifId]] = {}
+        self._with_prefix: set[VifId] = set()
+
+    def since(self, asking: VifId) -> int:
+        """Return when a vif was first heard of, as a number in that order."""
+        if asking not in self._since:
+            self._count += 1
+            self._since[asking] = self._count
+        return self._since[asking]
+
+    def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
+        """Return the live claims of others on a destination that this one overlaps."""
+        found: set[VifId] = set()
+        if destination.prefixlen == destination.max_prefixlen:
+            found |= self._by_host.get(destination.network_address, set())
+        else:
+            for host, vifs in self._by_host.items():
+                if host in destination:
+                    found |= vifs
+        for vif in self._with_prefix:
+            if any(_overlap(each, destination) for each in self._entries[vif].prefixes):
+                found.add(vif)
+        return [self._entries[vif].claim for vif in sorted(found) if vif != asking]
+
+    def namesakes(self, mac: str, place: str, asking: VifId) -> list[Claim]:
+        """Return the other live vifs with this MAC in the same place."""
+        return [self._entries[vif].claim for vif in sorted(self._by_mac.get((mac, place), ())) if vif != asking]
+
+    def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
+        """Return the addresses in this network of a live vif with this (uuid, devid)."""
+        entries = (self._entries[vif] for vif in sorted(self._by_network.get(network, ())))
+        return [host for entry in entries if entry.key == key for host in sorted(entry.hosts, key=int)]
+
+    def taken(self, network: str) -> set[IPAddress]:
+        """Return all addresses of live vifs in this network."""
+        return {host for vif in self._by_network.get(network, ()) for host in self._entries[vif].hosts}
+
+    def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Change:
+        """Note what a vif claims now."""
+        counts = attachment.routing is not None or bool(attachment.needs)
+        ips = attachment.ips if counts else ()
+        entry = _Entry(
+            claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
+            mac=attachment.mac,
+            place=attachment.place,
+            network=attachment.network,
+            key=allocation_key(vif),
+            hosts=frozenset(each.network_address for each in ips if each.prefixlen == each.max_prefixlen),
+            prefixes=frozenset(each for each in ips if each.prefixlen != each.max_prefixlen),
+        )
+        old = self._entries.get(vif.id)
+        if old == entry:
+            return Change()
+        if old is not None:
+            self._forget(vif.id, old)
+        self._entries[vif.id] = entry
+        for host in entry.hosts:
+            self._by_host.setdefault(host, set()).add(vif.id)
+        if entry.mac is not None:
+            self._by_mac.setdefault((entry.mac, entry.place), set()).add(vif.id)
+        if entry.network is not None:
+            self._by_network.setdefault(entry.network, set()).add(vif.id)
+        if entry.prefixes:
+            self._with_prefix.add(vif.id)
+        if old is not None and (old.hosts, old.prefixes, old.network) == (entry.hosts, entry.prefixes, entry.network):
+            return Change()
+        rivals = {claim.vif for each in ips for claim in self.claims(each, vif.id)}
+        return Change(frozenset(rivals), _freed(vif.id, old) if old is not None else frozenset())
+
+    def drop(self, vif: VifId, *, gone: bool = False) -> Change:
+        """Forget a vif's claims; `gone`: and that it was ever there."""
+        if gone:
+            self._since.pop(vif, None)
+        entry = self._entries.pop(vif, None)
+        if entry is None:
+            return Change()
+        self._forget(vif, entry)
+        rivals = {claim.vif for host in entry.hosts for claim in self._claims_on(host)}
+        return Change(frozenset(rivals), _freed(vif, entry))
+
+    def _claims_on(self, host: IPAddress) -> list[Claim]:
+        return [self._entries[vif].claim for vif in self._by_host.get(host, ())]
+
+    def _forget(self, vif: VifId, entry: _Entry) -> None:
+        for host in entry.hosts:
+            _discard(self._by_host, host, vif)
+        if entry.mac is not None:
+            _discard(self._by_mac, (entry.mac, entry.place), vif)
+        if entry.network is not None:
+            _discard(self._by_network, entry.network, vif)
+        self._with_prefix.discard(vif)
+
+
+def _freed(vif: VifId, entry: _Entry) -> frozenset[str]:
+    freed = {claims_of(vif)} if entry.hosts or entry.prefixes else set()
+    if entry.network is not None and entry.hosts:
+        freed.add(full(entry.network))
+    return frozenset(freed)
+
+
+def _discard(index: dict[_Key, set[VifId]], key: _Key, vif: VifId) -> None:
+    vifs = index.get(key)
+    if vifs is not None:
+        vifs.discard(vif)
+        if not vifs:
+            del index[key]
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one.version == other.version and (one.network_address in other or other.network_address in one)

@@ -1,0 +1,110 @@
+"""Keeps each network of the policy as the policy says, and remembers why one can't be had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from xennetd.daemon.ground import Ground
+from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.attachment import Mode
+from xennetd.model.errors import HostError, PolicyError, XennetdError
+from xennetd.model.link import HostView
+from xennetd.plan.networks import needs
+from xennetd.policy.config import Policy
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_LONGEST = 60.0
+
+
+def network_key(name: str) -> str:
+    """Return what vifs wait on whose network can't be had now, as in an error's `waits_on`."""
+    return f"network {name}"
+
+
+class Networks:
+    """All networks of the policy. `cured` is called with the keys of those that can be had again."""
+
+    def __init__(self, policy: Policy, host: HostView, ground: Ground, cured: Callable[[set[str]], None]) -> None:
+        self._policy = policy
+        self._host = host
+        self._ground = ground
+        self._cured = cured
+        self._problems: dict[str, XennetdError] = {}
+        self._known: set[str] = set()
+        self._wake = asyncio.Event()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Make the networks of another policy. Those that are gone are taken away by `retire`."""
+        self._policy = policy
+        self.look()
+
+    def hint(self) -> None:
+        """Ask for a look: something that networks are made of may have changed."""
+        self._wake.set()
+
+    def links_changed(self, changes: Iterable[LinkChange]) -> None:
+        """Take a hint from the kernel's view. Guests' links are no part of a network."""
+        if any(network.mode is not Mode.BRIDGE for network in self._policy.networks.values()) and any(
+            link is not None and not is_guest_port(link) for change in changes for link in (change.old, change.new)
+        ):
+            self._wake.set()
+
+    def problem(self, name: str) -> XennetdError | None:
+        """Return why a network can't be had now, in a sentence that a guest may read and a detail for the journal."""
+        found = self._problems.get(name)
+        if found is None:
+            return None
+        waits_on = frozenset({network_key(name)})
+        return PolicyError(f'network "{name}" is not ready on this host', detail=found.detail, waits_on=waits_on)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with networks, in sentences."""
+        return [self._problems[name].detail for name in sorted(self._problems)]
+
+    def look(self) -> None:
+        """Make what is missing of each network."""
+        if self._policy.daemon.mode == "observe":
+            return
+        before = set(self._problems)
+        for name, network in self._policy.networks.items():
+            self._known.add(name)
+            try:
+                needed = needs(self._policy, network, self._host)
+                self._ground.ensure(name, self._ground.missing(needed))
+                self._ground.claim(name, needed)
+            except (HostError, PolicyError) as error:
+                known = self._problems.get(name)
+                if known is None or known.detail != error.detail:
+                    _log.error("a network can't be had", network=name, why=error.detail)
+                self._problems[name] = error
+            else:
+                self._problems.pop(name, None)
+        for name in self._problems.keys() - self._policy.networks.keys():
+            del self._problems[name]
+        if cured := before - self._problems.keys():
+            self._cured({network_key(name) for name in cured})
+
+    def retire(self) -> None:
+        """Take away the networks that the policy does not have any more; no guest is in them now."""
+        if self._policy.daemon.mode == "observe":
+            return
+        for name in self._known - self._policy.networks.keys():
+            self._ground.claim(name, frozenset())
+        self._known &= self._policy.networks.keys()
+
+    async def run(self) -> None:
+        """Look again when something has changed, or after a while where something is wrong."""
+        patience = 1.0
+        while True:
+            try:
+                async with asyncio.timeout(patience if self._problems else None):
+                    await self._wake.wait()
+                patience = 1.0
+            except TimeoutError:
+                patience = min(patience * 2, _RETRY_LONGEST)
+            self._wake.clear()
+            self.look()

@@ -1,0 +1,90 @@
+"""The rules of our nftables table, from the networks of a policy alone. What depends on guests is in sets and maps.
+
+A packet that our chains accept may still be dropped by another table's; one that they drop is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from xennetd.model.attachment import Mode
+from xennetd.model.ground import LINK_GROUP, Chain, Element, IPAddress, IPNetwork, Rules
+from xennetd.policy.config import Forward, Network, Policy
+
+MASQUERADE4 = "masquerade4"
+FORWARD = {4: "forward4", 6: "forward6"}
+"""The sets and maps of our table that hold what depends on guests."""
+
+_FAMILY = {4: "ip", 6: "ip6"}
+
+
+def rules(policy: Policy) -> Rules:
+    """Return all rules that hold while the policy does, whichever guests there are."""
+    networks = [policy.networks[name] for name in sorted(policy.networks)]
+    inside = [network for network in networks if network.own]
+    translated = [network for network in inside if network.mode is Mode.NAT]
+    return Rules(
+        (
+            Chain("sources", "type filter hook prerouting priority raw", tuple(_sources())),
+            Chain("incoming", "type nat hook prerouting priority dstnat", tuple(_forwards())),
+            Chain("local", "type nat hook output priority dstnat", tuple(_forwards())),
+            Chain("passing", "type filter hook forward priority filter", tuple(_passing(inside))),
+            Chain("outgoing", "type nat hook postrouting priority srcnat", tuple(_outgoing(translated))),
+        )
+    )
+
+
+def forward_element(forward: Forward, address: IPAddress) -> Element:
+    """Return the map's element that sends a port of the host to a guest."""
+    return Element(FORWARD[address.version], (forward.proto, str(forward.port)), (str(address), str(forward.to_port)))
+
+
+def _sources() -> Iterator[str]:
+    """A routed guest sends from what is routed to it, but for the search for its own address."""
+    routed = f"iifgroup {LINK_GROUP}"
+    yield f"{routed} ip saddr 0.0.0.0 udp dport 67 accept"
+    yield f"{routed} ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept"
+    yield f"{routed} ip6 saddr fe80::/10 ip6 daddr {{ fe80::/10, ff02::/16 }} accept"
+    yield f"{routed} fib saddr . iif oif missing drop"
+
+
+def _forwards() -> Iterator[str]:
+    yield f"fib daddr type local ip daddr != 127.0.0.0/8 dnat ip to meta l4proto . th dport map @{FORWARD[4]}"
+    yield f"fib daddr type local ip6 daddr != ::1 dnat ip6 to meta l4proto . th dport map @{FORWARD[6]}"
+
+
+def _passing(networks: Iterable[Network]) -> Iterator[str]:
+    for network in networks:
+        bridge = f'"{network.bridge}"'
+        if network.mode is Mode.ISOLATED:
+            yield f"iifname {bridge} drop"
+            yield f"oifname {bridge} drop"
+            continue
+        yield f"oifname {bridge} ct state established,related accept"
+        yield f"oifname {bridge} ct status dnat accept"
+        yield f"oifname {bridge} iifname != {bridge} drop"
+        out = f'oifname "{network.uplink}" ' if network.uplink else ""
+        for subnet in subnets(network):
+            yield f"iifname {bridge} {out}{_FAMILY[subnet.version]} saddr {subnet} accept"
+        yield f"iifname {bridge} ct state established,related accept"
+        yield f"iifname {bridge} reject with icmpx admin-prohibited"
+
+
+def _outgoing(networks: Iterable[Network]) -> Iterator[str]:
+    yield f"ip saddr . oifname @{MASQUERADE4} masquerade"
+    for network in networks:
+        bridge = f'"{network.bridge}"'
+        out = f'oifname "{network.uplink}"' if network.uplink else f"oifname != {bridge}"
+        for subnet in subnets(network):
+            source = f"{_FAMILY[subnet.version]} saddr {subnet}"
+            if subnet.version == 4 or network.nat66:
+                yield f"{source} {out} masquerade"
+            elif network.nptv6 is not None:
+                yield f"{source} {out} snat ip6 prefix to {network.nptv6}"
+            # A guest that asks for the host's own address and is sent to its neighbour must get the answer from us.
+            yield f"{source} oifname {bridge} ct status dnat masquerade"
+
+
+def subnets(network: Network) -> list[IPNetwork]:
+    """Return a network's subnets, the IPv4 one first."""
+    return [subnet for subnet in (network.subnet4, network.subnet6) if subnet is not None]
