@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from xennetd.model.attachment import Mode
-from xennetd.model.ground import DhcpHost, IPAddress
+from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
 from xennetd.model.link import IFNAMSIZ
 from xennetd.model.places import STATE
+from xennetd.model.text import dns_label
 from xennetd.policy.config import Network
 
 LEASE4 = "12h"
@@ -26,68 +27,84 @@ LEASE6 = "30m"
 """Short: a DHCPv6 lease is a DUID's, and a guest that was installed anew has another one. Three router advertisements
 come within it."""
 
+GUESTS = "vif*"
+"""The interfaces of guests in mode route, as dnsmasq matches names; one with a `vifname` is none of them."""
+
 LINK_LOCAL_GATEWAY = "169.254.1.1"
 
 LEASES_MAX = 65536
 """dhcp-lease-max; only guests that we named get one, so this only lifts dnsmasq's own limit of 1,000."""
 
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
+def directory(instance: str) -> str:
+    """Return where a dnsmasq has its files."""
+    return f"{STATE}/{instance}"
 
 
-def directory(network: str) -> str:
-    """Return where a network's dnsmasq has its files."""
-    return f"{STATE}/{network}"
+def instances(network: str) -> tuple[str, str]:
+    """Return the names of the dnsmasqs that a network may have: its own, and the one for IPv6 in mode route."""
+    return network, f"{network}:ipv6"
 
 
 def interface(network: Network) -> str:
     """Return the link whose addresses a network's dnsmasq serves: its own bridge.
 
-    In mode route there is none that guests are in. dnsmasq then needs a link of ours without ports that has both
-    gateway addresses of the subnets, each as long as an address is: what guests' interfaces lack (dnsmasq(8),
-    --bridge-interface).
+    In mode route there is none that guests are in. dnsmasq then needs a link of ours without ports that has what the
+    guests' interfaces lack (dnsmasq(8), --bridge-interface): the gateway addresses, and an IPv6 link-local one.
     """
     if network.bridge:
         return network.bridge
     name = f"xn-{network.name}"
-    if len(name) < IFNAMSIZ and all(character not in name for character in "*,"):
+    if len(name) < IFNAMSIZ:
         return name
     return f"xn-{hashlib.blake2s(network.name.encode(), digest_size=4).hexdigest()}"
 
 
-def label(untrusted_name: str) -> str | None:
-    """Return the DNS label (RFC 1123) that a VM's name is, None if it is none."""
-    return untrusted_name.lower() if _LABEL.fullmatch(untrusted_name) else None
+def served_link(configuration: str) -> str:
+    """Return the link that a configuration of ours is about."""
+    found = re.search("^(?:bridge-interface|interface)=([^,\n]+)", configuration, re.MULTILINE)
+    assert found is not None, "no configuration of ours"
+    return found[1]
 
 
-def configuration(network: Network) -> str:
-    """Return the configuration file of a network with `dhcp`."""
+def services(network: Network) -> tuple[DhcpService, ...]:
+    """Return the dnsmasqs of a network with `dhcp`.
+
+    In mode route a dnsmasq that sends router advertisements to guests' interfaces would bind port 53 of every address
+    on them, which may be the uplink's own, and another DNS server's. So one serves IPv6 alone, with no DNS. The other
+    hears DHCP requests as if they came by a link that no guest is in, and binds the gateway addresses.
+    """
     link = interface(network)
+    own, ipv6 = instances(network.name)
+    if network.mode is not Mode.ROUTE:
+        listen = ["bind-dynamic", f"interface={link}", "except-interface=lo"]
+        return (_service(own, network, [*listen, *_names(network), *_ipv4(network), *_ipv6(network, link)]),)
+    gateways = [each.ip for each in (network.gateway4, network.gateway6) if each is not None]
+    aliases = f"bridge-interface={link},{GUESTS}"
+    listen = ["bind-dynamic", *(f"listen-address={each}" for each in gateways), aliases]
+    found = [_service(own, network, [*listen, *_names(network), *_ipv4(network)])]
+    if network.subnet6 is not None and network.ra != "off":
+        listen = ["bind-dynamic", f"interface={link}", f"interface={GUESTS}", "except-interface=lo", aliases, "port=0"]
+        found.append(_service(ipv6, network, [*listen, f"domain={network.domain}", *_ipv6(network, link)]))
+    return tuple(found)
+
+
+def _service(instance: str, network: Network, lines: list[str]) -> DhcpService:
     lines = [
         f"# dnsmasq(8) for network {network.name}: written by xennetd, which writes over any change.",
         "user=dnsmasq",
-        *_served(network, link),
-        *_names(network),
+        *lines,
         "dhcp-authoritative",
         "dhcp-ignore=tag:!known",
         "dhcp-ignore-names",
         f"dhcp-hostsdir={directory(network.name)}/hosts",
-        f"dhcp-leasefile={directory(network.name)}/leases",
+        f"dhcp-leasefile={directory(instance)}/leases",
         f"dhcp-lease-max={LEASES_MAX}",
         "quiet-dhcp",
         "quiet-dhcp6",
         "quiet-ra",
-        *_ipv4(network),
-        *_ipv6(network, link),
     ]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _served(network: Network, link: str) -> list[str]:
-    """Return where it listens. It adds `lo` to the interfaces by itself; addresses may come and go (bind-dynamic)."""
-    lines = ["bind-dynamic", f"interface={link}", "except-interface=lo"]
-    if network.mode is Mode.ROUTE:
-        lines += ["interface=vif*", f"bridge-interface={link},vif*"]
-    return lines
+    return DhcpService(instance, "".join(f"{line}\n" for line in lines))
 
 
 def _names(network: Network) -> list[str]:
@@ -155,9 +172,8 @@ def host_file(host: DhcpHost) -> str:
 
 def names_file(host: DhcpHost) -> str:
     """Return the guest's file for hostsdir: its addresses' names and back. Without a name its lines are comments."""
-    if host.name is None:
-        return "".join(f"# {address}\n" for address in host.addresses)
-    return "".join(f"{address} {host.name}\n" for address in host.addresses)
+    name = dns_label(host.name) if host.name is not None else None
+    return "".join(f"{address} {name}\n" if name is not None else f"# {address}\n" for address in host.addresses)
 
 
 def host_of(network: str, mac: str, names: str) -> DhcpHost | None:
