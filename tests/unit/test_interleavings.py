@@ -223,7 +223,13 @@ class SimulatedBackend:
         self.verdicts: list[tuple[VifId, str]] = []
 
     async def write_verdict(
-        self, client: object, vif: Vif, *, error: str | None = None, frontend_mtu: int | None = None, mac: str | None = None
+        self,
+        client: object,
+        vif: Vif,
+        *,
+        error: str | None = None,
+        frontend_mtu: int | None = None,
+        mac: str | None = None,
     ) -> bool:
         for _ in range(3):
             await asyncio.sleep(0)

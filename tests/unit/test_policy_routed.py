@@ -63,7 +63,7 @@ def got(
 
 
 def error(
-    policy: Policy = Policy(), vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None
+    policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None
 ) -> XennetdError:
     with pytest.raises(XennetdError) as caught:
         got(policy, vif, host, others)

@@ -8,6 +8,7 @@ from xennetd.kernel.links import LinkChange, Links
 from xennetd.model.link import Link
 from xennetd.model.vif import Vif, VifId
 from xennetd.policy.bridged import ANY_BRIDGE
+from xennetd.policy.routed import DEFAULT_ROUTE
 
 
 class _Index:
@@ -70,6 +71,8 @@ class Belonging:
                 names.add(bridge.name)  # it has room for a port now
         if new is not None and new.kind == "bridge" and old is None:
             names.add(ANY_BRIDGE)
+        if old == new:
+            names.add(DEFAULT_ROUTE)
         return self.waiting_on(names)
 
     def waiting_on(self, names: Iterable[str]) -> set[VifId]:

@@ -12,7 +12,7 @@ from xennetd.daemon import log
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.journal import Journal
 from xennetd.daemon.service import Service, observing
-from xennetd.daemon.surroundings import host_notes
+from xennetd.daemon.surroundings import host_notes, read_links
 from xennetd.model.errors import XennetdError
 from xennetd.policy.check import Notes, check
 from xennetd.policy.config import Policy
@@ -55,7 +55,7 @@ def main() -> int:
         return wrong
     if arguments.observe:
         policy = observing(policy)
-    notes = check(policy, host_notes(policy))
+    notes = check(policy, host_notes(policy, read_links() if arguments.check else None))
     if arguments.check:
         for note in notes:
             print(("error: " if note.error else "note: ") + note.sentence)

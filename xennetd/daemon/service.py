@@ -262,7 +262,7 @@ class Service:
             return [problem.describe() for problem in policy]
         if self._observe:
             policy = observing(policy)
-        notes = check(policy, host_notes(policy))
+        notes = check(policy, host_notes(policy, self._kernel.links))
         errors = [note.sentence for note in notes if note.error]
         for name in ("control", "stand_in"):
             if getattr(policy.daemon, name) != getattr(self._policy.daemon, name):
@@ -286,8 +286,7 @@ class Service:
         policy = load_files(self._config)
         if not isinstance(policy, Policy):
             return [problem.describe() for problem in policy], []
-        bridges = frozenset(bridge.name for bridge in self._kernel.links.bridges())
-        notes = check(policy, host_notes(policy, bridges=bridges))
+        notes = check(policy, host_notes(policy, self._kernel.links))
         return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
 
     def retry(self, vif: VifId) -> str | None:

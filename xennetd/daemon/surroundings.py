@@ -5,11 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+from xennetd.daemon.dnsmasq import find_dnsmasq
 from xennetd.daemon.hooks import find_hooks
+from xennetd.kernel.links import Links
+from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.errors import HostError
+from xennetd.model.ground import LINK_GROUP
 from xennetd.model.places import RUNTIME
 from xennetd.policy.check import HostNotes
 from xennetd.policy.config import Policy
@@ -18,9 +24,35 @@ OBSERVE_MARK = "observe"
 """A file in the run-time directory: the hotplug script refuses at once, since nothing will be configured."""
 
 
-def host_notes(policy: Policy, *, bridges: frozenset[str] | None = None) -> HostNotes:
-    """Return what `check` has to know of the host for this policy."""
-    return HostNotes(hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs(), bridges=bridges)
+def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
+    """Return what `check` has to know of the host for this policy.
+
+    Without `links`, as when the daemon starts, what hinders single networks is left out: it is told of when they are
+    made, and all other guests are served meanwhile.
+    """
+    notes = HostNotes(hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs())
+    if links is None:
+        return notes
+    return replace(
+        notes,
+        bridges=frozenset(bridge.name for bridge in links.bridges()),
+        links=frozenset(link.name for link in links),
+        addresses={link.name: link.addresses for link in links if link.addresses and link.group != LINK_GROUP},
+        dnsmasq=find_dnsmasq() is not None,
+        nftables=find_spec("nftables") is not None,
+    )
+
+
+def read_links() -> Links | None:
+    """Return the host's links as they are now, None where they can't be read."""
+    try:
+        requests = RequestSocket()
+    except OSError:
+        return None
+    with closing(requests):
+        links = Links()
+        links.load(requests.dump())
+        return links
 
 
 def xl_devd_runs(proc: Path = Path("/proc")) -> bool:

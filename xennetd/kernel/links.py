@@ -61,6 +61,9 @@ class Links:
     def __len__(self) -> int:
         return len(self._by_index)
 
+    def __iter__(self) -> Iterator[Link]:
+        return iter(tuple(self._by_index.values()))
+
     def link(self, name: str) -> Link | None:
         """Return the link with this name."""
         return self._by_name.get(name)
