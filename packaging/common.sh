@@ -7,7 +7,9 @@ python=/usr/bin/python3 # Debian's, for which python3-systemd is built; another 
 # What the service needs.
 service_packages=(python3 python3-venv python3-systemd xenstore-utils ca-certificates)
 # What the sandbox and the tests need besides.
-bed_packages=(bridge-utils busybox gcc iproute2 iputils-ping libc6-dev shellcheck strace systemd udev util-linux)
+bed_packages=(bridge-utils busybox dnsmasq-base gcc iproute2 iputils-ping isc-dhcp-client libc6-dev shellcheck strace systemd udev util-linux)
+# What the tests in emulated machines need besides.
+machine_packages=(debootstrap e2fsprogs qemu-system-x86)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
