@@ -80,6 +80,7 @@ def status(daemon: Values, now: float) -> list[Line]:
         ("Policy", [(", ".join(map(printable, daemon["config"])) or "none: each domain's own vif= line decides", "")]),
         ("xenstore", [(printable(daemon["xenstore"]), "")]),
     ]
+    facts[4:4] = [("Network", _network(network)) for network in daemon["networks"]]
     for key, sentence in (
         ("xenstore_reconnects", "xenstore was reconnected to {} times"),
         ("netlink_resyncs", "the kernel's links were read again {} times"),
@@ -88,6 +89,14 @@ def status(daemon: Values, now: float) -> list[Line]:
         if daemon[key]:
             facts.append(("Since then", [(sentence.format(daemon[key]), "waiting")]))
     return lines + _facts(facts)
+
+
+def _network(network: Values) -> Line:
+    what = [network["mode"], network["bridge"], *network["subnets"], network["uplink"] and f"via {network['uplink']}"]
+    vifs = f"{network['vifs']} vif{'' if network['vifs'] == 1 else 's'}"
+    known = printable(", ".join([*filter(None, what), vifs]))
+    line: Line = [(printable(network["name"]), "name"), (f": {known}", "")]
+    return [*line, (", not ready", "bad")] if network["problem"] else line
 
 
 def _domain(daemon: Values) -> str:

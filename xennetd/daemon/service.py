@@ -35,11 +35,12 @@ from xennetd.kernel.links import LinkChange
 from xennetd.model.errors import Denied, HostError, ToolstackError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ground import DhcpHost, DhcpService
-from xennetd.model.status import DaemonStatus, VifState, VifStatus
+from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
 from xennetd.policy.check import Notes, check
 from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
+from xennetd.policy.firewall import subnets
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -197,6 +198,7 @@ class Service:
             since=self._started,
             domid=self._directory.own_domid,
             config=list(self._policy.files),
+            networks=self._network_rows(),
             counts={state.value: counts[state] for state in VifState},
             pinned=self._pinned(),
             xenstore=self._directory.state,
@@ -206,6 +208,23 @@ class Service:
             problems=self._problems(),
             notes=self._remarks(),
         )
+
+    def _network_rows(self) -> list[NetworkStatus]:
+        attachments = (record.attachment for record in self._reconciler.records.values())
+        vifs = Counter(attachment.network for attachment in attachments if attachment is not None)
+        return [
+            NetworkStatus(
+                name=network.name,
+                mode=network.mode.value,
+                bridge=network.bridge or None,
+                subnets=[str(subnet) for subnet in subnets(network)],
+                uplink=network.uplink,
+                dhcp=network.dhcp,
+                vifs=vifs[network.name],
+                problem=problem.detail if (problem := self._networks.problem(network.name)) is not None else None,
+            )
+            for network in self._policy.networks.values()
+        ]
 
     def _problems(self) -> list[str]:
         records = self._reconciler.records.values()

@@ -56,6 +56,20 @@ class VifStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """One network of the policy. `vifs` counts those that are in it; `problem` says why the host can't have it now."""
+
+    name: str
+    mode: str
+    bridge: str | None
+    subnets: list[str]
+    uplink: str | None
+    dhcp: bool
+    vifs: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon as a whole. `counts` maps each VifState to how many vifs are in it; `since` is the start (epoch, s).
 
@@ -71,6 +85,7 @@ class DaemonStatus:
     since: float
     domid: int
     config: list[str]
+    networks: list[NetworkStatus]
     counts: dict[str, int]
     pinned: list[str]
     xenstore: str

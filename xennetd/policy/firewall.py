@@ -6,6 +6,7 @@ A packet that our chains accept may still be dropped by another table's; one tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from xennetd.model.attachment import Mode
 from xennetd.model.ground import LINK_GROUP, Chain, Element, IPAddress, IPNetwork, Rules
@@ -20,7 +21,11 @@ _FAMILY = {4: "ip", 6: "ip6"}
 
 def rules(policy: Policy) -> Rules:
     """Return all rules that hold while the policy does, whichever guests there are."""
-    networks = [policy.networks[name] for name in sorted(policy.networks)]
+    return _rules(tuple(policy.networks[name] for name in sorted(policy.networks)))
+
+
+@lru_cache(maxsize=2)
+def _rules(networks: tuple[Network, ...]) -> Rules:
     inside = [network for network in networks if network.own]
     translated = [network for network in inside if network.mode is Mode.NAT]
     return Rules(

@@ -14,7 +14,7 @@ from xennetd.model.attachment import Attachment, Mode, place
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError
 from xennetd.model.ground import DhcpHost, GroundObject, IPAddress, IPNetwork
 from xennetd.model.link import HostView, Link
-from xennetd.model.text import visible
+from xennetd.model.text import dns_label, visible
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.policy import bridged, routed
 from xennetd.policy.addresses import Others, guest_destinations, uncontested

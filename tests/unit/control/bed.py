@@ -15,7 +15,7 @@ from xennetd.daemon.audit import Audit
 from xennetd.daemon.control import ControlServer
 from xennetd.daemon.journal import Journal
 from xennetd.model.event import Event
-from xennetd.model.status import DaemonStatus, VifStatus
+from xennetd.model.status import DaemonStatus, NetworkStatus, VifStatus
 from xennetd.model.vif import VifId
 
 
@@ -73,6 +73,10 @@ class FakeDaemon:
             since=1_700_000_000.0,
             domid=0,
             config=["/etc/xennetd/xennetd.toml"],
+            networks=[
+                NetworkStatus("lan", "bridge", "xenbr0", [], None, False, 3, None),
+                NetworkStatus("lab", "nat", "xn-lab", ["10.77.0.0/24"], "eth9", True, 1, "there is no eth9"),
+            ],
             counts=counts,
             pinned=[vif.vif for vif in self.rows if vif.pinned],
             xenstore="connected",

@@ -125,6 +125,8 @@ def test_status_with_problems_shows_them_first_and_exits_1(served: Served, run: 
     assert status == 1
     assert out.startswith("! vif7.1 of db: there is no bridge xenbr9\n\nxennetd   1.2, ready\n")
     assert "Vifs      4 in all, 1 pending, 2 connected, 1 error\n" in out
+    assert "Network   lan: bridge, xenbr0, 3 vifs\n" in out
+    assert "Network   lab: nat, xn-lab, 10.77.0.0/24, via eth9, 1 vif, not ready\n" in out
     assert "Policy    /etc/xennetd/xennetd.toml\n" in out
 
 
