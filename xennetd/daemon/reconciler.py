@@ -20,6 +20,7 @@ from xennetd.daemon.ground import Ground
 from xennetd.daemon.hooks import Hooks
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.record import Record
+from xennetd.daemon.taps import tap_of
 from xennetd.daemon.trail import Trail
 from xennetd.daemon.workqueue import WorkQueue
 from xennetd.kernel.execute import StepRefused
@@ -27,7 +28,7 @@ from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.errors import HostError, ToolstackError, XennetdError
 from xennetd.model.ground import GroundObject
-from xennetd.model.link import GUEST_PORT_ADDRESS, Link
+from xennetd.model.link import Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMemory, decide, fail, incarnation
@@ -181,7 +182,7 @@ class Reconciler:
                 self._gone(vif_id)
                 return
             record = self._record(vif)
-            link, tap = self._kernel.links.of(vif_id), self._tap_of(record)
+            link, tap = self._kernel.links.of(vif_id), tap_of(record, self._kernel.links, self._namesakes)
             if link is not None:
                 record.seen = incarnation(link)
             if replaced:
@@ -401,30 +402,9 @@ class Reconciler:
         if record.memory.connected is not None and self._policy.daemon.mode == "enforce":
             self._trail.detached(record)
 
-    def _tap_of(self, record: Record) -> Link | None:
-        """Return the emulated NIC's tap: the one with QEMU's name for it, else the one that we have renamed."""
-        vif, links = record.vif, self._kernel.links
-        if vif.type != "vif_ioemu":
-            return None
-        tap = links.link(vif.id.tap)
-        if tap is None or tap.kind != "tun":
-            tap = links.link(vif.tap_name)
-            if tap is None or tap.kind != "tun" or not self._is_tap_of(record, tap):
-                return None
-        if record.memory.tap_link != incarnation(tap):
-            record.memory = replace(record.memory, tap_link=incarnation(tap))
-        return tap
-
-    def _is_tap_of(self, record: Record, tap: Link) -> bool:
-        """Whether a tap with a `vifname` is this vif's: not somebody's who chose that name, nor an older vif's, in a
-        reboot, which has the same."""
-        if record.memory.tap_link == incarnation(tap):
-            return True
-        others = [self._records[vif] for vif in self._belonging.named(tap.name) if vif != record.vif.id]
-        if any(other.memory.tap_link == incarnation(tap) for other in others):
-            return False
-        ours = record.vif.tap_status is not None or tap.address == GUEST_PORT_ADDRESS
-        return ours and (not record.vif.removing or all(other.vif.removing for other in others))
+    def _namesakes(self, name: str) -> list[Record]:
+        """Return the vifs whose `vifname`, or whose tap's name, this is."""
+        return [self._records[vif] for vif in self._belonging.named(name)]
 
     def _leaving(self, holder: Link, asking: VifId) -> bool:
         """Whether a guest's link belongs to nobody who is still there, the vif that asks aside."""
