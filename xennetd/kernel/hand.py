@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
+
+from xennetd.kernel.netlink import Ack
+from xennetd.model.errors import HostError
+from xennetd.model.ground import GroundObject
 
 T = TypeVar("T")
 
@@ -26,3 +31,9 @@ class Hand(Protocol[T]):
     def ours(self) -> Collection[T]:
         """Return everything that carries our mark now, whoever made it."""
         ...
+
+
+def refused(needed: GroundObject, ack: Ack) -> HostError:
+    """Return the error for an object that the kernel does not make or take away."""
+    sentence = f"the kernel refuses `{needed.describe()}`: {os.strerror(ack.errno)}"
+    return HostError(sentence, errno=ack.errno, detail=f"{sentence} ({ack.text})" if ack.text else sentence)

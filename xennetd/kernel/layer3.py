@@ -120,7 +120,10 @@ class Layer3:
 
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> None:
         """Take in a dump of one link's addresses."""
-        for address in tuple(self._entry(index).addresses):
+        self.doubts.addresses.discard(index)
+        if index not in self._on:
+            return
+        for address in tuple(self._on[index].addresses):
             self._delete_address(index, address)
         for data in datagrams:
             for message in netlink.headers(data):
@@ -128,7 +131,6 @@ class Layer3:
                     change = rtnl_ip.parse_address(data, message)
                     if change is not None and change.index == index:
                         self._add_address(index, change.address)
-        self.doubts.addresses.discard(index)
 
     def take(self, data: bytes, message: Header) -> None:
         """Take in an event of an address, a route or a neighbour; any other is none of ours."""

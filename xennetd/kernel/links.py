@@ -112,6 +112,10 @@ class Links:
         """What events have left unclear, to be dumped and reloaded."""
         return self._layer3.doubts
 
+    def doubt_addresses(self, index: int) -> None:
+        """Have the addresses of a link read anew: of a new IPv6 address the kernel tells some time after it is there."""
+        self._layer3.doubts.addresses.add(index)
+
     def load(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a complete dump of links, addresses, routes and neighbours; links it does not hold are gone."""
         found: dict[int, tuple[bytes, Header]] = {}

@@ -1,0 +1,229 @@
+"""The hand for `Rules` and `Element`: our nftables table, kept as a view and changed in transactions.
+
+Rule 1: what one call makes or takes away is one transaction: all of it or nothing.
+Rule 2: the table is there while it has a chain or an element, and goes with the last of them.
+Rule 3: somebody else may delete it (`systemctl restart nftables` does); the kernel's news of nftables is the hint to
+list it anew. News of our own changes is no hint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import structlog
+
+from xennetd.kernel import netlink
+from xennetd.kernel.nft import (
+    MEMORY,
+    Key,
+    Listing,
+    Nft,
+    as_listed,
+    changes,
+    declarations,
+    element_text,
+    first_line,
+    plain,
+)
+from xennetd.model.errors import HostError
+from xennetd.model.ground import TABLE, Chain, Element, Rules
+
+_log = structlog.get_logger()
+
+_NETLINK_NETFILTER = 12
+_GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
+_NEWGEN = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: the end of a transaction
+_SOL_NETLINK = 270
+_ADD_MEMBERSHIP = 1
+_SO_RCVBUFFORCE = 33
+_BUFFER = 4 << 20
+_DATAGRAM = 1 << 16
+_OUR_NAME = TABLE.encode() + b"\0"
+
+
+class Firewall:
+    """`changed` is called when somebody else has changed our table."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._nft = Nft()
+        self._now = Listing()
+        self._rules: Rules | None = None
+        self._news: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen, and list what there is. Without nftables there is nothing; to need it will be the error."""
+        try:
+            self._news = _listen()
+            self._now = self._nft.read()
+        except (OSError, HostError) as error:
+            _log.debug("no nftables here", why=str(error))
+        if self._news is not None:
+            asyncio.get_running_loop().add_reader(self._news.fileno(), self.poll)
+
+    def close(self) -> None:
+        """Stop listening. The table stays as it is."""
+        if self._news is not None:
+            asyncio.get_running_loop().remove_reader(self._news.fileno())
+            self._news.close()
+            self._news = None
+
+    def poll(self) -> None:
+        """Take in the news that is waiting."""
+        if self._transactions() and self._relist():
+            _log.warning("somebody has changed the nftables table of xennetd", table=f"inet {TABLE}")
+            self._changed()
+
+    def holds(self, needed: Rules | Element) -> bool:
+        """Return whether the chains are exactly these, or the element is there with this value."""
+        if isinstance(needed, Rules):
+            return self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in needed.chains}
+        return self._now.sets[needed.set].get(plain(needed.key)) == plain(needed.value)
+
+    def ensure(self, needed: Sequence[Rules | Element]) -> None:
+        """Make the chains these and no others, and the elements be there. Raises HostError when nft refuses."""
+        self._change(lambda: self._additions(needed), ", ".join(each.describe() for each in needed))
+        self._rules = next((each for each in needed if isinstance(each, Rules)), self._rules)
+
+    def release(self, objects: Sequence[Rules | Element]) -> None:
+        """Take away the chains, if they are these, and the elements that have these values."""
+        self._change(lambda: self._removals(objects), "to take away " + ", ".join(each.describe() for each in objects))
+
+    def ours(self) -> Collection[Rules | Element]:
+        """Return everything in our table but what settings were; rules of unknown wording are named by their hashes."""
+        found: list[Rules | Element] = [
+            Element(name, key, value)
+            for name, elements in self._now.sets.items()
+            if name != MEMORY
+            for key, value in elements.items()
+        ]
+        if self._now.chains:
+            found.append(self._current())
+        return found
+
+    def remembered(self) -> dict[Key, int]:
+        """Return what settings were before us: by link and number of the setting."""
+        return {key: int(value[0]) for key, value in self._now.sets[MEMORY].items()}
+
+    def remember(self, key: Key, value: int) -> None:
+        """Write down what a setting was before us. Raises HostError when that can't be."""
+        self.ensure([Element(MEMORY, key, (str(value),))])
+
+    def forget(self, key: Key) -> None:
+        """Forget what a setting was before us."""
+        value = self._now.sets[MEMORY].get(key)
+        if value is not None:
+            self.release([Element(MEMORY, key, value)])
+
+    def _current(self) -> Rules:
+        if self._rules is not None and self.holds(self._rules):
+            return self._rules
+        chains = self._now.chains.items()
+        return Rules(tuple(Chain(name, f"{chain.kind} {chain.hook}", chain.comments) for name, chain in chains))
+
+    def _additions(self, needed: Iterable[Rules | Element]) -> tuple[list[str], Listing]:
+        """Return the commands that make these, and what is listed then."""
+        then = _copy(self._now)
+        commands: list[str] = []
+        added: dict[str, list[str]] = {}
+        for each in needed:
+            if self.holds(each):
+                continue
+            if isinstance(each, Rules):
+                commands += changes(each, then)
+                then.chains = {chain.name: as_listed(chain) for chain in each.chains}
+                continue
+            key, value = plain(each.key), plain(each.value)
+            if key in then.sets[each.set]:
+                commands.append(_command("delete", each.set, [element_text(each.set, key)]))
+            added.setdefault(each.set, []).append(element_text(each.set, key, value))
+            then.sets[each.set][key] = value
+        commands += [_command("add", name, elements) for name, elements in added.items()]
+        if not commands:
+            return [], then
+        then.exists = True
+        return [*declarations(), *commands], then
+
+    def _removals(self, objects: Iterable[Rules | Element]) -> tuple[list[str], Listing]:
+        """Return the commands that take these away as far as they are there, and what is listed then."""
+        then = _copy(self._now)
+        commands: list[str] = []
+        deleted: dict[str, list[str]] = {}
+        for each in objects:
+            if isinstance(each, Rules):
+                if then.chains and each == self._current():
+                    commands += changes(None, then)
+                    then.chains = {}
+            elif then.sets[each.set].get(plain(each.key)) == plain(each.value):
+                deleted.setdefault(each.set, []).append(element_text(each.set, plain(each.key)))
+                del then.sets[each.set][plain(each.key)]
+        commands += [_command("delete", name, elements) for name, elements in deleted.items()]
+        if commands and not then.chains and not any(then.sets.values()):
+            return [f"delete table inet {TABLE}"], Listing()
+        return commands, then
+
+    def _change(self, plan: Callable[[], tuple[list[str], Listing]], what: str) -> None:
+        """Commit what `plan` makes of the view; once more after a refusal, as the view may have been behind."""
+        self.poll()
+        for last in (False, True):
+            commands, then = plan()
+            if not commands:
+                return
+            refusal = self._nft.commit("\n".join(commands))
+            if not refusal:
+                self._now = then
+                if self._transactions() > 1:
+                    self._relist()
+                return
+            self._relist()
+            if last:
+                raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
+
+    def _relist(self) -> bool:
+        """List the table anew. Returns whether it is not as it was thought to be."""
+        was, self._now = self._now, self._nft.read()
+        return was != self._now
+
+    def _transactions(self) -> int:
+        """Return how many transactions about our table there is news of: our own too. Lost news may be any number."""
+        count = 0
+        touches = False
+        while self._news is not None:
+            try:
+                data = self._news.recv(_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                count += 2
+                continue
+            for message in netlink.headers(data):
+                if message.type == _NEWGEN:
+                    count += touches
+                    touches = False
+                elif not touches:
+                    touches = _OUR_NAME in data[message.start : message.end]
+        return count
+
+
+def _listen() -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    news = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
+    news.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    news.bind((0, 0))
+    news.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, struct.pack("=I", _GROUP_NFTABLES))
+    return news
+
+
+def _command(verb: str, name: str, elements: list[str]) -> str:
+    return f"{verb} element inet {TABLE} {name} {{ {', '.join(elements)} }}"
+
+
+def _copy(listing: Listing) -> Listing:
+    sets = {name: dict(elements) for name, elements in listing.sets.items()}
+    return Listing(listing.exists, dict(listing.chains), sets)

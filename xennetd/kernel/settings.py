@@ -1,0 +1,97 @@
+"""The hand for `Setting`: values of net.ipv4.conf and net.ipv6.conf, and what they were before us.
+
+Rule 1: what a setting was is written down, in our nftables table, before it is changed; there it outlives us, and goes
+with the machine, as the setting does.
+Rule 2: a setting that was right before us is not written down, and so never changed back.
+Rule 3: the settings of a link of ours go with the link; nothing is written down of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Sequence
+
+from xennetd.kernel.execute import write_setting
+from xennetd.kernel.firewall import Firewall
+from xennetd.kernel.links import Links
+from xennetd.kernel.nft import Key
+from xennetd.model.errors import HostError
+from xennetd.model.ground import LINK_GROUP, Setting
+
+_KEYS = ("forwarding", "force_forwarding", "rp_filter", "proxy_arp", "proxy_ndp", "accept_ra")
+"""What may be changed on links that are not ours. Their places here are written down: only ever add to the end."""
+
+_U32 = 1 << 32
+
+
+class Settings:
+    """Values that are set while somebody needs them."""
+
+    def __init__(self, links: Links, firewall: Firewall) -> None:
+        self._links = links
+        self._firewall = firewall
+
+    def holds(self, needed: Setting) -> bool:
+        """Return whether the value is so."""
+        return self._read(needed) == needed.value
+
+    def ensure(self, needed: Sequence[Setting]) -> None:
+        """Set values. Raises HostError for one that the kernel does not have or take, or that can't be written down."""
+        for setting in needed:
+            before = self._read(setting)
+            if before is None:
+                raise HostError(
+                    f"the host has no setting {setting.path}: the link is gone, or the kernel is without it",
+                    errno=errno.ENOENT,
+                    waits_on=frozenset({setting.link}),
+                )
+            if before == setting.value:
+                continue
+            key = _key(setting)
+            if not self._goes_with_its_link(setting) and key not in self._firewall.remembered():
+                self._firewall.remember(key, before % _U32)
+            _write(setting)
+
+    def release(self, objects: Sequence[Setting]) -> None:
+        """Set back what was different before us, unless somebody has changed it again since; and forget it."""
+        for setting in objects:
+            key = _key(setting)
+            before = self._firewall.remembered().get(key)
+            if before is None:
+                continue
+            if self.holds(setting):
+                value = before - _U32 if before >= _U32 >> 1 else before
+                _write(Setting(setting.version, setting.link, setting.key, value))
+            self._firewall.forget(key)
+
+    def ours(self) -> Collection[Setting]:
+        """Return what is written down, with the values of now; for a link that is gone, with what it was."""
+        return [_setting(key, self._links, before) for key, before in self._firewall.remembered().items()]
+
+    def _read(self, setting: Setting) -> int | None:
+        return self._links.setting(setting.version, setting.link, setting.key)
+
+    def _goes_with_its_link(self, setting: Setting) -> bool:
+        link = self._links.link(setting.link)
+        return link is not None and link.group == LINK_GROUP
+
+
+def _write(setting: Setting) -> None:
+    try:
+        write_setting(setting)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise HostError(f"the kernel refuses `{setting.describe()}`: {os.strerror(code)}", errno=code) from error
+
+
+def _key(setting: Setting) -> Key:
+    """Return what a setting is written down by: the link, and the version and the key as a number."""
+    return setting.link, str(setting.version << 8 | _KEYS.index(setting.key))
+
+
+def _setting(key: Key, links: Links, before: int) -> Setting:
+    link, number = key
+    version, name = int(number) >> 8, _KEYS[int(number) & 0xFF]
+    now = links.setting(version, link, name)
+    return Setting(version, link, name, before if now is None else now)
