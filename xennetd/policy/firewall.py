@@ -32,7 +32,7 @@ def _rules(networks: tuple[Network, ...]) -> Rules:
         (
             Chain("sources", "type filter hook prerouting priority raw", tuple(_sources())),
             Chain("incoming", "type nat hook prerouting priority dstnat", tuple(_forwards())),
-            Chain("local", "type nat hook output priority dstnat", tuple(_forwards())),
+            Chain("local", "type nat hook output priority -100", tuple(_forwards())),
             Chain("passing", "type filter hook forward priority filter", tuple(_passing(inside))),
             Chain("outgoing", "type nat hook postrouting priority srcnat", tuple(_outgoing(translated))),
         )
