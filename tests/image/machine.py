@@ -45,6 +45,8 @@ class Machine:
                 "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", *(_xen(made) if xen else _plain(made)),
                 "-drive", f"file={made.disk},format=raw,if=virtio,cache=unsafe,snapshot=on",
                 "-drive", f"file={project},format=raw,if=virtio,cache=unsafe,readonly=on",
+                # The base once more, as it was made: the root of a driver domain (tests/xen/driver_domain.py).
+                *(("-drive", f"file={made.disk},format=raw,if=virtio,cache=unsafe,readonly=on") if xen else ()),
                 "-nodefaults", "-display", "none", "-no-reboot",
                 *(_TERMINAL if terminal else ("-serial", f"file:{logs / 'console.log'}", "-monitor", "none")),
                 "-device", "virtio-serial-pci",

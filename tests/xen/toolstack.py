@@ -174,6 +174,7 @@ class Guest:
     addresses: Sequence[str] = ()  # of the further interfaces
     number: int = field(default_factory=lambda: next(_numbers))
     domid: int = -1
+    backend_domid: int = 0  # of the domain that serves its interfaces
     _console: Console | None = None
 
     def __post_init__(self) -> None:
@@ -221,12 +222,12 @@ class Guest:
         return f"vif{self.domid}.{devid}"
 
     def backend(self, leaf: str, devid: int = 0) -> str | None:
-        return node(f"/local/domain/0/backend/vif/{self.domid}/{devid}/{leaf}")
+        return node(f"/local/domain/{self.backend_domid}/backend/vif/{self.domid}/{devid}/{leaf}")
 
     def connected(self, devid: int = 0, timeout: float = 60.0) -> Guest:
         """Wait until netback says that this interface is connected."""
         with xenstore() as xs:
-            xs.until(f"/local/domain/0/backend/vif/{self.domid}/{devid}/state", "4", timeout)
+            xs.until(f"/local/domain/{self.backend_domid}/backend/vif/{self.domid}/{devid}/state", "4", timeout)
         return self
 
     def up(self) -> Guest:
@@ -251,7 +252,7 @@ class Guest:
         return {
             what: left
             for what, left in {
-                "xenstore": nodes(f"/local/domain/0/backend/vif/{self.domid}"),
+                "xenstore": nodes(f"/local/domain/{self.backend_domid}/backend/vif/{self.domid}"),
                 "links": [name for name in links() if name.startswith(f"vif{self.domid}.")],
                 "xennetctl list": [row for row in rows() if row["domid"] == self.domid],
             }.items()
@@ -285,8 +286,9 @@ class Console:
         mark = f"end{self._number}"
         # The console echoes what is typed, so what is typed must not be what is waited for.
         self._write(f"stty -echo; {{ {command}\n}} 2>&1; echo =$?=''{mark}=\n")
-        text = self._read_until(re.compile(rf"=(\d+)={mark}="), timeout)
-        end = re.search(rf"=(\d+)={mark}=", text)
+        last = re.compile(rf"=(\d+)={mark}=\r?\n")
+        text = self._read_until(last, timeout)
+        end = last.search(text)
         assert end is not None
         output = text[: end.start()].replace("\r", "")
         assert end[1] == "0", f"{command!r} in the guest ended with status {end[1]}: {output}"
