@@ -12,8 +12,8 @@ _PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps", "ca-certificates", "xz-utils", "zstd", "cpio",
     "linux-image-amd64", "initramfs-tools",
     # What a Xen host has, and what xennetd and its tests use.
-    "xenstore-utils", "busybox-static", "iproute2", "iputils-ping", "nftables", "dnsmasq-base", "bridge-utils", "man-db",
-    "python3", "python3-venv", "python3-systemd", "python3-nftables", "python3-pytest",
+    "xenstore-utils", "busybox-static", "iproute2", "iputils-ping", "nftables", "dnsmasq-base", "bridge-utils",
+    "man-db", "python3", "python3-venv", "python3-systemd", "python3-nftables", "python3-pytest",
 )  # fmt: skip
 
 
