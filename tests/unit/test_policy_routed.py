@@ -180,7 +180,7 @@ def test_a_guest_of_a_nat_network_is_told_its_address_and_gets_its_ports() -> No
     (address,) = found.ips
     assert address.subnet_of(IPv4Network("10.77.0.0/24"))
     assert found.needs == {
-        DhcpHost("lab", MAC, (address.network_address,), "web-1"),
+        DhcpHost("lab", MAC, (address.network_address,), "web-1.lab.internal"),
         Element("forward4", ("tcp", "8080"), (str(address.network_address), "80")),
     }
     assert (found.bridge, found.bridge_index, found.mode) == ("xn-lab", 9, Mode.NAT)

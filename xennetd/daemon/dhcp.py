@@ -35,6 +35,9 @@ from xennetd.plan.dnsmasq import (
 
 _HOSTS = "hosts"
 _NAMES = "names"
+_PARTS = {_NAMES: names_file, _HOSTS: host_file}
+"""Directories that dnsmasq watches, and what a guest's file in each says; in the order in which they are written."""
+
 _LEASES = "leases"
 
 _INDEX = "# The index of its link: "
@@ -70,7 +73,7 @@ class DhcpServices:
                 raise HostError(f"{failure}: the link that it is to serve does not exist")
             with _named(failure):
                 _make(_directory(service.network))
-                for part in (_HOSTS, _NAMES):
+                for part in _PARTS:
                     _make(_directory(service.network.partition(":")[0]) / part)
                 _put(_file(service.network), text)
             self._keeper(service.network).look()
@@ -124,7 +127,7 @@ class DhcpServices:
 
 
 class DhcpHosts:
-    """The hand for `DhcpHost`: a guest is a file in hosts/ and one in names/, both named after its MAC."""
+    """The hand for `DhcpHost`: a guest is a file in each of a network's directories, named after its MAC."""
 
     def __init__(self, services: DhcpServices) -> None:
         self._services = services
@@ -132,21 +135,19 @@ class DhcpHosts:
 
     def holds(self, needed: DhcpHost) -> bool:
         """Whether dnsmasq finds the guest in its directories."""
-        hosts, names = _files(needed.network, needed.mac)
-        return _read(hosts) == host_file(needed) and _read(names) == names_file(needed)
+        return all(_read(_guest(needed, part)) == write(needed) for part, write in _PARTS.items())
 
     def ensure(self, needed: Sequence[DhcpHost]) -> None:
         """Tell dnsmasq of guests, and free the addresses that are theirs now and leased to another MAC still."""
         for host in needed:
             if self.holds(host):
                 continue
-            hosts, names = _files(host.network, host.mac)
             with _named(f"dnsmasq for network {host.network} can't be told of {host.mac}"):
-                for file in (hosts, names):
-                    _make(file.parent)
-                _put(names, names_file(host))
-                if _put(hosts, host_file(host)):
-                    self._services.reread(host.network)
+                for part in _PARTS:
+                    _make(_directory(host.network) / part)
+                changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
+            if changed - {_NAMES}:
+                self._services.reread(host.network)
             leased = self.leases(host.network)
             if any(leased[each].mac not in (host.mac, None) for each in host.addresses if each in leased):
                 self._services.renew(host.network)
@@ -154,15 +155,15 @@ class DhcpHosts:
     def release(self, objects: Sequence[DhcpHost]) -> None:
         """Have dnsmasq forget guests. A guest of the same MAC that is told something else stays."""
         for host in objects:
-            hosts, names = _files(host.network, host.mac)
             if _told(host.network, host.mac) not in (host, None):
                 continue
+            files = [_guest(host, part) for part in _PARTS]
+            known = any(file.exists() for file in files)
             with _named(f"dnsmasq for network {host.network} can't be made to forget {host.mac}"):
-                known = hosts.exists()
-                for file in (hosts, names):
+                for file in files:
                     file.unlink(missing_ok=True)
-                if known:
-                    self._services.reread(host.network)
+            if known:
+                self._services.reread(host.network)
 
     def ours(self) -> Collection[DhcpHost]:
         """Return all guests that dnsmasq is told of, in every network."""
@@ -198,9 +199,8 @@ def _file(network: str) -> Path:
     return _directory(network) / CONFIGURATION
 
 
-def _files(network: str, mac: str) -> tuple[Path, Path]:
-    name = mac.replace(":", "")
-    return _directory(network) / _HOSTS / name, _directory(network) / _NAMES / name
+def _guest(host: DhcpHost, part: str) -> Path:
+    return _directory(host.network) / part / host.mac.replace(":", "")
 
 
 def _networks() -> list[str]:
@@ -208,12 +208,12 @@ def _networks() -> list[str]:
 
 
 def _macs(network: str) -> list[str]:
-    files = [*_directory(network).glob(f"{_HOSTS}/*"), *_directory(network).glob(f"{_NAMES}/*")]
-    return sorted({":".join(re.findall("..", file.name)) for file in files if _MAC.fullmatch(file.name)})
+    files = {file.name for part in _PARTS for file in _directory(network).glob(f"{part}/*")}
+    return sorted(":".join(re.findall("..", name)) for name in files if _MAC.fullmatch(name))
 
 
 def _told(network: str, mac: str) -> DhcpHost | None:
-    text = _read(_files(network, mac)[1])
+    text = _read(_guest(DhcpHost(network, mac, (), None), _NAMES))
     return host_of(network, mac, text) if text is not None else None
 
 

@@ -115,7 +115,7 @@ class DhcpService:
 
 @dataclass(frozen=True, slots=True)
 class DhcpHost:
-    """What dnsmasq is to tell one guest's MAC: its addresses, and its name within the network's domain."""
+    """What dnsmasq is to tell one guest's MAC: its addresses, and its full name (`web-1.lab.internal`)."""
 
     network: str
     mac: str

@@ -2,7 +2,7 @@
 
 Rule 1: only a MAC address that we named gets anything by DHCP, and only the addresses that we named for it.
 Rule 2: it serves the network's own guests, and is bound to no address but the network's own.
-Rule 3: what a guest sends never becomes a name or an address.
+Rule 3: what a guest sends never becomes a name or an address, and no name outlives the guest that it is of.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from xennetd.model.attachment import Mode
 from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
 from xennetd.model.link import IFNAMSIZ
 from xennetd.model.places import STATE
-from xennetd.model.text import dns_label
 from xennetd.policy.config import Network
 
 LEASE4 = "12h"
@@ -85,7 +84,7 @@ def services(network: Network) -> tuple[DhcpService, ...]:
     found = [_service(own, network, [*listen, *_names(network), *_ipv4(network)])]
     if network.subnet6 is not None and network.ra != "off":
         listen = ["bind-dynamic", f"interface={link}", f"interface={GUESTS}", "except-interface=lo", aliases, "port=0"]
-        found.append(_service(ipv6, network, [*listen, f"domain={network.domain}", *_ipv6(network, link)]))
+        found.append(_service(ipv6, network, [*listen, *_ipv6(network, link)]))
     return tuple(found)
 
 
@@ -108,12 +107,12 @@ def _service(instance: str, network: Network, lines: list[str]) -> DhcpService:
 
 
 def _names(network: Network) -> list[str]:
+    """Return what it answers to. Without dnsmasq's own `domain` no name gets into a lease: one in a lease is answered
+    for until that expires, hours after the guest has gone."""
     subnets = [subnet for subnet in (network.subnet4, network.subnet6) if subnet is not None]
     lines = [
         "no-hosts",
         f"hostsdir={directory(network.name)}/names",
-        "expand-hosts",
-        f"domain={network.domain}",
         f"local=/{network.domain}/",
         *(f"rev-server={subnet}" for subnet in subnets),
         "domain-needed",
@@ -131,6 +130,7 @@ def _ipv4(network: Network) -> list[str]:
     lines = [
         f"dhcp-range={network.subnet4.network_address},static,{network.subnet4.netmask},{LEASE4}",
         f"dhcp-option=option:dns-server,{gateway}",
+        f"dhcp-option=option:domain-name,{network.domain}",
     ]
     if network.mode is Mode.ISOLATED:
         # An empty option is not sent: a guest in two networks keeps the default route that leads somewhere.
@@ -157,6 +157,7 @@ def _ipv6(network: Network, link: str) -> list[str]:
         f"dhcp-range={network.subnet6.network_address},{mode},{network.subnet6.prefixlen},{LEASE6}",
         "enable-ra",
         f"dhcp-option=option6:dns-server,[{network.gateway6.ip}]",
+        f"dhcp-option=option6:domain-search,{network.domain}",
     ]
     if network.mode is Mode.ISOLATED:
         lines += [f"ra-param={link},0,0"]  # The advertised router's lifetime is 0: no default route.
@@ -172,8 +173,9 @@ def host_file(host: DhcpHost) -> str:
 
 def names_file(host: DhcpHost) -> str:
     """Return the guest's file for hostsdir: its addresses' names and back. Without a name its lines are comments."""
-    name = dns_label(host.name) if host.name is not None else None
-    return "".join(f"{address} {name}\n" if name is not None else f"# {address}\n" for address in host.addresses)
+    if host.name is None:
+        return "".join(f"# {address}\n" for address in host.addresses)
+    return "".join(f"{address} {host.name} {host.name.partition('.')[0]}\n" for address in host.addresses)
 
 
 def host_of(network: str, mac: str, names: str) -> DhcpHost | None:
@@ -186,7 +188,7 @@ def host_of(network: str, mac: str, names: str) -> DhcpHost | None:
             addresses.append(ip_address(words[0]))
         except ValueError:
             return None
-        name = words[1] if len(words) == 2 else None
+        name = words[1] if len(words) == 3 else None
     return DhcpHost(network, mac, tuple(addresses), name)
 
 

@@ -157,7 +157,9 @@ def _network_needs(vif: Vif, mac: str | None, network: Network, found: tuple[IPN
     if network.dhcp:
         if mac is None:
             raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
-        needs.append(DhcpHost(network.name, mac, tuple(hosts), dns_label(vif.vm or "")))
+        label = dns_label(vif.vm or "")
+        name = f"{label}.{network.domain}" if label is not None else None
+        needs.append(DhcpHost(network.name, mac, tuple(hosts), name))
     for forward in network.forwards:
         if forward.to == vif.vm:
             firsts: dict[int, IPAddress] = {}
