@@ -87,6 +87,9 @@ class Care:
         return self.call(self.services.problems)
 
     def stop(self) -> None:
+        if self._loop.is_closed():
+            return
+
         async def end() -> None:
             self._work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
