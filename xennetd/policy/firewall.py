@@ -1,11 +1,14 @@
 """The rules of our nftables table, from the networks of a policy alone. What depends on guests is in sets and maps.
 
 A packet that our chains accept may still be dropped by another table's; one that they drop is gone.
+
+Where the kernel has br_netfilter, as Docker and the stock scripts' iptables rules want it, frames between two ports of
+one bridge pass these chains too, the bridge being where they come in and go out by: these are none of our business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from xennetd.model.attachment import Mode
@@ -30,7 +33,8 @@ def _rules(networks: tuple[Network, ...]) -> Rules:
     translated = [network for network in inside if network.mode is Mode.NAT]
     return Rules(
         (
-            Chain("sources", "type filter hook prerouting priority raw", tuple(_sources())),
+            Chain("sources", "type filter hook prerouting priority raw", tuple(_sources('meta iifkind != "bridge"'))),
+            Chain("arriving", "type filter hook input priority filter", tuple(_sources('meta iifkind "bridge"'))),
             Chain("incoming", "type nat hook prerouting priority dstnat", tuple(_forwards())),
             Chain("local", "type nat hook output priority -100", tuple(_forwards())),
             Chain("passing", "type filter hook forward priority filter", tuple(_passing(inside))),
@@ -44,13 +48,16 @@ def forward_element(forward: Forward, address: IPAddress) -> Element:
     return Element(FORWARD[address.version], (forward.proto, str(forward.port)), (str(address), str(forward.to_port)))
 
 
-def _sources() -> Iterator[str]:
-    """A routed guest sends from what is routed to it, but for the search for its own address."""
-    routed = f"iifgroup {LINK_GROUP}"
-    yield f"{routed} ip saddr 0.0.0.0 udp dport 67 accept"
-    yield f"{routed} ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept"
-    yield f"{routed} ip6 saddr fe80::/10 ip6 daddr {{ fe80::/10, ff02::/16 }} accept"
-    yield f"{routed} fib saddr . iif oif missing drop"
+def _sources(links: str) -> Iterator[str]:
+    """A guest sends from what is routed to it, but for the search for its own address.
+
+    For guests on a bridge that is asked once it is known that the host is meant, and not another port of the bridge.
+    """
+    ours = f"iifgroup {LINK_GROUP} {links}"
+    yield f"{ours} ip saddr 0.0.0.0 udp dport 67 accept"
+    yield f"{ours} ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept"
+    yield f"{ours} ip6 saddr fe80::/10 ip6 daddr {{ fe80::/10, ff02::/16 }} accept"
+    yield f"{ours} fib saddr . iif oif missing drop"
 
 
 def _forwards() -> Iterator[str]:
@@ -58,16 +65,21 @@ def _forwards() -> Iterator[str]:
     yield f"fib daddr type local ip6 daddr != ::1 dnat ip6 to meta l4proto . th dport map @{FORWARD[6]}"
 
 
-def _passing(networks: Iterable[Network]) -> Iterator[str]:
-    for network in networks:
-        bridge = f'"{network.bridge}"'
-        if network.mode is Mode.ISOLATED:
-            yield f"iifname {bridge} drop"
-            yield f"oifname {bridge} drop"
-            continue
+def _passing(networks: Sequence[Network]) -> Iterator[str]:
+    """What keeps something out comes before what lets something out, whichever networks that are."""
+    yield f"iifgroup {LINK_GROUP} ct status dnat fib saddr . iif oif missing drop"
+    translated = [network for network in networks if network.mode is Mode.NAT]
+    for bridge in (f'"{network.bridge}"' for network in networks):
+        yield f"iifname {bridge} oifname {bridge} accept"
+    for bridge in (f'"{network.bridge}"' for network in networks if network.mode is Mode.ISOLATED):
+        yield f"iifname {bridge} drop"
+        yield f"oifname {bridge} drop"
+    for bridge in (f'"{network.bridge}"' for network in translated):
         yield f"oifname {bridge} ct state established,related accept"
         yield f"oifname {bridge} ct status dnat accept"
-        yield f"oifname {bridge} iifname != {bridge} drop"
+        yield f"oifname {bridge} drop"
+    for network in translated:
+        bridge = f'"{network.bridge}"'
         out = f'oifname "{network.uplink}" ' if network.uplink else ""
         for subnet in subnets(network):
             yield f"iifname {bridge} {out}{_FAMILY[subnet.version]} saddr {subnet} accept"
