@@ -77,11 +77,18 @@ class Guest:
     """
 
     def __init__(
-        self, bed: Bed, name: str, spec: VifSpec | None = None, *, address: str = "", domid: int | None = None
+        self,
+        bed: Bed,
+        name: str,
+        spec: VifSpec | None = None,
+        *,
+        address: str = "",
+        domid: int | None = None,
+        uuid: str | None = None,
     ) -> None:
         self._bed = bed
         self.name = name
-        self.domain: Domain = bed.toolstack.create_domain(name, domid=domid)
+        self.domain: Domain = bed.toolstack.create_domain(name, domid=domid, uuid_=uuid)
         self.namespace: NetNs = bed.host.guest(f"{name}-{self.domain.domid}")
         self.vif: Vif = bed.toolstack.add_vif(self.domain, spec)
         bed.netback.probe(self.vif)

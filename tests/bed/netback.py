@@ -22,6 +22,7 @@ A whole life, step by step:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from tests.bed.netns import FE_FF, NetNs
@@ -30,6 +31,7 @@ from tests.bed.xenstored import Xenstored
 from tests.bed.xs import Xs
 
 CONNECTED = "connected"
+_MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 FEATURES = {
     "feature-sg": "1",
     "feature-gso-tcpv4": "1",
@@ -123,10 +125,11 @@ class Netfront:
         self.xs = xs or xenstored.connect()
 
     def connect(self, vif: Vif, guest: NetNs | None = None, peer: str = "eth0") -> None:
-        """State 4, and the guest's end of the link up."""
+        """State 4, and the guest's end of the link up, with the MAC that the toolstack, or xennetd, has given it."""
         self.xs.write(f"{vif.frontend}/state", "4")
         if guest is not None:
-            guest.rtnl.set(peer, up=True)
+            mac = self.xs.get(f"{vif.frontend}/mac") or ""
+            guest.rtnl.set(peer, up=True, address=mac if _MAC.fullmatch(mac) else None)
 
     def close(self, vif: Vif, guest: NetNs | None = None, peer: str = "eth0") -> None:
         """States 5 and 6, and the guest's end down."""

@@ -8,14 +8,18 @@
     daemon      makes and starts xennetd: daemon(), daemon(config, ready=False, ...); ends it after the test
     settle      returns once xennetd has looked at all that has happened until it was called
     bystander   a connected guest on xenbr0, which nothing that happens to others may disturb
+    site        a `Site`: the host's uplink, its router and the internet behind it; nftables is there
+    inhabit     has a guest connected, configured by hand and reachable for others: a `Place`
+    dnsmasq     skips the test where there is none
 
 On a machine that can't, a test is skipped with one line that says what is missing; in CI (environment CI) that fails.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,9 +27,12 @@ import pytest
 
 from tests.bed import xen
 from tests.bed.daemon import STAND_IN, Daemon
+from tests.bed.dhcp import kill_all
 from tests.bed.guest import Bed, Guest
 from tests.bed.netns import Host
 from tests.bed.news import LinkNews
+from tests.bed.reach import Place, Services
+from tests.bed.site import Site
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
@@ -37,8 +44,18 @@ T = TypeVar("T")
 
 class MakeGuest(Protocol):
     def __call__(
-        self, name: str, spec: VifSpec | None = None, *, address: str = "", domid: int | None = None
+        self,
+        name: str,
+        spec: VifSpec | None = None,
+        *,
+        address: str = "",
+        domid: int | None = None,
+        uuid: str | None = None,
     ) -> Guest: ...
+
+
+class Inhabit(Protocol):
+    def __call__(self, guest: Guest, *addresses: str, gateways: Sequence[str] = ()) -> Place: ...
 
 
 class MakeDaemon(Protocol):
@@ -59,6 +76,7 @@ def make_or_skip(what: Callable[[], T]) -> T:
 def host() -> Iterator[Host]:
     host = make_or_skip(Host)
     yield host
+    kill_all()  # It outlives xennetd, and would keep the namespaces.
     host.close()
 
 
@@ -78,8 +96,15 @@ def bed(host: Host, xenstored: Xenstored) -> Iterator[Bed]:
 
 @pytest.fixture
 def guest(bed: Bed) -> MakeGuest:
-    def make(name: str, spec: VifSpec | None = None, *, address: str = "", domid: int | None = None) -> Guest:
-        return Guest(bed, name, spec, address=address, domid=domid)
+    def make(
+        name: str,
+        spec: VifSpec | None = None,
+        *,
+        address: str = "",
+        domid: int | None = None,
+        uuid: str | None = None,
+    ) -> Guest:
+        return Guest(bed, name, spec, address=address, domid=domid, uuid=uuid)
 
     return make
 
@@ -162,3 +187,46 @@ class Bystander:
 @pytest.fixture
 def bystander(bed: Bed) -> Bystander:
     return Bystander(bed)
+
+
+def _nftables() -> None:
+    xen.program("nft", "nftables")
+    if importlib.util.find_spec("nftables") is None:
+        raise xen.Missing("no Python module nftables (Debian's package python3-nftables)")
+
+
+@pytest.fixture
+def site(host: Host) -> Site:
+    make_or_skip(_nftables)
+    return Site(host)
+
+
+@pytest.fixture
+def dnsmasq() -> None:
+    make_or_skip(lambda: xen.program("dnsmasq", "dnsmasq-base"))
+
+
+@pytest.fixture
+def services(host: Host) -> Iterator[Services]:
+    services = Services()
+    yield services
+    services.close()
+
+
+@pytest.fixture
+def inhabit(services: Services) -> Inhabit:
+    def configure(guest: Guest, *addresses: str, gateways: Sequence[str] = ()) -> Place:
+        assert eventually(guest.hotplug_status) == "connected", guest.hotplug_error()
+        guest.connect()
+        # The kernel looks at carriers once a second; only then do frames pass.
+        state = Path("/sys/class/net", guest.vif.netdev, "operstate")
+        eventually(lambda: state.read_text() == "up\n")
+        eventually(lambda: guest.namespace.links()["eth0"]["operstate"] == "UP", interval=0.02)
+        Site.give(guest.namespace, *addresses, gateways=tuple(gateways))
+        hosts = [address.partition("/")[0] for address in addresses]
+        first = {":" in host: host for host in reversed(hosts)}
+        place = Place(guest.name, guest.namespace, first.get(False, ""), first.get(True, ""))
+        services.offer(place)
+        return place
+
+    return configure

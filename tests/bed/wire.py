@@ -1,0 +1,157 @@
+"""`Wire`: what passes a link, as it is; and frames that a guest would only send who means harm."""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from tests.bed.netns import NetNs
+
+ETH_P_ALL = 0x0003
+PACKET_OUTGOING = 4
+ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+ALL = "ff:ff:ff:ff:ff:ff"
+REQUEST, REPLY = 1, 2
+
+
+def mac_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An Ethernet frame as it came in."""
+
+    raw: bytes
+
+    @property
+    def source(self) -> str:
+        return self.raw[6:12].hex(":")
+
+    @property
+    def kind(self) -> int:
+        return int.from_bytes(self.raw[12:14], "big")
+
+    @property
+    def sender(self) -> str:
+        """The IP address it claims to be from, empty if it is not about IP."""
+        match self.kind:
+            case 0x0806:
+                return str(ipaddress.ip_address(self.raw[28:32]))
+            case 0x0800:
+                return str(ipaddress.ip_address(self.raw[26:30]))
+            case 0x86DD:
+                return str(ipaddress.ip_address(self.raw[22:38]))
+        return ""
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.kind:04x} from {self.sender}: {self.raw[14:80].hex()}"
+
+
+class Wire:
+    """Hears every frame that comes in by a link of a namespace, until closed."""
+
+    def __init__(self, namespace: NetNs, link: str = "eth0") -> None:
+        with namespace:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            self._socket.bind((link, ETH_P_ALL))
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def send(self, frame: bytes) -> None:
+        self._socket.send(frame)
+
+    def frames(self, timeout: float = 0.0) -> list[Frame]:
+        """All since the last call; if there is none yet, those that come first in `timeout` seconds."""
+        select.select([self._socket], [], [], timeout)
+        found = []
+        while True:
+            try:
+                raw, where = self._socket.recvfrom(65536)
+            except BlockingIOError:
+                return found
+            if where[2] != PACKET_OUTGOING:
+                found.append(Frame(raw))
+
+    def until(self, mark: bytes, timeout: float = 2.0) -> list[Frame]:
+        """All up to a frame with these bytes; TimeoutError if it does not come in time."""
+        end = time.monotonic() + timeout
+        found: list[Frame] = []
+        while not any(mark in frame.raw for frame in found):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{mark!r} was not seen, but {[str(frame) for frame in found]}")
+            found += self.frames(timeout)
+        return found
+
+    def has(self, mark: bytes, timeout: float = 0.7) -> bool:
+        """Whether a frame with these bytes comes in time."""
+        try:
+            self.until(mark, timeout)
+        except TimeoutError:
+            return False
+        return True
+
+
+# Frames
+
+
+def ethernet(source: str, target: str, kind: int, payload: bytes) -> bytes:
+    return mac_bytes(target) + mac_bytes(source) + struct.pack("!H", kind) + payload
+
+
+def arp(operation: int, source: str, sender: str, target: str, wanted: str) -> bytes:
+    """An ARP frame of `source`, who says to be `sender`: a REQUEST for `wanted`, or a REPLY to it."""
+    known = bytes(6) if target == ALL else mac_bytes(target)
+    head = struct.pack("!HHBBH", 1, IPV4, 6, 4, operation)
+    addresses = mac_bytes(source) + _ip(sender) + known + _ip(wanted)
+    return ethernet(source, target, ARP, head + addresses)
+
+
+def udp(source: str, target: str, sender: str, receiver: str, mark: bytes, port: int = 9) -> bytes:
+    """A UDP packet of `source` that says to be from `sender`, with `mark` in it."""
+    length = 8 + len(mark)
+    ones, others = _ip(sender), _ip(receiver)
+    pseudo = ones + others + struct.pack("!II", length, 17)
+    datagram = struct.pack("!HHHH", port, port, length, 0) + mark
+    total = _checksum(pseudo + datagram) or 0xFFFF
+    datagram = datagram[:6] + struct.pack("!H", total) + datagram[8:]
+    if ":" in sender:
+        head = struct.pack("!IHBB", 6 << 28, length, 17, 64) + ones + others
+        return ethernet(source, target, IPV6, head + datagram)
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0, 64, 17, 0, ones, others)
+    head = head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
+    return ethernet(source, target, IPV4, head + datagram)
+
+
+def advertisement(source: str, sender: str, receiver: str, claimed: str) -> bytes:
+    """A neighbour advertisement, unasked: `claimed` is at the MAC `source`, whatever you have heard (RFC 4861)."""
+    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + _ip(claimed) + struct.pack("!BB", 2, 1) + mac_bytes(source)
+    ones, others = _ip(sender), _ip(receiver)
+    total = _checksum(ones + others + struct.pack("!II", len(body), 58) + body)
+    body = body[:2] + struct.pack("!H", total) + body[4:]
+    head = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + ones + others
+    target = "33:33:00:00:00:01" if receiver == "ff02::1" else ALL
+    return ethernet(source, target, IPV6, head + body)
+
+
+def _ip(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+def _checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data + bytes(len(data) % 2)) // 2}H", data + bytes(len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
