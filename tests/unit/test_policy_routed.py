@@ -150,7 +150,7 @@ def test_the_stock_numbering_of_nat() -> None:
     assert found.mode is Mode.NAT
     assert found.ips == (IPv4Network("10.1.44.2/32"),)
     assert found.routing.gateways == ips("10.1.44.129/32")
-    assert Element("masquerade4", ("10.1.44.2", '"eth0"')) in found.needs
+    assert Element("masquerade4", ("10.1.44.2", "eth0")) in found.needs
 
 
 @pytest.mark.parametrize(

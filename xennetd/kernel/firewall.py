@@ -81,7 +81,10 @@ class Firewall:
     def holds(self, needed: Rules | Element) -> bool:
         """Return whether the chains are exactly these, or the element is there with this value."""
         if isinstance(needed, Rules):
-            return self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in needed.chains}
+            there = self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in needed.chains}
+            if there:
+                self._rules = needed  # A listing has only the hashes of their words.
+            return there
         return self._now.sets[needed.set].get(plain(needed.key)) == plain(needed.value)
 
     def ensure(self, needed: Sequence[Rules | Element]) -> None:

@@ -166,7 +166,7 @@ def needs(
 
 def nat_needs(uplink: Link, found: tuple[IPNetwork, ...], host: HostView) -> list[GroundObject]:
     """Return what the host must have so that the destinations go out under the uplink's address."""
-    elements = [Element(MASQUERADE4, (str(each.network_address), f'"{uplink.name}"')) for each in found]
+    elements = [Element(MASQUERADE4, (str(each.network_address), uplink.name)) for each in found]
     settings: list[Setting] = forwarding(4, [uplink.name], host)
     return [*elements, *settings]
 
