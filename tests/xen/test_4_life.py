@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.xen.toolstack import BOOT_ADDRESS, Guest, Trail, do, links, ping, ready, row, rows, run, until
+from tests.xen.toolstack import BOOT_ADDRESS, Guest, Trail, do, links, master, ping, ready, row, rows, run, until
+from tests.xen.traffic import Pings, Ports
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Guest]:
+def life() -> Trail:
+    """The trail since before the guest was there."""
+    return Trail()
+
+
+@pytest.fixture(scope="module")
+def web(life: Trail) -> Iterator[Guest]:
     web = Guest("web").create().up()
     yield web
     web.destroy()
@@ -36,22 +44,62 @@ def uuid(web: Guest) -> str:
     return str(listed["uuid"])
 
 
-def test_no_ping_is_lost_while_the_daemon_is_killed_and_comes_back(web: Guest, trail: Trail) -> None:
-    before = links()[web.vif()]["ifindex"], Path(f"/sys/class/net/{web.vif()}/carrier_changes").read_text()
-    pid = do("systemctl", "show", "--value", "--property=MainPID", "xennetd")
-    web.run(f"ping -i 0.05 -c 600 {BOOT_ADDRESS} > /pings & echo $! > /ping.pid")
-    do("systemctl", "kill", "--signal=KILL", "xennetd")
-    until(lambda: do("systemctl", "show", "--value", "--property=MainPID", "xennetd") not in (pid, "0\n"), 60.0)
+def told(pings: Pings, ports: Ports, begun: float) -> str:
+    """Return all there is to know of a disturbance, and what happens in the same time when the daemon is left alone."""
+    journal = do("journalctl", "-q", "-o", "short-monotonic", "--no-hostname", f"--since=@{begun:.0f}")
+    with Pings(pings.guest, pings.address) as quiet, Ports(*ports.names) as quiet_ports:
+        time.sleep(pings.marks[-1][1] - min(pings.sent.values()))
+    return f"{pings}\n{ports}\n\nwith the daemon left alone:\n{quiet}\n{quiet_ports}\n\njournal:\n{journal}"
+
+
+def new_daemon(pid: str) -> None:
+    """Wait until another daemon than `pid` is ready."""
+    until(lambda: main_pid() not in (pid, "0"), 60.0)
     ready()
-    output = web.run("while kill -0 $(cat /ping.pid) 2>/dev/null; do sleep 0.2; done; tail -n 2 /pings", timeout=120)
-    lost = re.search(r"(\d+) packets transmitted, (\d+) packets received", output)
-    assert lost, output
-    assert lost[1] == lost[2] == "600"
-    assert before == (
-        links()[web.vif()]["ifindex"],
-        Path(f"/sys/class/net/{web.vif()}/carrier_changes").read_text(),
-    )
+
+
+def boot_vif() -> str:
+    return f"vif{do('xl', 'domid', 'boot').strip()}.0"
+
+
+def main_pid() -> str:
+    return do("systemctl", "show", "--value", "--property=MainPID", "xennetd").strip()
+
+
+def test_no_ping_is_lost_while_the_daemon_is_killed_and_comes_back(web: Guest, trail: Trail) -> None:
+    begun, pid = time.time(), main_pid()
+    with Pings(web, BOOT_ADDRESS) as pings, Ports(web.vif(), boot_vif()) as ports:
+        pings.mark("killed")
+        do("systemctl", "kill", "--signal=KILL", "xennetd")
+        new_daemon(pid)
+        pings.mark("ready")
+    assert pings.answered_between("killed", "ready") > 20
+    assert (pings.lost(), ports.changed(), ports.news) == ([], {}, []), told(pings, ports, begun)
     assert trail.of("web") == [], "a restart is no event in a guest's life"
+
+
+def test_a_create_that_waits_for_a_killed_daemon_gets_through_and_the_others_lose_no_ping(
+    web: Guest, guest: Callable[..., Guest]
+) -> None:
+    late = guest("late")
+    begun, pid = time.time(), main_pid()
+    with (
+        ThreadPoolExecutor() as pool,
+        Pings(web, BOOT_ADDRESS) as pings,
+        Ports(web.vif(), boot_vif()) as ports,
+    ):
+        do("systemctl", "kill", "--signal=STOP", "xennetd")
+        created = pool.submit(late.create, "-p")
+        until(lambda: run("pgrep", "-f", "vif-xennetd online").status == 0, 60.0)
+        assert late.domid == -1, "it is still being created"
+        pings.mark("killed")
+        do("systemctl", "kill", "--signal=KILL", "xennetd")
+        created.result()
+        pings.mark("created")
+        new_daemon(pid)
+    assert late.backend("hotplug-status") == "connected"
+    assert master(late.vif()) == "xenbr0"
+    assert (pings.lost(), ports.changed(), ports.news) == ([], {}, []), told(pings, ports, begun)
 
 
 def test_a_rebooted_guest_is_connected_again(web: Guest, trail: Trail) -> None:
@@ -102,3 +150,17 @@ def test_a_destroyed_guest_leaves_nothing(web: Guest, trail: Trail) -> None:
     web.gone()
     assert trail.of("web") == ["detach"]
     assert ping(BOOT_ADDRESS, count=3) == 3
+
+
+def test_the_trail_tells_its_whole_life_in_order_with_its_name_and_uuid(web: Guest, life: Trail) -> None:
+    """Whatever the tests above have done to it: each of its domains was attached once and detached once."""
+    web.destroy()
+    web.gone()
+    told = [entry for entry in life.entries() if entry.get("XENNET_MAC") == web.mac()]
+    assert {(entry["XENNET_VM"], entry["XENNET_BRIDGE"]) for entry in told} == {("web", "xenbr0")}
+    assert len({entry["XENNET_UUID"] for entry in told}) == 1
+    vifs = list(dict.fromkeys(entry["XENNET_VIF"] for entry in told))
+    assert vifs == sorted(vifs, key=lambda vif: int(vif.removeprefix("vif").partition(".")[0]))
+    for vif in vifs:
+        assert [entry["XENNET_EVENT"] for entry in told if entry["XENNET_VIF"] == vif] == ["attach", "detach"]
+    assert told[-1]["XENNET_VIF"] == web.vif()

@@ -276,6 +276,7 @@ class Console:
         with contextlib.suppress(termios.error):
             tty.setraw(self._fd)
         self._number = 0
+        self.run("PS1= PS2=; stty -echo", 60.0)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -285,7 +286,7 @@ class Console:
         self._number += 1
         mark = f"end{self._number}"
         # The console echoes what is typed, so what is typed must not be what is waited for.
-        self._write(f"stty -echo; {{ {command}\n}} 2>&1; echo =$?=''{mark}=\n")
+        self._write(f"{{ {command}\n}} 2>&1; echo =$?=''{mark}=\n")
         last = re.compile(rf"=(\d+)={mark}=\r?\n")
         text = self._read_until(last, timeout)
         end = last.search(text)

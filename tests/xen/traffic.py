@@ -1,0 +1,147 @@
+"""What two guests say to each other, and what their ports go through, while something happens to the host.
+
+    with Pings(web, address) as pings, Ports(web.vif(), other) as ports:
+        pings.mark("killed")
+        ...
+    assert (pings.lost(), ports.changed(), ports.news) == ([], {}, [])
+
+A ping counts as lost if a later one was answered, or if it was sent three seconds before the last one: ping itself is
+not asked, since it gives up one second after its last, and an emulated host can stand still for longer.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.xen.toolstack import Guest, links, until
+
+INTERVAL = 0.05
+
+_FILE = "/pings"
+_GRACE = 3.0
+_ANSWER = re.compile(r"([\d.]+) .*\bseq=(\d+) .*\btime=([\d.]+) ms")
+_MARK = re.compile(r"([\d.]+) == (.*)")
+_STATISTICS = ("rx_packets", "tx_packets", "rx_dropped", "tx_dropped", "rx_errors", "tx_errors")
+
+
+@dataclass(slots=True)
+class Pings:
+    """One guest pings an address every 50 ms, from the beginning of `with` to its end. All times are the guest's."""
+
+    guest: Guest
+    address: str
+    sent: dict[int, float] = field(default_factory=dict)  # seconds, of those that were answered
+    took: dict[int, float] = field(default_factory=dict)  # milliseconds
+    marks: list[tuple[str, float]] = field(default_factory=list)
+
+    def __enter__(self) -> Pings:
+        stamp = 'while read -r line; do read -r now _ </proc/uptime; echo "$now $line"; done'
+        self.guest.run(f"rm -f {_FILE}; ping -i {INTERVAL} {self.address} 2>&1 | {stamp} >>{_FILE} &")
+        until(lambda: self.guest.run(f"grep -c seq= {_FILE} || true").strip() not in ("", "0"))
+        return self
+
+    def mark(self, what: str) -> None:
+        """Note that something happens now."""
+        self.guest.run(f'read -r now _ </proc/uptime; echo "$now == {what}" >>{_FILE}')
+
+    def __exit__(self, *exc: object) -> None:
+        self.mark("end")
+        time.sleep(_GRACE)
+        self.guest.run("kill -INT $(pidof ping); while pidof ping >/dev/null; do sleep 0.1; done")
+        for line in self.guest.run(f"cat {_FILE}", timeout=180).splitlines():
+            if answer := _ANSWER.match(line):
+                number, took = int(answer[2]), float(answer[3])
+                self.sent[number], self.took[number] = float(answer[1]) - took / 1000, took
+            elif mark := _MARK.match(line):
+                self.marks.append((mark[2], float(mark[1])))
+
+    def lost(self) -> list[int]:
+        """Return the numbers of the pings that nobody answered, of those sent before the end."""
+        last = max(self.sent)
+        unanswered = self.marks[-1][1] - self.sent[last]
+        return [number for number in range(last) if number not in self.sent] + [
+            last + 1 + number for number in range(int(unanswered / INTERVAL))
+        ]
+
+    def answered_between(self, first: str, second: str) -> int:
+        """Return how many pings were sent between two marks and answered."""
+        marks = dict(self.marks)
+        return sum(marks[first] < at < marks[second] for at in self.sent.values())
+
+    def __str__(self) -> str:
+        started = self.sent[min(self.sent)]
+        lines = [f"{self.guest.name} pinged {self.address}: {len(self.sent)} answered, lost {self.lost()}"]
+        lines += [f"  {at - started:8.2f} s  {what}" for what, at in self.marks]
+        for number in self.lost():
+            before = max((each for each in self.sent if each < number), default=None)
+            after = min((each for each in self.sent if each > number), default=None)
+            lines.append(f"  lost {number}, between {self._one(before, started)} and {self._one(after, started)}")
+        slowest = sorted(self.took, key=lambda number: -self.took[number])[:5]
+        lines.append("  slowest: " + ", ".join(self._one(number, started) for number in slowest))
+        return "\n".join(lines)
+
+    def _one(self, number: int | None, started: float) -> str:
+        if number is None:
+            return "none"
+        return f"{number} (sent at {self.sent[number] - started:.2f} s, took {self.took[number]:.0f} ms)"
+
+
+class Ports:
+    """Some ports from the beginning of `with` to its end: what the kernel tells of them, and what it counts."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self._before: dict[str, dict[str, object]] = {}
+        self._after: dict[str, dict[str, object]] = {}
+        self.news: list[str] = []
+        """Each change of one of the links, or of what the bridge has learned behind it."""
+
+    def __enter__(self) -> Ports:
+        self._output = tempfile.TemporaryFile("w+")
+        self._monitor = subprocess.Popen(["bridge", "-tshort", "monitor"], stdout=self._output)
+        self._before = self._look()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._after = self._look()
+        self._monitor.terminate()
+        self._monitor.wait()
+        self._output.seek(0)
+        self.news = [line for line in self._output if any(name in line for name in self.names)]
+        self._output.close()
+
+    def changed(self) -> dict[str, tuple[object, object]]:
+        """Return what is not as it was, of each port: (before, after). Packets that came through do not count."""
+        return {
+            f"{name} {what}": (before, self._after[name][what])
+            for name in self.names
+            for what, before in self._before[name].items()
+            if before != self._after[name][what] and not what.endswith("_packets")
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for name in self.names:
+            lines.append(f"{name} before: {self._before[name]}")
+            lines.append(f"{name} after:  {self._after[name]}")
+        return "\n".join([*lines, "news of them:", *(line.rstrip() for line in self.news or ["none"])])
+
+    def _look(self) -> dict[str, dict[str, object]]:
+        found = links()
+        return {
+            name: {
+                **{what: found[name].get(what) for what in ("ifindex", "flags", "mtu", "master")},
+                **{what: _sysfs(name, what) for what in ("carrier_changes", "brport/state")},
+                **{what: _sysfs(name, f"statistics/{what}") for what in _STATISTICS},
+            }
+            for name in self.names
+        }
+
+
+def _sysfs(name: str, what: str) -> int:
+    return int(Path(f"/sys/class/net/{name}/{what}").read_text(), 0)
