@@ -26,7 +26,7 @@ from xennetd.daemon.dnsmasq import pid_of
 from xennetd.model.attachment import Mode
 from xennetd.model.ground import DhcpHost
 from xennetd.model.places import STATE
-from xennetd.plan.dnsmasq import interface, services
+from xennetd.plan.dnsmasq import interface, services, unported_addresses
 from xennetd.policy.config import Network
 
 T = TypeVar("T")
@@ -106,9 +106,10 @@ def make_link(host: Host, network: Network) -> None:
     link = interface(network)
     host.rtnl.add_bridge(link)
     host.rtnl.set(link, up=True)
-    for gateway in (network.gateway4, network.gateway6):
-        if gateway is not None:
-            add_address(host, link, str(gateway))
+    routed = network.mode is Mode.ROUTE
+    for address in unported_addresses(network) if routed else (network.gateway4, network.gateway6):
+        if address is not None:
+            add_address(host, link, str(address))
 
 
 def add_address(host: Host, link: str, address: str, *flags: str) -> None:
@@ -155,10 +156,17 @@ def dhclient(guest: NetNs, version: int = 4, timeout: int = 20) -> Mapping[str, 
     """What ISC's client gets for eth0 (`new_ip_address`, `new_ip6_address`, ...)."""
 
     def command(script: str, scratch: str) -> list[str]:
-        files = ["-lf", f"{scratch}/leases", "-pf", f"{scratch}/pid", "-cf", "/dev/null", "-sf", script]
+        files = ["-lf", f"{scratch}/leases", "-pf", f"{scratch}/pid", "-sf", script]
         return ["timeout", str(timeout), "dhclient", f"-{version}", "-1", "-d", *files, "eth0"]
 
+    while version == 6 and not _link_local(guest):
+        _pause()
     return _client(guest, command)
+
+
+def _link_local(guest: NetNs) -> str:
+    """The guest's link-local address, once it is known to be nobody else's: DHCPv6 needs it."""
+    return guest.run("ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link", "-tentative").stdout
 
 
 def _client(guest: NetNs, command: Callable[[str, str], list[str]]) -> Mapping[str, str]:

@@ -11,12 +11,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
 from xennetd.model.attachment import Mode
 from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
 from xennetd.model.link import IFNAMSIZ
 from xennetd.model.places import STATE
+from xennetd.model.vif import IPInterface
 from xennetd.policy.config import Network
 
 LEASE4 = "12h"
@@ -57,6 +58,26 @@ def interface(network: Network) -> str:
     if len(name) < IFNAMSIZ:
         return name
     return f"xn-{hashlib.blake2s(network.name.encode(), digest_size=4).hexdigest()}"
+
+
+def unported_addresses(network: Network) -> tuple[IPInterface, ...]:
+    """Return the addresses of the link that `interface` names in mode route.
+
+    The gateways' bring no route to the subnet with them, which may be the uplink's own. A router advertisement needs a
+    link-local address; DHCPv6 one with a prefix, which leads to the subnet by shared-network.
+    """
+    found: list[IPInterface] = []
+    if network.gateway4 is not None:
+        found.append(IPv4Interface(network.gateway4.ip))
+    if network.gateway6 is not None:
+        found += [IPv6Interface(network.gateway6.ip), IPv6Interface("fe80::1/64"), _unique_local(network)]
+    return tuple(found)
+
+
+def _unique_local(network: Network) -> IPv6Interface:
+    """Return an address of a /64 that nobody else has (RFC 4193)."""
+    chosen = hashlib.blake2s(network.name.encode(), digest_size=7).digest()
+    return IPv6Interface((b"\xfd" + chosen + bytes(7) + b"\1", 64))
 
 
 def served_link(configuration: str) -> str:
@@ -150,15 +171,21 @@ def _ipv4(network: Network) -> list[str]:
 def _ipv6(network: Network, link: str) -> list[str]:
     if network.subnet6 is None or network.gateway6 is None or network.ra == "off":
         return []
-    mode = "ra-stateless" if network.ra == "slaac" else "static"
-    if network.mode is Mode.ROUTE:
-        mode = "static,off-link"  # Only an address that we gave is routed, and no other guest is on the same wire.
+    start, gateway = network.subnet6.network_address, network.gateway6.ip
+    mode = "ra-stateless" if network.ra == "slaac" and network.mode is not Mode.ROUTE else "static"
     lines = [
-        f"dhcp-range={network.subnet6.network_address},{mode},{network.subnet6.prefixlen},{LEASE6}",
+        f"dhcp-range={start},{mode},{network.subnet6.prefixlen},{LEASE6}",
         "enable-ra",
-        f"dhcp-option=option6:dns-server,[{network.gateway6.ip}]",
+        f"dhcp-option=option6:dns-server,[{gateway}]",
         f"dhcp-option=option6:domain-search,{network.domain}",
     ]
+    if network.mode is Mode.ROUTE:
+        # Only an address that we gave is routed, and nobody else is on the guest's wire: the prefix that is advertised
+        # is the gateway's alone, and for nothing.
+        lines += [
+            f"dhcp-range={gateway},static,off-link,128,{LEASE6}",
+            f"shared-network={_unique_local(network).ip},{start}",
+        ]
     if network.mode is Mode.ISOLATED:
         lines += [f"ra-param={link},0,0"]  # The advertised router's lifetime is 0: no default route.
     return lines

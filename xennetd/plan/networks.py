@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from ipaddress import IPv4Interface, IPv6Interface
 
 from xennetd.model.attachment import Mode
 from xennetd.model.errors import PolicyError
@@ -70,12 +69,8 @@ def _bridge(network: Network, host: HostView) -> list[GroundObject]:
 def _unported(network: Network) -> list[GroundObject]:
     """Return the link without ports whose addresses dnsmasq serves routed guests by."""
     name = dnsmasq.interface(network)
-    found: list[GroundObject] = [OwnBridge(name, _mac(network))]
-    if network.gateway4 is not None:
-        found.append(HostAddress(name, IPv4Interface(network.gateway4.ip)))
-    if network.gateway6 is not None:
-        found.append(HostAddress(name, IPv6Interface(network.gateway6.ip)))
-    return found
+    addresses = dnsmasq.unported_addresses(network)
+    return [OwnBridge(name, _mac(network)), *(HostAddress(name, each) for each in addresses)]
 
 
 def _way_out(network: Network, host: HostView) -> list[Setting]:
