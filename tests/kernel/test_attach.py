@@ -109,7 +109,7 @@ def test_an_attach_is_one_record_with_everything_that_matters(
 
     entry = journal.wait_for(XENNET_EVENT="attach", XENNET_VIF=web.vif.netdev)
     assert int(entry.pop("XENNET_DURATION_US")) < 1_000_000
-    assert entry.pop("MESSAGE").startswith(f"{web.vif.netdev} of web-1 attached to xenbr0 by policy web tier in ")
+    assert entry.pop("MESSAGE").startswith(f'{web.vif.netdev} of web-1 attached to xenbr0 by policy "web tier" in ')
     assert entry == {
         "MESSAGE_ID": "17cfb1a3a61447ed8c9f4b9282ea61ea",
         "PRIORITY": "6",

@@ -53,10 +53,6 @@ class Ground:
         if needs or owner in self._needs:
             self._release(self._count(owner, needs))
 
-    def owners(self, needed: GroundObject) -> list[Owner]:
-        """Return who needs an object."""
-        return [owner for owner, needs in self._needs.items() if needed in needs]
-
     def prune(self) -> None:
         """Take away all that carries our mark and that nobody needs: what an earlier daemon has left."""
         marked = (each for hand in dict.fromkeys(self._hands.values()) for each in hand.ours())

@@ -54,8 +54,8 @@ class Trail:
 
     def detached(self, record: Record) -> None:
         """Tell that a vif that was connected is not any more."""
-        where = f" from {record.attachment.where}" if record.attachment else ""
-        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached{where}"))
+        where = record.attachment.where if record.attachment else "?"
+        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {where}"))
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
 
@@ -86,7 +86,7 @@ class Trail:
             record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
             record.hinted_at = None
         took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
-        by = f" by policy {attachment.policy}" if attachment and attachment.policy else ""
+        by = f' by policy "{attachment.policy}"' if attachment and attachment.policy else ""
         where = attachment.where if attachment else "?"
         self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
         for warning in attachment.warnings if attachment else ():

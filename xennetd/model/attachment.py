@@ -64,9 +64,10 @@ class Attachment:
     @property
     def where(self) -> str:
         """What it is attached to, as the audit trail says it."""
-        return (
-            self.bridge if self.bridge is not None else f"{self.mode} by {self.routing.uplink if self.routing else '?'}"
-        )
+        if self.routing is None:
+            return self.bridge or "?"
+        kind = "a NAT route" if self.mode is Mode.NAT else "a route"
+        return f"{kind} via {self.routing.uplink}"
 
     @property
     def place(self) -> str:
