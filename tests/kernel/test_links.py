@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from tests.bed.guest import Bed
@@ -30,14 +30,17 @@ from xennetd.kernel import execute, rtnl, rtnl_ip
 from xennetd.kernel.host import reread
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import EventSocket, RequestSocket
-from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, BridgePort, Link
+from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, BridgePort, Link, Neighbour, Route
 from xennetd.model.vif import IPInterface, VifId
 from xennetd.plan.steps import DeleteAddress
 
 NAMES = ("eth9", "web0", "br0", "br1", "vif7.0", "vif7.0-emu")
 ALTNAMES = ("vif-7-0", "other")
 INDEXES = range(50, 56)
-ADDRESSES = ("192.0.2.1/24", "192.0.2.2/24", "198.51.100.1/32", "2001:db8::1/64", "fe80::7/64")
+ADDRESSES = ("192.0.2.1/24", "192.0.2.2/24", "192.0.2.3/24", "198.51.100.1/32", "2001:db8::1/64", "fe80::7/64")
+ROUTES = ("203.0.113.5/32", "203.0.113.64/26", "203.0.113.5/32 src 192.0.2.2", "203.0.113.6/32 src 198.51.100.1")
+ROUTES6 = ("2001:db8:5::5/128", "2001:db8:6::/64", "2001:db8:5::6/128 src 2001:db8::1")
+NEIGHBOURS = ("203.0.113.5", "203.0.113.6", "2001:db8:5::5")
 PORT_FLAGS = ("isolated", "learning", "flood", "locked", "hairpin")
 
 names = st.sampled_from(NAMES)
@@ -81,6 +84,47 @@ COMMANDS = st.one_of(
     command("addr add {address} dev {name}", name=NAMES, address=ADDRESSES),
     command("addr del {address} dev {name}", name=NAMES, address=ADDRESSES),
     command("addr flush dev {name}", name=NAMES),
+    command("link set dev {name} up\naddr add {address} dev {name}", name=NAMES, address=ADDRESSES),
+    command("link set dev {name} down\nlink set dev {name} up", name=NAMES),
+    command(
+        "link set dev {name} up\nroute {verb} {route} dev {name} metric {metric} proto 120",
+        name=NAMES,
+        verb=("add", "replace"),
+        route=ROUTES,
+        metric=(1, 2),
+    ),
+    command(
+        "link set dev {name} up\n-6 route {verb} {route} dev {name} metric {metric} proto 120",
+        name=NAMES,
+        verb=("add", "replace"),
+        route=ROUTES6,
+        metric=(1, 2),
+    ),
+    command("route del {route} dev {name} metric {metric}", name=NAMES, route=ROUTES, metric=(1, 2)),
+    command("-6 route del {route} dev {name} metric {metric}", name=NAMES, route=ROUTES6, metric=(1, 2)),
+    command("route {verb} {route} dev {name}", name=NAMES, verb=("add", "del"), route=ROUTES),
+    command(
+        "link set dev {name} up\nroute {verb} default dev {name} metric {metric}",
+        name=NAMES,
+        verb=("add", "replace", "del"),
+        metric=range(3),
+    ),
+    command(
+        "link set dev {name} up\n-6 route {verb} default dev {name} metric {metric}",
+        name=NAMES,
+        verb=("add", "replace", "del"),
+        metric=(1, 2),
+    ),
+    command(
+        "neigh replace {address} lladdr {mac} dev {name} nud {state}",
+        name=NAMES,
+        address=NEIGHBOURS,
+        mac=("02:00:00:00:00:07", "02:00:00:00:00:08"),
+        state=("permanent", "permanent", "stale"),
+    ),
+    command("neigh del {address} dev {name}", name=NAMES, address=NEIGHBOURS),
+    command("neigh add proxy {address} dev {name}", name=NAMES, address=NEIGHBOURS),
+    command("neigh flush dev {name} nud permanent", name=NAMES),
 )
 READS = st.lists(st.lists(COMMANDS, min_size=3, max_size=12), min_size=2, max_size=8)
 """Commands in groups, with a look at the events after each."""
@@ -153,6 +197,14 @@ def content(view: Links, indexes: Iterable[int]) -> dict[str, Any]:
         "bridges": [link.index for link in view.bridges()],
         "uplinks": {link.index: {port.index for port in view.uplinks(link.index)} for link in view.bridges()},
         "vifs": {vif: link.index for vif in (VifId(7, 0), VifId(8, 1)) if (link := view.of(vif))},
+        "default": [link.index if (link := view.default_uplink(version)) else None for version in (4, 6)],
+        "routed": {
+            (route.destination, route.metric): through.index
+            for link in links
+            for route in link.routes
+            if (through := view.routed(route.destination, route.metric))
+        },
+        "owners": {address: bool(view.owner(ip_network(address, strict=False))) for address in ADDRESSES},
     }
 
 
@@ -161,14 +213,33 @@ def by_pyroute2(dump: Iterable[bytes]) -> dict[int, Link]:
     marshal = MarshalRtnl()
     links: dict[int, Link] = {}
     addresses: dict[int, list[IPInterface]] = {}
+    routes: dict[int, set[Route]] = {}
+    neighbours: dict[int, set[Neighbour]] = {}
     for message in (message for data in dump for message in marshal.parse(data)):
-        if message.get("event") == "RTM_NEWLINK":
-            link = _link(message)
-            links[link.index] = link
-        elif message.get("event") == "RTM_NEWADDR":
-            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            addresses.setdefault(message["index"], []).append(ip_interface(f"{address}/{message['prefixlen']}"))
-    return {index: replace(link, addresses=tuple(addresses.get(index, ()))) for index, link in links.items()}
+        match message.get("event"):
+            case "RTM_NEWLINK":
+                link = _link(message)
+                links[link.index] = link
+            case "RTM_NEWADDR":
+                address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                addresses.setdefault(message["index"], []).append(ip_interface(f"{address}/{message['prefixlen']}"))
+            case "RTM_NEWROUTE" if message["table"] == 254 and message["proto"] == 120 and message["dst_len"]:
+                source = message.get_attr("RTA_PREFSRC")
+                destination = ip_network(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")
+                route = Route(destination, message.get_attr("RTA_PRIORITY"), ip_address(source) if source else None)
+                routes.setdefault(message.get_attr("RTA_OIF"), set()).add(route)
+            case "RTM_NEWNEIGH" if message["state"] & 0x80 and not message["flags"] & 0x08:
+                neighbour = Neighbour(ip_address(message.get_attr("NDA_DST")), message.get_attr("NDA_LLADDR"))
+                neighbours.setdefault(message["ifindex"], set()).add(neighbour)
+    return {
+        index: replace(
+            link,
+            addresses=tuple(addresses.get(index, ())),
+            routes=frozenset(routes.get(index, ())),
+            neighbours=frozenset(neighbours.get(index, ())),
+        )
+        for index, link in links.items()
+    }
 
 
 def _link(message: Any) -> Link:
@@ -308,6 +379,81 @@ def test_a_request_to_delete_an_address_says_what_is_meant(index: int, address: 
     assert (message["index"], message["prefixlen"]) == (index, prefix)
     assert message["family"] == (socket.AF_INET if address.version == 4 else socket.AF_INET6)
     assert ip_interface(message.get_attr("IFA_LOCAL")).ip == address
+
+
+macs = st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":"))
+indexes = st.integers(1, 2**31 - 1)
+
+
+def said(request: bytes) -> tuple[str, int, Any, dict[str, Any]]:
+    """What pyroute2 takes a request for: its name, flags, fixed part and attributes."""
+    (message,) = MarshalRtnl().parse(request)
+    flags = message["header"]["flags"]
+    assert flags & (NLM_F_REQUEST | NLM_F_ACK) == NLM_F_REQUEST | NLM_F_ACK
+    return message["event"], flags & ~(NLM_F_REQUEST | NLM_F_ACK), message, dict(message["attrs"])
+
+
+def family(address: Any) -> int:
+    return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+
+
+@given(indexes, st.ip_addresses(), st.integers(0, 32), st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_requests_about_routes_say_what_is_meant(
+    index: int, address: Any, prefix: int, metric: int, replaces: bool, prefers: bool
+) -> None:
+    destination = ip_network(f"{address}/{prefix}", strict=False)
+    route = Route(destination, metric, address if prefers else None)
+    key = {"RTA_DST": str(destination.network_address), "RTA_OIF": index, "RTA_PRIORITY": metric}
+    fixed = {"family": family(address), "dst_len": prefix, "tos": 0, "table": 254, "proto": 120, "type": 1}
+    event, flags, message, attributes = said(rtnl_ip.add_route(9, index, route, replace=replaces))
+    assert (event, flags) == ("RTM_NEWROUTE", NLM_F_CREATE | (NLM_F_REPLACE if replaces else NLM_F_EXCL))
+    assert {name: message[name] for name in fixed} == fixed
+    assert message["scope"] == 253
+    assert attributes == key | ({"RTA_PREFSRC": str(address)} if prefers else {})
+    event, flags, message, attributes = said(rtnl_ip.delete_route(9, index, route))
+    assert (event, flags) == ("RTM_DELROUTE", 0)
+    assert {name: message[name] for name in fixed} == fixed
+    assert attributes == key
+
+
+@given(indexes, st.ip_addresses(), st.integers(0, 32), macs)
+def test_requests_about_addresses_and_neighbours_say_what_is_meant(
+    index: int, address: Any, prefix: int, mac: str
+) -> None:
+    event, flags, message, attributes = said(rtnl_ip.add_address(9, index, ip_interface(f"{address}/{prefix}")))
+    assert (event, flags) == ("RTM_NEWADDR", NLM_F_CREATE | NLM_F_EXCL)
+    assert (message["family"], message["prefixlen"], message["index"]) == (family(address), prefix, index)
+    assert message["flags"] == (2 if address.version == 6 else 0)  # IFA_F_NODAD
+    assert attributes == {"IFA_LOCAL": str(address), "IFA_ADDRESS": str(address)}
+    neighbour = {"NDA_DST": str(address)}
+    requests = {
+        rtnl_ip.set_neighbour(9, index, Neighbour(address, mac)): (
+            ("RTM_NEWNEIGH", NLM_F_CREATE | NLM_F_REPLACE, 0x80, 0),
+            neighbour | {"NDA_LLADDR": mac, "NDA_PROTOCOL": 120},
+        ),
+        rtnl_ip.delete_neighbour(9, index, address): (("RTM_DELNEIGH", 0, 0, 0), neighbour),
+        rtnl_ip.add_proxy(9, index, address): (
+            ("RTM_NEWNEIGH", NLM_F_CREATE | NLM_F_REPLACE, 0x80, 8),
+            neighbour | {"NDA_PROTOCOL": 120},
+        ),
+        rtnl_ip.delete_proxy(9, index, address): (("RTM_DELNEIGH", 0, 0, 8), neighbour),
+    }
+    for request, (fixed, wanted) in requests.items():
+        event, flags, message, attributes = said(request)
+        assert (event, flags, message["state"], message["flags"]) == fixed
+        assert (message["family"], message["ifindex"]) == (family(address), index)
+        assert attributes == wanted
+
+
+@given(indexes, macs)
+def test_requests_about_bridges_say_what_is_meant(index: int, mac: str) -> None:
+    event, flags, message, attributes = said(rtnl.add_bridge(9, "xn-lab", mac, 0x786E))
+    assert (event, flags, message["index"]) == ("RTM_NEWLINK", NLM_F_CREATE | NLM_F_EXCL, 0)
+    assert (message["flags"], message["change"]) == (1, 1)
+    assert attributes.pop("IFLA_LINKINFO").get_attr("IFLA_INFO_KIND") == "bridge"
+    assert attributes == {"IFLA_IFNAME": "xn-lab", "IFLA_ADDRESS": mac, "IFLA_GROUP": 0x786E}
+    event, flags, message, attributes = said(rtnl.delete_link(9, index))
+    assert (event, flags, message["index"], attributes) == ("RTM_DELLINK", 0, index, {})
 
 
 def test_requests_to_read_say_what_is_meant() -> None:

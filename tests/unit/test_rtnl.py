@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 
 import pytest
 from hypothesis import given
@@ -21,8 +21,10 @@ def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def link_message(index: int, name: str, *attributes: bytes, kind: int = rtnl.RTM_NEWLINK, family: int = 0) -> bytes:
-    body = struct.pack("=BxHiII", family, 1, index, 0x1003, 0) + attribute(3, name.encode() + b"\0")
+def link_message(
+    index: int, name: str, *attributes: bytes, kind: int = rtnl.RTM_NEWLINK, family: int = 0, flags: int = 0x1003
+) -> bytes:
+    body = struct.pack("=BxHiII", family, 1, index, flags, 0) + attribute(3, name.encode() + b"\0")
     body += b"".join(attributes)
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
@@ -34,6 +36,18 @@ def address_message(index: int, address: bytes, prefix: int, *, gone: bool = Fal
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
+def route_message(index: int, destination: bytes, *attributes: bytes, gone: bool = False, **header: int) -> bytes:
+    family = socket.AF_INET6 if len(destination) == 16 else socket.AF_INET
+    length, table, protocol = header.get("length", 8 * len(destination)), header.get("table", 254), 120
+    body = struct.pack("=BBBBBBBBI", family, length, 0, 0, table, header.get("protocol", protocol), 253, 1, 0)
+    body += attribute(4, struct.pack("=I", index)) + attribute(6, struct.pack("=I", 2)) + b"".join(attributes)
+    body += attribute(1, destination) if length else b""
+    kind = rtnl_ip.RTM_DELROUTE if gone else rtnl_ip.RTM_NEWROUTE
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+GUEST = b"\x0a\x09\x00\x05"
+GATEWAY = b"\xc0\x00\x02\x01"
 MASTER_2 = attribute(10, struct.pack("=I", 2))
 ALT_NAME = attribute(52 | 0x8000, attribute(53, b"vif-7-0\0"))
 PARENT = attribute(56, b"vif-7-0\0") + attribute(57, b"xen-backend\0")
@@ -119,6 +133,79 @@ def test_addresses_follow_their_link() -> None:
     assert link.addresses == (IPv6Interface("fe80::1/64"),)
 
 
+def test_a_route_is_on_the_link_that_it_was_last_moved_to() -> None:
+    links = fed(link_message(9, "vif7.0"), link_message(10, "vif8.0"), route_message(9, GUEST))
+    links.feed([route_message(10, GUEST)])  # replaced: nothing is told of the older one
+    links.feed([route_message(9, GUEST, gone=True)])  # too late
+    assert links.routed(IPv4Network("10.9.0.5/32"), 2) == links.link("vif8.0")
+    assert [len(link.routes) for link in map(links.by_index, (9, 10)) if link] == [0, 1]
+
+
+def test_a_link_that_was_down_between_two_reads_has_lost_its_routes() -> None:
+    links = fed(link_message(9, "vif7.0"), route_message(9, GUEST))
+    links.feed([link_message(9, "vif7.0", flags=0), link_message(9, "vif7.0")])
+    assert links.routed(IPv4Network("10.9.0.5/32"), 2) is None
+    links.feed([route_message(9, GUEST), link_message(9, "vif7.0", flags=0), route_message(9, GUEST[::-1])])
+    link = links.link("vif7.0")
+    assert link is not None
+    assert {str(route.destination) for route in link.routes} == {"5.0.9.10/32"}
+
+
+def test_an_index_that_is_used_again_has_nothing_of_the_link_before() -> None:
+    links = fed(link_message(9, "vif7.0"), address_message(9, GATEWAY, 32), route_message(9, GUEST))
+    links.feed([link_message(9, "vif7.0", kind=rtnl.RTM_DELLINK), link_message(9, "vif8.0")])
+    link = links.link("vif8.0")
+    assert link is not None
+    assert (link.addresses, link.routes) == ((), frozenset())
+    assert links.owner(IPv4Network("192.0.2.1/32")) is None
+
+
+def test_routes_are_doubted_when_the_last_of_their_source_address_goes() -> None:
+    source = attribute(7, GATEWAY)
+    links = fed(
+        link_message(2, "eth0"),
+        link_message(9, "vif7.0"),
+        address_message(2, GATEWAY, 24),
+        address_message(9, GATEWAY, 32),
+        route_message(9, GUEST, source),
+    )
+    links.feed([address_message(9, GATEWAY, 32, gone=True)])
+    assert not links.doubts.routes
+    links.feed([address_message(2, GATEWAY, 24, gone=True)])  # before Linux 6.7 that is all there is
+    assert links.doubts.routes
+    links.reload_routes([])
+    assert not links.doubts.routes
+    assert links.routed(IPv4Network("10.9.0.5/32"), 2) is None
+
+
+def test_an_address_on_a_link_that_is_down_holds_no_route() -> None:
+    links = fed(link_message(2, "eth0", flags=0), link_message(9, "vif7.0"), address_message(2, GATEWAY, 24))
+    links.feed([address_message(9, GATEWAY, 32), route_message(9, GUEST, attribute(7, GATEWAY))])
+    links.feed([address_message(9, GATEWAY, 32, gone=True)])
+    assert links.doubts.routes
+
+
+def test_foreign_routes_are_none_of_ours() -> None:
+    links = fed(link_message(9, "vif7.0"))
+    via = attribute(5, GATEWAY)
+    messages = [
+        route_message(9, GUEST, protocol=4),
+        route_message(9, GUEST, table=253),
+        route_message(9, GUEST, via),
+    ]
+    assert links.feed(messages) == []
+
+
+def test_a_default_route_is_looked_up_and_both_links_are_told_of() -> None:
+    links = fed(link_message(2, "eth0"), link_message(3, "eth1"))
+    default = route_message(2, GUEST, length=0, protocol=16)
+    links.feed([default])
+    assert links.doubts.routes
+    assert {change.new.name for change in links.reload_routes([default]) if change.new} == {"eth0"}
+    changes = links.reload_routes([route_message(3, GUEST, length=0, protocol=16)])
+    assert {change.new.name for change in changes if change.new} == {"eth0", "eth1"}
+
+
 def test_a_port_message_of_the_bridge_changes_the_port_and_nothing_else() -> None:
     links = fed(link_message(9, "vif7.0", MASTER_2))
     isolated = attribute(12 | 0x8000, attribute(33, b"\1"))
@@ -151,24 +238,35 @@ def test_any_bytes_are_links_or_a_format_error(data: bytes) -> None:
         Links(stand_in=True).feed([data])
 
 
+HEADS = st.one_of(
+    st.binary(max_size=24),
+    # As ndmsg, rtmsg and ifaddrmsg begin, so that more of what follows is read.
+    st.tuples(st.sampled_from([2, 7, 10]), st.integers(0, 40)).map(
+        lambda drawn: struct.pack("=BBBBBBBBI", drawn[0], drawn[1], 0, 0, 254, 120, 0x80, 1, 0)
+    ),
+)
+
+
 @given(
     st.sampled_from([netlink.NLMSG_ERROR, rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK, *range(rtnl_ip.RTM_NEWADDR, 30)]),
     st.sampled_from([0, netlink.NLM_F_ACK_TLVS, netlink.NLM_F_ACK_TLVS | netlink.NLM_F_CAPPED]),
     st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=40)), max_size=8),
-    st.binary(max_size=24),
+    HEADS,
 )
 def test_any_attributes_are_read_or_a_format_error(
     kind: int, flags: int, attributes: list[tuple[int, bytes]], head: bytes
 ) -> None:
     body = head + b"\0" * (-len(head) % 4) + b"".join(attribute(number, value) for number, value in attributes)
     data = struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
-    try:
+    with suppress(NetlinkFormatError):
         for message in netlink.headers(data):
             netlink.parse_ack(data, message)
-    except NetlinkFormatError:
-        pass
+    for take in (Links(stand_in=True).feed, Links().load, Links().reload_routes):
+        with suppress(NetlinkFormatError):
+            take([data])
     with suppress(NetlinkFormatError):
-        Links(stand_in=True).feed([data])
+        for message in netlink.headers(data):
+            rtnl_ip.parse_proxy(data, message)
 
 
 def test_a_truncated_message_is_a_format_error() -> None:

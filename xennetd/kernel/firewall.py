@@ -187,8 +187,21 @@ class Firewall:
                 raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
 
     def _relist(self) -> bool:
-        """List the table anew. Returns whether it is not as it was thought to be."""
+        """List the table anew. Returns whether it is not as it was thought to be.
+
+        Nobody else knows what settings were before us, so that is written down again at once.
+        """
         was, self._now = self._now, self._nft.read()
+        memory = self._now.sets[MEMORY]
+        lost = {key: value for key, value in was.sets[MEMORY].items() if key not in memory}
+        if lost:
+            elements = [element_text(MEMORY, key, value) for key, value in lost.items()]
+            refusal = self._nft.commit("\n".join([*declarations(), _command("add", MEMORY, elements)]))
+            if refusal:
+                _log.error("what settings were before xennetd is lost", why=first_line(refusal))
+            else:
+                self._now.exists = True
+                memory.update(lost)
         return was != self._now
 
     def _transactions(self) -> int:

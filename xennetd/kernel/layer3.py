@@ -208,11 +208,10 @@ class Layer3:
 
     def _take_neighbour(self, data: bytes, message: Header) -> None:
         on = self._on.get(rtnl_ip.neighbour_index(data, message))
-        known = on is not None and bool(on.neighbours)
+        known = on.neighbours if on is not None else {}
         match rtnl_ip.parse_neighbour(data, message, permanent_only=not known):
-            case NeighbourChange(index, address, None):
-                if self._entry(index).neighbours.pop(address, None) is None:
-                    self.touched.discard(index)
+            case NeighbourChange(index, address, None) if address in known:
+                del self._entry(index).neighbours[address]
             case NeighbourChange(index, address, str(mac)):
                 self._entry(index).neighbours[address] = mac
 

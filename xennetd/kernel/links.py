@@ -113,7 +113,7 @@ class Links:
         return self._layer3.doubts
 
     def doubt_addresses(self, index: int) -> None:
-        """Have the addresses of a link read anew: of a new IPv6 address the kernel tells some time after it is there."""
+        """Have a link's addresses read anew: of a new IPv6 address the kernel tells some time after it is there."""
         self._layer3.doubts.addresses.add(index)
 
     def load(self, datagrams: Iterable[bytes]) -> list[LinkChange]:

@@ -19,7 +19,16 @@ from xennetd.kernel.nft import Key
 from xennetd.model.errors import HostError
 from xennetd.model.ground import LINK_GROUP, Setting
 
-_KEYS = ("forwarding", "force_forwarding", "rp_filter", "proxy_arp", "proxy_ndp", "accept_ra", "disable_ipv6")
+_KEYS = (
+    "forwarding",
+    "force_forwarding",
+    "rp_filter",
+    "proxy_arp",
+    "proxy_ndp",
+    "accept_ra",
+    "disable_ipv6",
+    "accept_dad",
+)
 """What may be changed on links that are not ours. Their places here are written down: only ever add to the end."""
 
 _U32 = 1 << 32

@@ -1,0 +1,353 @@
+"""Steps on a routed guest's link, done and undone on the real kernel, and what the kernel tells of them.
+
+What there is, `ip` and /proc tell, which know nothing of what carries the Steps out.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bed.netns import Host
+from xennetd.kernel.execute import StepRefused, execute
+from xennetd.kernel.host import reread
+from xennetd.kernel.links import LinkChange, Links
+from xennetd.kernel.sockets import EventSocket, RequestSocket
+from xennetd.model.ground import LINK_GROUP, Setting
+from xennetd.model.link import Link, Neighbour, Route
+from xennetd.plan.steps import (
+    AddAddress,
+    AddRoute,
+    DeleteAddress,
+    DeleteNeighbour,
+    DeleteRoute,
+    LinkStep,
+    SetDown,
+    SetGroup,
+    SetNeighbour,
+    SetSetting,
+    SetUp,
+)
+
+ROUTE = Route(ip_network("10.9.0.5/32"), 2, ip_address("192.0.2.2"))
+ROUTE6 = Route(ip_network("2001:db8:9::5/128"), 2)
+MAC = "00:16:3e:00:00:01"
+
+
+def ip(*words: str) -> Any:
+    shown = subprocess.run(("ip", "-json", *words), check=True, capture_output=True, text=True).stdout
+    return json.loads(shown or "[]")
+
+
+class Lane:
+    """Two links such as netback's, `vif1.0` and `vif2.0`, with the view that follows them."""
+
+    def __init__(self) -> None:
+        self._events = EventSocket()
+        self._requests = RequestSocket()
+        self.view = Links()
+        self.view.load(self._requests.dump())
+
+    def close(self) -> None:
+        self._events.close()
+        self._requests.close()
+
+    def index(self, name: str = "vif1.0") -> int:
+        return self.link(name).index
+
+    def link(self, name: str = "vif1.0") -> Link:
+        link = self.view.link(name)
+        assert link is not None
+        return link
+
+    def news(self) -> list[LinkChange]:
+        changes = self.view.feed(self._events.drain())
+        return changes + reread(self.view, self._requests)
+
+    def do(self, *steps: LinkStep) -> list[StepRefused]:
+        try:
+            return execute(self._requests, steps)
+        finally:
+            for step in steps:
+                if isinstance(step, AddAddress):
+                    self.view.doubt_addresses(step.index)
+            self.news()
+
+    def dumped(self) -> Links:
+        fresh = Links()
+        fresh.load(self._requests.dump())
+        return fresh
+
+
+@pytest.fixture
+def lane(host: Host) -> Iterator[Lane]:
+    guests = host.guest("guests")
+    for name in ("vif1.0", "vif2.0"):
+        host.rtnl.add_veth(name, f"eth-{name}", guests.fd)
+        guests.rtnl.set(f"eth-{name}", up=True)
+        ip("link", "set", name, "addrgenmode", "none")
+    host.uplink(_bridge(host), "eth0")
+    host.rtnl.add_address("xenbr0", "192.0.2.2/24")
+    lane = Lane()
+    yield lane
+    lane.close()
+
+
+def _bridge(host: Host) -> str:
+    host.bridge("xenbr0")
+    return "xenbr0"
+
+
+def steps_of(index: int, name: str = "vif1.0") -> tuple[LinkStep, ...]:
+    """What makes a link a routed guest's."""
+    return (
+        SetGroup(index, name, True),
+        AddAddress(index, name, ip_interface("192.0.2.2/32")),
+        AddAddress(index, name, ip_interface("fe80::1/64")),
+        SetSetting(index, name, Setting(4, name, "forwarding", 1)),
+        SetSetting(index, name, Setting(4, name, "rp_filter", 1)),
+        SetSetting(index, name, Setting(6, name, "accept_ra", 0)),
+        SetUp(index, name),
+        AddRoute(index, name, ROUTE),
+        AddRoute(index, name, ROUTE6),
+        SetNeighbour(index, name, Neighbour(ip_address("10.9.0.5"), MAC)),
+        SetNeighbour(index, name, Neighbour(ip_address("2001:db8:9::5"), MAC)),
+    )
+
+
+def test_a_routed_link_is_made_in_one_go_and_again_without_harm(lane: Lane) -> None:
+    steps = steps_of(lane.index())
+    for _ in range(2):
+        assert lane.do(*steps) == []
+        link = lane.link()
+        assert (link.group, link.up) == (LINK_GROUP, True)
+        assert set(link.addresses) >= {ip_interface("192.0.2.2/32"), ip_interface("fe80::1/64")}
+        assert link.routes == {ROUTE, ROUTE6}
+        assert {(each.address, each.mac) for each in link.neighbours} == {
+            (ip_address("10.9.0.5"), MAC),
+            (ip_address("2001:db8:9::5"), MAC),
+        }
+        assert lane.view.setting(4, "vif1.0", "forwarding") == 1
+    (route,) = ip("route", "show", "10.9.0.5")
+    assert {key: route[key] for key in ("dev", "protocol", "scope", "prefsrc", "metric")} == {
+        "dev": "vif1.0",
+        "protocol": "120",
+        "scope": "link",
+        "prefsrc": "192.0.2.2",
+        "metric": 2,
+    }
+    (route6,) = ip("-6", "route", "show", "2001:db8:9::5")
+    assert (route6["dev"], route6["protocol"], route6["metric"]) == ("vif1.0", "120", 2)
+    (neighbour,) = ip("neigh", "show", "10.9.0.5")
+    assert (neighbour["dev"], neighbour["lladdr"], neighbour["state"]) == ("vif1.0", MAC, ["PERMANENT"])
+    assert not any(address.get("tentative") for link in ip("addr", "show", "vif1.0") for address in link["addr_info"])
+
+
+def test_what_was_done_is_undone_and_again_without_harm(lane: Lane) -> None:
+    index = lane.index()
+    lane.do(*steps_of(index))
+    undo: tuple[LinkStep, ...] = (
+        DeleteRoute(index, "vif1.0", ROUTE),
+        DeleteRoute(index, "vif1.0", ROUTE6),
+        DeleteNeighbour(index, "vif1.0", Neighbour(ip_address("10.9.0.5"), MAC)),
+        DeleteNeighbour(index, "vif1.0", Neighbour(ip_address("2001:db8:9::5"), MAC)),
+        DeleteAddress(index, "vif1.0", ip_interface("192.0.2.2/32")),
+        DeleteAddress(index, "vif1.0", ip_interface("fe80::1/64")),
+        SetGroup(index, "vif1.0", False),
+    )
+    for _ in range(2):
+        assert lane.do(*undo) == []
+        link = lane.link()
+        assert (link.group, link.routes, link.neighbours) == (0, frozenset(), frozenset())
+        assert not {ip_interface("192.0.2.2/32"), ip_interface("fe80::1/64")} & set(link.addresses)
+    assert ip("route", "show", "proto", "120") == ip("-6", "route", "show", "proto", "120") == []
+    assert ip("neigh", "show", "nud", "permanent") == []
+
+
+@pytest.mark.parametrize("route", [Route(ROUTE.destination, 2), ROUTE6], ids=["ipv4", "ipv6"])
+def test_a_route_moves_to_another_link_at_once_and_only_when_asked(lane: Lane, route: Route) -> None:
+    one, two = lane.index("vif1.0"), lane.index("vif2.0")
+    lane.do(SetUp(one, "vif1.0"), SetUp(two, "vif2.0"), AddRoute(one, "vif1.0", route))
+    with pytest.raises(StepRefused) as refused:
+        lane.do(AddRoute(two, "vif2.0", route))
+    assert refused.value.errno == errno.EEXIST
+    assert lane.link("vif1.0").routes == {route}
+    lane.do(AddRoute(two, "vif2.0", route, replace=True))
+    assert (lane.link("vif1.0").routes, lane.link("vif2.0").routes) == (frozenset(), {route})
+    assert lane.view.routed(route.destination, 2) == lane.link("vif2.0")
+    lane.do(DeleteRoute(one, "vif1.0", route))  # the older generation's late removal
+    assert lane.link("vif2.0").routes == {route}
+    assert flat(lane.view) == flat(lane.dumped())
+
+
+def flat(view: Links) -> dict[str, tuple[Any, ...]]:
+    links = [link for name in ("vif1.0", "vif2.0") if (link := view.link(name))]
+    return {link.name: (link.addresses, link.routes, link.neighbours) for link in links}
+
+
+def test_a_route_of_somebody_else_is_in_the_way_and_stays(lane: Lane) -> None:
+    index = lane.index()
+    lane.do(SetUp(index, "vif1.0"))
+    ip("route", "add", "10.9.0.5/32", "dev", "xenbr0", "metric", "2")
+    with pytest.raises(StepRefused) as refused:
+        lane.do(AddRoute(index, "vif1.0", Route(ROUTE.destination, 2)))
+    assert refused.value.errno == errno.EEXIST
+    lane.do(DeleteRoute(index, "vif1.0", Route(ROUTE.destination, 2)))
+    (route,) = ip("route", "show", "10.9.0.5")
+    assert route["dev"] == "xenbr0"
+
+
+def test_a_route_with_another_source_address_is_not_the_same(lane: Lane) -> None:
+    index = lane.index()
+    lane.do(*steps_of(index))
+    with pytest.raises(StepRefused):
+        lane.do(AddRoute(index, "vif1.0", Route(ROUTE.destination, 2)))
+    lane.do(AddRoute(index, "vif1.0", Route(ROUTE.destination, 2), replace=True))
+    assert Route(ROUTE.destination, 2) in lane.link().routes
+    assert ROUTE not in lane.link().routes
+
+
+def test_a_link_stays_down_when_a_step_before_is_refused(lane: Lane) -> None:
+    index = lane.index()
+    for wrong in (
+        AddAddress(index, "vif1.0", ip_interface("ff02::1/64")),
+        SetSetting(index, "vif1.0", Setting(4, "vif1.0", "no_such_setting", 1)),
+        SetSetting(index, "vif1.0", Setting(4, "vif1.0", "forwarding", "x")),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(StepRefused) as refused:
+            lane.do(wrong, SetUp(index, "vif1.0"), AddRoute(index, "vif1.0", ROUTE6))
+        assert refused.value.step == wrong
+        assert not lane.link().up
+        assert lane.link().routes == frozenset()
+
+
+def test_a_setting_of_a_link_without_ipv6_is_not_missed(lane: Lane) -> None:
+    index = lane.index()
+    ip("link", "set", "vif1.0", "mtu", "1279")  # IPv6 leaves the link
+    assert lane.view.setting(6, "vif1.0", "forwarding") is None
+    assert lane.do(SetSetting(index, "vif1.0", Setting(6, "vif1.0", "forwarding", 1)), SetUp(index, "vif1.0")) == []
+    assert lane.link().up
+
+
+def test_a_setting_of_a_link_that_is_gone_says_so(lane: Lane) -> None:
+    index = lane.index()
+    ip("link", "del", "vif1.0")
+    with pytest.raises(StepRefused) as refused:
+        lane.do(SetSetting(index, "vif1.0", Setting(4, "vif1.0", "forwarding", 1)))
+    assert refused.value.link_gone
+
+
+def test_routes_that_go_without_an_event_are_missed(lane: Lane) -> None:
+    index = lane.index()
+    lane.do(*steps_of(index))
+    ip("link", "set", "vif1.0", "down")
+    ip("link", "set", "vif1.0", "up")
+    changes = lane.news()
+    assert any(change.old and change.old.routes and change.new and not change.new.routes for change in changes)
+    assert flat(lane.view) == flat(lane.dumped())
+    assert lane.view.routed(ROUTE.destination, 2) is None
+
+
+def test_a_route_goes_with_the_last_link_that_has_its_source_address(lane: Lane) -> None:
+    index = lane.index()
+    lane.do(*steps_of(index))
+    ip("addr", "del", "192.0.2.2/24", "dev", "xenbr0")
+    lane.news()
+    assert ROUTE in lane.link().routes
+    ip("addr", "del", "192.0.2.2/32", "dev", "vif1.0")
+    lane.news()
+    assert ROUTE not in lane.link().routes
+    assert flat(lane.view) == flat(lane.dumped())
+
+
+@pytest.mark.parametrize("promote", ["0", "1"])
+def test_the_main_address_is_the_kernels(lane: Lane, promote: str) -> None:
+    Path("/proc/sys/net/ipv4/conf/xenbr0/promote_secondaries").write_text(promote)
+    for words in (
+        ("add", "192.0.2.3/24"),
+        ("add", "192.0.2.4/32"),
+        ("add", "10.1.0.1/16", "scope", "link"),
+        ("add", "192.0.2.5/24"),
+        ("del", "192.0.2.2/24"),
+        ("add", "192.0.2.2/24"),
+        ("del", "192.0.2.4/32"),
+    ):
+        ip("addr", *words, "dev", "xenbr0")
+        lane.news()
+        shown = [f"{each['local']}/{each['prefixlen']}" for each in ip("-4", "addr", "show", "xenbr0")[0]["addr_info"]]
+        assert [str(address) for address in lane.link("xenbr0").addresses if address.version == 4] == shown
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_default_uplink_is_the_one_with_the_least_metric(lane: Lane, version: int) -> None:
+    option = f"-{version}"
+
+    def uplink() -> str | None:
+        link = lane.view.default_uplink(version)
+        return link.name if link is not None else None
+
+    def changed(act: Callable[[], Any]) -> set[str]:
+        act()
+        return {link.name for change in lane.news() for link in (change.old, change.new) if link is not None}
+
+    lane.do(SetUp(lane.index("vif1.0"), "vif1.0"))
+    assert uplink() is None
+    changed(lambda: ip(option, "route", "add", "default", "dev", "xenbr0", "metric", "20"))
+    assert uplink() == "xenbr0"
+    assert changed(lambda: ip(option, "route", "add", "default", "dev", "vif1.0", "metric", "10")) >= {
+        "xenbr0",
+        "vif1.0",
+    }
+    assert uplink() == "vif1.0"
+    changed(lambda: ip("link", "set", "vif1.0", "down"))  # of which the kernel says nothing for IPv4
+    assert uplink() == "xenbr0"
+    assert changed(lambda: ip(option, "route", "del", "default", "dev", "xenbr0")) == {"xenbr0"}
+    assert uplink() is None
+    router = "192.0.2.7" if version == 4 else "fe80::7"
+    hops = [word for via in (router, router[:-1] + "8") for word in ("nexthop", "via", via, "dev", "xenbr0")]
+    changed(lambda: ip(option, "route", "add", "default", *hops))
+    assert uplink() == "xenbr0"
+
+
+def test_whose_an_address_is(lane: Lane) -> None:
+    view = lane.view
+    owner = view.owner(ip_network("192.0.2.2/32"))
+    assert owner == view.owner(ip_network("192.0.2.0/24")) == lane.link("xenbr0")
+    assert view.owner(ip_network("192.0.2.2/32"), besides="xenbr0") is None
+    assert view.owner(ip_network("192.0.2.3/32")) is None
+    ip("addr", "del", "192.0.2.2/24", "dev", "xenbr0")
+    lane.news()
+    assert view.owner(ip_network("192.0.2.2/32")) is None
+
+
+def test_what_nobody_wants_to_know_does_not_wake_us(lane: Lane, host: Host) -> None:
+    ip("route", "add", "default", "dev", "xenbr0")
+    ip("neigh", "replace", "192.0.2.9", "lladdr", MAC, "dev", "xenbr0", "nud", "permanent")
+    lane.news()
+    for address in range(20):
+        ip("route", "add", f"198.51.100.{address}/32", "dev", "xenbr0", "proto", "bird")
+        ip("route", "add", f"198.51.100.{address}/32", "dev", "xenbr0", "proto", "120", "table", "77")
+        ip("-6", "route", "add", f"2001:db8:77::{address}/128", "dev", "xenbr0")
+        subprocess.run(("bridge", "fdb", "add", f"02:00:00:00:01:{address:02}", "dev", "eth0", "master"), check=True)
+    assert lane._events.drain() == []
+    ip("neigh", "replace", "192.0.2.9", "lladdr", MAC, "dev", "xenbr0", "nud", "stale")
+    lane.news()
+    assert lane.link("xenbr0").neighbours == frozenset()
+
+
+def test_a_neighbour_entry_that_another_takes_the_place_of_is_seen(lane: Lane) -> None:
+    index = lane.index()
+    lane.do(*steps_of(index))
+    ip("neigh", "replace", "10.9.0.5", "lladdr", "02:00:00:00:00:66", "dev", "vif1.0", "nud", "permanent")
+    lane.news()
+    assert Neighbour(ip_address("10.9.0.5"), "02:00:00:00:00:66") in lane.link().neighbours
+    lane.do(SetNeighbour(index, "vif1.0", Neighbour(ip_address("10.9.0.5"), MAC)), SetDown(index, "vif1.0"))
+    assert lane.link().neighbours == frozenset()  # as it is down
+    assert flat(lane.view) == flat(lane.dumped())
