@@ -65,7 +65,7 @@ class DriverDomain(Guest):
         """
         for _ in range(_TRIES):
             self.create()
-            until(lambda: self._is_ready() or not self._exists(), 240.0, every=2.0)
+            until(lambda: self._is_ready() or not self._exists(), 400.0, every=2.0)
             if self._is_ready():
                 return self
         raise AssertionError(f"{self.name} died {_TRIES} times: see its console's log")
