@@ -55,7 +55,9 @@ def _bridge(network: Network, host: HostView) -> list[GroundObject]:
     found: list[GroundObject] = [OwnBridge(name, _mac(network))]
     found += [HostAddress(name, gateway) for gateway in (network.gateway4, network.gateway6) if gateway is not None]
     if has_ipv6(host):
-        found.append(Setting(6, name, "accept_ra", 0))
+        found += [Setting(6, name, "accept_ra", 0), Setting(6, name, "disable_ipv6", int(network.subnet6 is None))]
+        # Nobody else can have the link-local address that follows from our MAC, and no guest is to deny it to us.
+        found.append(Setting(6, name, "accept_dad", 0))
     if network.mode is Mode.NAT:
         settings = guest_settings(host, ipv6=network.subnet6 is not None)
         found += [
