@@ -159,7 +159,8 @@ class TestKill:
         xennetd.wrapper = trace.wrapper
         xennetd.start()
 
-        assert trace.reads() == ["RTM_GETLINK", "RTM_GETADDR"]
+        routes_and_neighbours = ["RTM_GETROUTE"] * 2 + ["RTM_GETNEIGH"] * 2  # of IPv4 and IPv6; real ones and proxies
+        assert trace.reads() == ["RTM_GETLINK", "RTM_GETADDR", *routes_and_neighbours]
         assert trace.changes() == []
         assert held(bed) == before
         assert [row["state"] for row in xennetd.ask("list")] == ["connected"] * 4 + ["error"]

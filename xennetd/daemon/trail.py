@@ -32,11 +32,13 @@ class Trail:
         match decision.state:
             case VifState.CONNECTED if link is not None:
                 known = record.memory.connected == incarnation(link)
-                adopted = decision.verdict is None and record.memory.connected is None and not done
+                found = decision.verdict is None and record.memory.connected is None and not record.memory.fresh
                 port = replace(record.memory.port, failure=None)
                 record.memory = replace(record.memory, connected=incarnation(link), fresh=False, port=port)
-                if adopted:
+                if found and not done:
                     self.adopted += 1
+                elif found:
+                    self._repaired(record, was_attached, done)
                 elif not known:
                     self._attached(record)
                 elif was is not VifState.CONNECTED:
