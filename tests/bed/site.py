@@ -57,19 +57,29 @@ class Site:
             self.internet,
             f"link set eth0 address {ROUTER_MAC} up",
             f"address add {ROUTER4}/24 dev eth0",
-            f"address add {ROUTER6}/64 dev eth0",
+            f"address add {ROUTER6}/64 dev eth0 nodad",
             f"address add {SERVER4}/32 dev lo",
-            f"address add {SERVER6}/128 dev lo",
+            f"address add {SERVER6}/128 dev lo nodad",
+            f"route add {HOST4} dev eth0 src {SERVER4}",
+            f"route add {HOST6} dev eth0 src {SERVER6}",
         )
         ip(
             host,
             f"link set {UPLINK} up",
             f"address add {HOST4}/24 dev {UPLINK}",
-            f"address add {HOST6}/64 dev {UPLINK}",
+            f"address add {HOST6}/64 dev {UPLINK} nodad",
             f"route add default via {ROUTER4}",
             f"route add default via {ROUTER6}",
         )
         ip(self.internet, *(_route(prefix) for prefix in _BEHIND_THE_HOST))
+
+    def pass_bridged_frames(self, *, through_nftables: bool) -> None:
+        """Whether frames between two ports of a bridge pass IP's chains: br_netfilter, a module that others load."""
+        if not (switches := Path("/proc/sys/net/bridge")).is_dir():
+            assert not through_nftables, "this kernel has no br_netfilter"
+            return
+        for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+            (switches / name).write_text(str(int(through_nftables)))
 
     def by_neighbours(self, prefix: str) -> None:
         """Have the router look for these addresses on its wire, by ARP and neighbour discovery."""

@@ -14,7 +14,8 @@ _CHANGING = ("stable_secret",)
 """Settings that can't be read until they are set."""
 
 _COMMANDS = (
-    ("ip", "address", "show"),
+    ("ip", "-oneline", "link", "show"),
+    ("ip", "-oneline", "address", "show"),
     ("ip", "-4", "route", "show", "table", "all"),
     ("ip", "-6", "route", "show", "table", "all"),
     ("ip", "rule", "show"),

@@ -10,6 +10,7 @@
     bystander   a connected guest on xenbr0, which nothing that happens to others may disturb
     site        a `Site`: the host's uplink, its router and the internet behind it; nftables is there
     inhabit     has a guest connected, configured by hand and reachable for others: a `Place`
+    br_netfilter  has the test run twice: frames between a bridge's ports pass nftables, or not; returns which
     dnsmasq     skips the test where there is none
 
 On a machine that can't, a test is skipped with one line that says what is missing; in CI (environment CI) that fails.
@@ -131,6 +132,10 @@ def daemon(xenstored: Xenstored, host: Host, tmp_path: Path) -> Iterator[MakeDae
         each.close()
 
 
+FENCE = r"\b(?:zz-fence|vif32000\.0)\b"
+"""What `settle` brings along, for whoever compares the host before and after."""
+
+
 class Fence:
     """A guest of its own. Calling it returns once xennetd has looked at all that has happened until then.
 
@@ -201,6 +206,15 @@ def site(host: Host) -> Site:
     return Site(host)
 
 
+@pytest.fixture(params=[False, True], ids=["", "br_netfilter"])
+def br_netfilter(site: Site, request: pytest.FixtureRequest) -> bool:
+    """Whether frames between two ports of a bridge pass nftables, as Docker, for one, has it: both ways."""
+    if request.param and not Path("/proc/sys/net/bridge").is_dir():
+        pytest.skip("kernel lane: this kernel's module br_netfilter is not loaded")
+    site.pass_bridged_frames(through_nftables=request.param)
+    return bool(request.param)
+
+
 @pytest.fixture
 def dnsmasq() -> None:
     make_or_skip(lambda: xen.program("dnsmasq", "dnsmasq-base"))
@@ -219,10 +233,14 @@ def inhabit(services: Services) -> Inhabit:
         assert eventually(guest.hotplug_status) == "connected", guest.hotplug_error()
         guest.connect()
         # The kernel looks at carriers once a second; only then do frames pass.
-        state = Path("/sys/class/net", guest.vif.netdev, "operstate")
-        eventually(lambda: state.read_text() == "up\n")
+        vif = Path("/sys/class/net", guest.vif.netdev)
+        for link in (vif, vif / "master"):
+            eventually(lambda state=link / "operstate": not state.exists() or state.read_text() == "up\n")
         eventually(lambda: guest.namespace.links()["eth0"]["operstate"] == "UP", interval=0.02)
         Site.give(guest.namespace, *addresses, gateways=tuple(gateways))
+        for gateway in gateways:
+            on_link = f"{gateway}%eth0" if gateway.startswith("fe80") else gateway
+            eventually(lambda to=on_link: guest.namespace.ping(to, wait=0.2))
         hosts = [address.partition("/")[0] for address in addresses]
         first = {":" in host: host for host in reversed(hosts)}
         place = Place(guest.name, guest.namespace, first.get(False, ""), first.get(True, ""))

@@ -6,6 +6,8 @@ column is asked.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.bed.reach import Services, matrix, table
 from tests.bed.site import HOST4, Site
 from tests.bed.toolstack import VifSpec
@@ -96,6 +98,7 @@ GATEWAYS = {
 }
 
 
+@pytest.mark.usefixtures("br_netfilter")
 def test_each_mode_reaches_what_it_is_for_and_nothing_else(
     site: Site, guest: MakeGuest, daemon: MakeDaemon, inhabit: Inhabit, services: Services
 ) -> None:
