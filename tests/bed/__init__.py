@@ -9,6 +9,10 @@ xenstored, the toolstack and the netback driver are played, and these exactly as
     xs.py          `Xs`: a small synchronous client for tests
     ring.py        `Ring`, and `DomainSocket`: a unix socket whose clients speak to xenstored as an unprivileged domain
 
+    site.py        `Site`: a host's uplink, its router and an internet behind it
+    reach.py       `Place`, `Services`, `matrix`: who reaches whom
+    wire.py        `Wire`: what passes a link, and frames to put on it
+    state.py       `host_state`: all that the kernel holds of the host's network, to compare
     netns.py       `Host` (the test's own namespaces), `NetNs` (a guest's), taps, bridges with an uplink
     rtnl.py        `Rtnl`: makes links fast
     toolstack.py   `Toolstack`, `VifSpec`, `Vif`: what libxl writes

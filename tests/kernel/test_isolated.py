@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bed.clients import resolve, udhcpc
+from tests.bed import dhcp
 from tests.bed.daemon import STAND_IN
 from tests.bed.reach import Place, Services, ask, matrix, table
 from tests.bed.site import HOST4, HOST6, ROUTER4, ROUTER_MAC, SERVER4, SERVER6, UPLINK_MAC, Site
@@ -123,7 +123,8 @@ def test_even_on_a_host_that_forwards_everything(
 ) -> None:
     """As Docker, or libvirt, may have set it up."""
     site.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-    site.host.run("nft", "add table ip other; add chain ip other forwarded { type filter hook forward priority 0; policy accept; }")
+    theirs = "type filter hook forward priority 0; policy accept;"
+    site.host.run("nft", f"add table ip theirs; add chain ip theirs forwarded {{ {theirs} }}")
     daemon(CONFIGURATION)
     places = [member("store-1", 11), member("store-2", 12), site.dom0, site.beyond]
     for place in places[2:]:
@@ -134,7 +135,7 @@ def test_even_on_a_host_that_forwards_everything(
 
 class TestFrames:
     def test_none_of_the_guest_is_ever_on_the_uplink(
-        self, site: Site, daemon: MakeDaemon, member: Member, guest: MakeGuest, inhabit: Inhabit, tmp_path: Path
+        self, site: Site, daemon: MakeDaemon, member: Member, guest: MakeGuest, inhabit: Inhabit
     ) -> None:
         # given
         daemon(CONFIGURATION)
@@ -143,7 +144,7 @@ class TestFrames:
         links = site.host.links()
         with Wire(site.internet) as outside:
             # when
-            assert udhcpc(store.namespace, tmp_path, tries=2) is None
+            assert dhcp.udhcpc(store.namespace, tries=1) == {}
             store.namespace.ping(SERVER4, wait=0.2)
             store.namespace.ping(SERVER6, wait=0.2)
             send(store, everything(store, links["xn-store"]["address"]))
@@ -190,41 +191,38 @@ class TestFrames:
 
 @pytest.mark.usefixtures("dnsmasq")
 class TestDhcp:
-    def test_gives_an_address_and_no_way_out(
-        self, site: Site, guest: MakeGuest, daemon: MakeDaemon, tmp_path: Path
-    ) -> None:
+    def test_gives_an_address_and_no_way_out(self, site: Site, guest: MakeGuest, daemon: MakeDaemon) -> None:
         daemon(WITH_DHCP)
         web = guest("store-1")
         web.connect()
         with Wire(site.internet) as outside:
-            lease = udhcpc(web.namespace, tmp_path)
-            assert lease is not None
+            lease = dhcp.udhcpc(web.namespace)
             assert lease["ip"].startswith("10.78.0.")
-            assert lease.get("router") == ""
+            assert "router" not in lease
+            Site.give(web.namespace, f"{lease['ip']}/24")
             assert web.ping("10.78.0.1")
             site.host.ping(ROUTER4)
             assert leaks(outside.frames(), Place("web", web.namespace)) == []
-        assert "default" not in web.namespace.run("ip", "route").stdout
 
-    def test_dns_knows_the_guests_and_asks_nobody_else(
-        self, site: Site, guest: MakeGuest, daemon: MakeDaemon, tmp_path: Path
-    ) -> None:
+    def test_dns_knows_the_guests_and_asks_nobody_else(self, site: Site, guest: MakeGuest, daemon: MakeDaemon) -> None:
         # given: a host with a resolver, which must not be asked for a guest (a tunnel out, a label at a time)
         Path("/etc/resolv.conf").write_text(f"nameserver {SERVER4}\n")
         daemon(WITH_DHCP)
         web = guest("store-1", VifSpec(ip="10.78.0.11"))
         web.connect()
-        assert udhcpc(web.namespace, tmp_path) is not None
+        Site.give(web.namespace, "10.78.0.11/24")
         with Wire(site.internet) as outside:
-            assert resolve(web.namespace, "10.78.0.1", "store-1.store.internal") == ["10.78.0.11"]
+            assert web.ping("10.78.0.1")
+            answer = dhcp.ask(web.namespace, "10.78.0.1", "store-1.store.internal")
+            assert answer == dhcp.Answer(dhcp.NOERROR, ["10.78.0.11"])
             for name in ("secret.tunnel.example", "secret", "secret.store.internal"):
-                assert resolve(web.namespace, "10.78.0.1", name) == []
+                answer = dhcp.ask(web.namespace, "10.78.0.1", name)
+                assert answer is not None
+                assert answer.code != dhcp.NOERROR
             site.host.ping(ROUTER4)
             assert [str(frame) for frame in outside.frames() if b"secret" in frame.raw] == []
 
-    def test_answers_on_no_other_network(
-        self, site: Site, guest: MakeGuest, daemon: MakeDaemon, tmp_path: Path
-    ) -> None:
+    def test_answers_on_no_other_network(self, site: Site, guest: MakeGuest, daemon: MakeDaemon) -> None:
         """Neither on another isolated network, nor on a bridge, nor on the uplink."""
         site.host.bridge("xenbr0")
         daemon(WITH_DHCP + '[network.lan]\nmode = "bridge"\nbridge = "xenbr0"\n')
@@ -237,10 +235,10 @@ class TestDhcp:
         site.host.rtnl.set("port0", master="xenbr0", up=True)
         bridged.rtnl.set("eth0", up=True)
         for stranger in (cable.namespace, bridged, site.internet):
-            assert udhcpc(stranger, tmp_path, tries=1) is None
-        assert udhcpc(web.namespace, tmp_path) is not None
+            assert dhcp.udhcpc(stranger, tries=1) == {}
+        assert dhcp.udhcpc(web.namespace) != {}
         for address in (HOST4, "10.78.0.1"):
-            assert resolve(site.internet, address, "store-1.store.internal", timeout=0.3) is None
+            assert dhcp.ask(site.internet, address, "store-1.store.internal", timeout=0.3) is None
 
 
 def test_nothing_is_left_of_it(site: Site, guest: MakeGuest, daemon: MakeDaemon, settle: Callable[[], None]) -> None:
