@@ -393,6 +393,11 @@ def said(request: bytes) -> tuple[str, int, Any, dict[str, Any]]:
     return message["event"], flags & ~(NLM_F_REQUEST | NLM_F_ACK), message, dict(message["attrs"])
 
 
+def _text(address: Any) -> str:
+    """An address as inet_ntop(3) writes it, and so pyroute2."""
+    return socket.inet_ntop(family(address), address.packed)
+
+
 def family(address: Any) -> int:
     return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)
 
@@ -403,13 +408,13 @@ def test_requests_about_routes_say_what_is_meant(
 ) -> None:
     destination = ip_network(f"{address}/{prefix}", strict=False)
     route = Route(destination, metric, address if prefers else None)
-    key = {"RTA_DST": str(destination.network_address), "RTA_OIF": index, "RTA_PRIORITY": metric}
+    key = {"RTA_DST": _text(destination.network_address), "RTA_OIF": index, "RTA_PRIORITY": metric}
     fixed = {"family": family(address), "dst_len": prefix, "tos": 0, "table": 254, "proto": 120, "type": 1}
     event, flags, message, attributes = said(rtnl_ip.add_route(9, index, route, replace=replaces))
     assert (event, flags) == ("RTM_NEWROUTE", NLM_F_CREATE | (NLM_F_REPLACE if replaces else NLM_F_EXCL))
     assert {name: message[name] for name in fixed} == fixed
     assert message["scope"] == 253
-    assert attributes == key | ({"RTA_PREFSRC": str(address)} if prefers else {})
+    assert attributes == key | ({"RTA_PREFSRC": _text(address)} if prefers else {})
     event, flags, message, attributes = said(rtnl_ip.delete_route(9, index, route))
     assert (event, flags) == ("RTM_DELROUTE", 0)
     assert {name: message[name] for name in fixed} == fixed
@@ -424,8 +429,8 @@ def test_requests_about_addresses_and_neighbours_say_what_is_meant(
     assert (event, flags) == ("RTM_NEWADDR", NLM_F_CREATE | NLM_F_EXCL)
     assert (message["family"], message["prefixlen"], message["index"]) == (family(address), prefix, index)
     assert message["flags"] == (2 if address.version == 6 else 0)  # IFA_F_NODAD
-    assert attributes == {"IFA_LOCAL": str(address), "IFA_ADDRESS": str(address)}
-    neighbour = {"NDA_DST": str(address)}
+    assert attributes == {"IFA_LOCAL": _text(address), "IFA_ADDRESS": _text(address)}
+    neighbour = {"NDA_DST": _text(address)}
     requests = {
         rtnl_ip.set_neighbour(9, index, Neighbour(address, mac)): (
             ("RTM_NEWNEIGH", NLM_F_CREATE | NLM_F_REPLACE, 0x80, 0),

@@ -278,6 +278,10 @@ def test_the_main_address_is_the_kernels(lane: Lane, promote: str) -> None:
         ("del", "192.0.2.2/24"),
         ("add", "192.0.2.2/24"),
         ("del", "192.0.2.4/32"),
+        ("add", "10.2.0.1/16"),
+        ("add", "192.0.2.6/24"),
+        ("add", "10.2.0.2/16"),
+        ("del", "10.2.0.1/16"),  # the second one may take its place
     ):
         ip("addr", *words, "dev", "xenbr0")
         lane.news()

@@ -121,9 +121,7 @@ class Layer3:
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> None:
         """Take in a dump of one link's addresses."""
         self.doubts.addresses.discard(index)
-        if index not in self._on:
-            return
-        for address in tuple(self._on[index].addresses):
+        for address in tuple(self._entry(index).addresses):
             self._delete_address(index, address)
         for data in datagrams:
             for message in netlink.headers(data):

@@ -140,6 +140,9 @@ class Links:
 
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a dump of the addresses of the link with this index."""
+        if index not in self._by_index:
+            self.doubts.addresses.discard(index)
+            return []
         with self._reporting() as changes:
             self._layer3.reload_addresses(index, datagrams)
         return changes
