@@ -108,7 +108,7 @@ def _switch(path: Path, backup: Path) -> str:
         _write(backup, text)
     _write(path, new)
     kept = f" (as it was: {backup})" if text is not None else ""
-    return f"{path} now says {SETTING}{kept}; guests use it from their next start, undo: {_PROGRAM} --switch-back"
+    return f"{path} now says {SETTING}{kept}; guests use it from their next xl create, undo: {_PROGRAM} --switch-back"
 
 
 def _switch_back(path: Path, backup: Path) -> str:

@@ -29,12 +29,14 @@ ExecStart=udevadm trigger --action=add --subsystem-match=block --subsystem-match
     --subsystem-match=net --subsystem-match=misc --subsystem-match=mem
 END
 
-# The project's disk is laid over the system before systemd starts, just as its packages would have put it there.
+# The project's disk is laid over the system before systemd first starts, just as its packages would have put it there.
 cat >/sbin/layer-init <<'END'
 #!/bin/sh
-mount -t ext4 -o ro /dev/vdb /mnt && cp -a /mnt/. / && umount /mnt
-# As a finished installation leaves them: otherwise systemd rebuilds its catalog and ld.so's cache now.
-touch /etc/.updated /var/.updated
+if [ ! -e /var/lib/layered ]; then
+    mount -t ext4 -o ro /dev/vdb /mnt && cp -a /mnt/. / && umount /mnt && touch /var/lib/layered
+    # As a finished installation leaves them: otherwise systemd rebuilds its catalog and ld.so's cache now.
+    touch /etc/.updated /var/.updated
+fi
 exec /sbin/init "$@"
 END
 chmod 755 /sbin/layer-init

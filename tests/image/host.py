@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,9 +35,22 @@ def require() -> None:
     """Raise Missing unless images can be made and run here."""
     if os.geteuid() != 0:
         raise Missing("images are made by root (debootstrap, chroot)")
+    if platform.machine() != "x86_64":
+        raise Missing(f"images are made of Debian's amd64 in a chroot, which a {platform.machine()} can't run")
     for program, package in _PROGRAMS.items():
         if shutil.which(program, path=search_path()) is None:
             raise Missing(f"no {program} (Debian's package {package})")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
+        raise Missing("images are made in a mount namespace, and here it can't be had (a container without rights?)")
+
+
+def require_memory(gigabytes: int) -> None:
+    """Raise Missing unless a machine of that size fits."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) / (1 << 20)
+            if free < gigabytes:
+                raise Missing(f"the emulated machine needs {gigabytes} GB of memory, and {free:.1f} GB are free")
 
 
 def require_space(gigabytes: int) -> None:
@@ -42,6 +59,15 @@ def require_space(gigabytes: int) -> None:
     free = shutil.disk_usage(CACHE).free
     if free < gigabytes << 30:
         raise ImageError(f"{CACHE} needs {gigabytes} GB free to make an image, and has {free / (1 << 30):.1f}")
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Let one process at a time make images; another waits here, and then finds them made."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def search_path() -> str:

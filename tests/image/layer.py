@@ -35,7 +35,7 @@ exec chroot "$ROOT" sh -e /tmp/source/tests/image/install-layer.sh
 
 
 def layer(base: Base) -> Path:
-    """Return the project's disk for a base, making it if it is not in the cache (half a minute)."""
+    """Return the project's disk for a base, made if it is not in the cache (half a minute). `host.locked` is held."""
     key = hashlib.sha256(base.directory.name.encode())
     for path in _sources():
         mode = stat.S_IMODE(path.stat().st_mode) & 0o111

@@ -28,11 +28,13 @@ class Machine:
 
     def __init__(self, suite: Suite, *, xen: bool, logs: Path, terminal: bool = False) -> None:
         host.require()
+        host.require_memory(4 if xen else 1)
         self.suite = suite
         self.xen = xen
         self.logs = logs
-        made = base(suite)
-        project = layer(made)
+        with host.locked():
+            made = base(suite)
+            project = layer(made)
         logs.mkdir(parents=True, exist_ok=True)
         for name in ("console.log", "journal.log"):
             (logs / name).unlink(missing_ok=True)
@@ -47,7 +49,7 @@ class Machine:
                 "-drive", f"file={project},format=raw,if=virtio,cache=unsafe,readonly=on",
                 # The base once more, as it was made: the root of a driver domain (tests/xen/driver_domain.py).
                 *(("-drive", f"file={made.disk},format=raw,if=virtio,cache=unsafe,readonly=on") if xen else ()),
-                "-nodefaults", "-display", "none", "-no-reboot",
+                "-nodefaults", "-display", "none",
                 *(_TERMINAL if terminal else ("-serial", f"file:{logs / 'console.log'}", "-monitor", "none")),
                 "-device", "virtio-serial-pci",
                 "-chardev", f"socket,id=agent,path={self.socket},server=on,wait=off",

@@ -13,6 +13,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,26 @@ from tests.image.machine import Machine
 from tests.image.suite import suite
 
 _HOME = "/root/xennetd"
-_BOOT = 600.0
-_SILENCE = 600.0  # seconds without a report until a test counts as hanging
-_OFF = 300.0
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_BOOT = 900.0
+_SILENCE = 900.0  # seconds without a report until a test counts as hanging
 
-OUTSIDE = "journal_to_the_end"
-"""The fixture of tests that run here, after the others, since they switch the machine off."""
+OUTSIDE = "rebooted"
+"""The fixture of tests that run here, after the others, since they reboot the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebooted:
+    """A machine after its reboot: a way to run commands in it, and the journal of the boot before."""
+
+    channel: Channel
+    journal: str
+
+    def do(self, *argv: str) -> str:
+        """Run a command that must succeed, and return its output."""
+        done = self.channel.run(*argv)
+        assert done.status == 0, f"{' '.join(argv)} ended with status {done.status}:\n{done.output}"
+        return done.output
 
 
 class Lane:
@@ -60,7 +75,7 @@ class Lane:
             for report in self._reports(item):
                 item.ihook.pytest_runtest_logreport(report=report)
         except (host.ImageError, TimeoutError, OSError) as error:
-            self._failure = f"the machine was lost in {item.nodeid}: {error}\n{self._tail()}"
+            self._failure = f"the machine was lost in {item.nodeid}: {error}\n{self._tail()}\n{self._where()}"
             item.ihook.pytest_runtest_logreport(report=_lost(item, self._failure))
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         if nextitem is None:
@@ -74,14 +89,21 @@ class Lane:
         if self._failure:
             pytest.fail(self._failure, pytrace=False)
 
-    def switch_off(self) -> str:
-        """Switch the machine off in order, and return its journal to the end."""
+    def reboot(self) -> Rebooted:
+        """Reboot the machine in order, and return when it is up again."""
         assert self._channel is not None
-        assert self._machine is not None, "not the machine of this lane: it stays on"
-        self._channel.run("systemctl", "poweroff")
-        self._channel = None
-        self._machine.wait(_OFF)
-        return (self._logs / "journal.log").read_text(errors="replace")
+        channel = self._channel
+        before = channel.run("cat", _BOOT_ID).output
+        channel.run("systemctl", "reboot")
+        deadline = time.monotonic() + _BOOT
+        while True:
+            channel.wait(deadline - time.monotonic())
+            if channel.run("cat", _BOOT_ID).output != before:
+                break
+            time.sleep(1.0)
+        channel.run("systemctl", "is-system-running", "--wait", timeout=deadline - time.monotonic())
+        journal = channel.run("journalctl", "-q", "-b", "-1", "-o", "short-monotonic", "--no-hostname").output
+        return Rebooted(channel, journal)
 
     def close(self) -> None:
         """Switch the machine off, keeping its logs."""
@@ -106,7 +128,7 @@ class Lane:
                 self._failure = f"the {self._name} lane can't run in CI: {missing}"
             self._skip = None if self._failure else f"{self._name} lane: {missing}"
         except (host.ImageError, bed.Missing, TimeoutError) as error:
-            self._failure = str(error)
+            self._failure = f"{error}\n{self._where()}" if self._machine is not None else str(error)
 
     def _boot(self) -> Channel:
         running = os.environ.get("XENNETD_MACHINE")
@@ -147,11 +169,17 @@ class Lane:
                 return
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
             if report.failed:
-                report.sections.append(("machine", f"its console, journal and Xen's logs: {self._logs}"))
+                report.sections.append(("machine", self._where()))
             elif report.when == "call" and report.capstdout:
                 _show(item.config, report.capstdout)
             yield report
         raise host.ImageError("pytest in the machine stopped:\n" + "\n".join(said[-40:]))
+
+    def _where(self) -> str:
+        """Return where to look for what the machine has said."""
+        if self._machine is None:
+            return f"the machine behind {os.environ.get('XENNETD_MACHINE')} has its console and journal itself"
+        return f"its console, journal and Xen's logs: {self._logs}"
 
     def _tail(self) -> str:
         return self._machine.console_tail() if self._machine is not None else ""
@@ -182,10 +210,10 @@ def _outside(item: pytest.Item) -> bool:
 
 
 def _push(channel: Channel) -> None:
-    """Send tests/ and what it needs of the checkout."""
+    """Send the checkout."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as tar:
-        for name in ("pyproject.toml", "tests", "conf", "packaging"):
+        for name in ("pyproject.toml", "README.md", "xennetd", "systemd", "conf", "packaging", "tests"):
             tar.add(host.REPOSITORY / name, name, filter=_no_caches)
         # There is no compiler in the machine.
         library = hypervisor()

@@ -8,7 +8,7 @@ Fixtures in the machine:
     trail       the audit `Trail` since the test began
     BOOT        the address of a guest that xendomains has started; it is there all the time, to be spoken to
 Fixtures outside of it:
-    journal_to_the_end      switches the machine off in order and returns its whole journal
+    rebooted    the machine after a reboot, as `Rebooted`
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.image.remote import Lane
+from tests.image.remote import Lane, Rebooted
 from tests.xen.toolstack import Guest, Trail, do, ready, run
 
 if os.environ.get("XENNETD_INSIDE"):
@@ -67,5 +67,5 @@ else:
         _lane.setup()
 
     @pytest.fixture(scope="session")
-    def journal_to_the_end() -> str:
-        return _lane.switch_off()
+    def rebooted() -> Rebooted:
+        return _lane.reboot()
