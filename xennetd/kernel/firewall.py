@@ -37,6 +37,9 @@ _log = structlog.get_logger()
 _NETLINK_NETFILTER = 12
 _GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
 _NEWGEN = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: the end of a transaction
+_GETTABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
+_NFTA_TABLE_NAME = 1
+_NFPROTO_INET = 1
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
 _SO_RCVBUFFORCE = 33
@@ -56,10 +59,14 @@ class Firewall:
         self._news: socket.socket | None = None
 
     def start(self) -> None:
-        """Listen, and list what there is. Without nftables there is nothing; to need it will be the error."""
+        """Listen, and list what there is. Without nftables there is nothing; to need it will be the error.
+
+        Where there is no table of ours libnftables is not asked, so that it need not be loaded: it takes 8 MiB.
+        """
         try:
             self._news = _listen()
-            self._now = self._nft.read()
+            if _has_table():
+                self._now = self._nft.read()
         except (OSError, HostError) as error:
             _log.debug("no nftables here", why=str(error))
         if self._news is not None:
@@ -225,6 +232,17 @@ class Firewall:
                 elif not touches:
                     touches = _OUR_NAME in data[message.start : message.end]
         return count
+
+
+def _has_table() -> bool:
+    """Ask the kernel itself whether our table is there."""
+    name = netlink.attribute(_NFTA_TABLE_NAME, _OUR_NAME)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as asking:
+        asking.bind((0, 0))
+        flags = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
+        asking.send(netlink.request(_GETTABLE, flags, 1, struct.pack("=BBH", _NFPROTO_INET, 0, 0) + name))
+        data = asking.recv(_DATAGRAM)
+        return not any(message.type == netlink.NLMSG_ERROR for message in netlink.headers(data))
 
 
 def _listen() -> socket.socket:
