@@ -9,7 +9,9 @@ from pathlib import Path
 from tests.bed.netns import NetNs
 
 _VOLATILE = re.compile(r"\b(?:expires|valid_lft|preferred_lft|used|timer|ref|probes|hoplimit) \S+")
-_NEIGHBOUR_STATE = re.compile(r"\b(?:REACHABLE|STALE|DELAY|PROBE|INCOMPLETE|FAILED)\b")
+_CARRIER = re.compile(r"\bNO-CARRIER,|,LOWER_UP\b| linkdown\b| state \S+")
+"""What the kernel changes by itself up to a second after a link has come up."""
+
 _CHANGING = ("stable_secret",)
 """Settings that can't be read until they are set."""
 
@@ -33,7 +35,7 @@ def host_state(host: NetNs, *, without: str = "") -> list[str]:
     lines = []
     for command in _COMMANDS:
         for line in host.run(*command).stdout.splitlines():
-            lines.append(f"{' '.join(command)}: {_NEIGHBOUR_STATE.sub('', _VOLATILE.sub('', line)).rstrip()}")
+            lines.append(f"{' '.join(command)}: {_CARRIER.sub('', _VOLATILE.sub('', line)).rstrip()}")
     with host:
         lines += _settings()
         lines += (f"file {path}" for path in sorted(Path("/var/lib/xennetd").rglob("*")))
