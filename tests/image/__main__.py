@@ -16,8 +16,9 @@ CANNOT = 77
 def main(arguments: list[str]) -> int:
     try:
         host.require()
-        with host.locked():
-            layer(base(suite(*arguments)))
+        wanted = suite(*arguments)
+        with host.locked(wanted.name):
+            layer(base(wanted))
     except host.Missing as missing:
         print(f"no image can be made here, and vm and xen are not run: {missing}", file=sys.stderr)
         return CANNOT

@@ -62,10 +62,10 @@ def require_space(gigabytes: int) -> None:
 
 
 @contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Let one process at a time make images; another waits here, and then finds them made."""
+def locked(suite: str) -> Iterator[None]:
+    """Let one process at a time make a suite's images; another waits here, and then finds them made."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / f"{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

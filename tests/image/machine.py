@@ -32,7 +32,7 @@ class Machine:
         self.suite = suite
         self.xen = xen
         self.logs = logs
-        with host.locked():
+        with host.locked(suite.name):
             made = base(suite)
             project = layer(made)
         logs.mkdir(parents=True, exist_ok=True)
