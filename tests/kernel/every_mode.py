@@ -64,7 +64,10 @@ def served(*networks: str) -> list[int]:
 
 
 def pid_in(directory: Path) -> int | None:
-    found = [int(file.read_text()) for file in directory.glob("*.pid") if file.read_text().strip()]
+    try:
+        found = [int(text) for file in directory.glob("*.pid") if (text := file.read_text().strip())]
+    except FileNotFoundError:
+        return None
     return found[0] if found else None
 
 
@@ -138,11 +141,11 @@ def same(before: list[str], now: Callable[[], list[str]], timeout: float = 3.0) 
 
 
 def held(bed: Bed, *, without: str = "") -> list[str]:
-    """All that the kernel, xenstore and our files hold, a line each, without what changes by itself."""
+    """All that the kernel, xenstore and our files hold, a line each, sorted, without what changes by itself."""
     found = host_state(bed.host, without=without)
     found += [f"link {name} {_plain(link)}" for name, link in sorted(bed.host.links().items())]
     found += [f"node {node}" for node in bed.xenstored.dump().nodes]
-    return [line for line in found if not without or not re.search(without, line)]
+    return sorted(line for line in found if not without or not re.search(without, line))
 
 
 def _plain(link: dict[str, object]) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
-from xennetd.kernel.links import Links
+from xennetd.kernel.links import LinkChange, Links
 from xennetd.kernel.netlink import NetlinkFormatError
 from xennetd.model.vif import VifId
 
@@ -34,6 +34,11 @@ def address_message(index: int, address: bytes, prefix: int, *, gone: bool = Fal
     body = struct.pack("=BBBBI", family, prefix, 0, 0, index) + attribute(1, address)
     kind = rtnl_ip.RTM_DELADDR if gone else rtnl_ip.RTM_NEWADDR
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+def setting_message(index: int) -> bytes:
+    body = struct.pack("=Bxxx", socket.AF_INET) + attribute(1, struct.pack("=i", index))
+    return struct.pack("=IHHII", 16 + len(body), rtnl_ip.RTM_NEWNETCONF, 0, 0, 0) + body
 
 
 def route_message(index: int, destination: bytes, *attributes: bytes, gone: bool = False, **header: int) -> bytes:
@@ -167,6 +172,7 @@ def test_routes_are_doubted_when_the_last_of_their_source_address_goes() -> None
         link_message(9, "vif7.0"),
         address_message(2, GATEWAY, 24),
         address_message(9, GATEWAY, 32),
+        address_message(9, GUEST[::-1], 32),
         route_message(9, GUEST, source),
     )
     links.feed([address_message(9, GATEWAY, 32, gone=True)])
@@ -180,9 +186,24 @@ def test_routes_are_doubted_when_the_last_of_their_source_address_goes() -> None
 
 def test_an_address_on_a_link_that_is_down_holds_no_route() -> None:
     links = fed(link_message(2, "eth0", flags=0), link_message(9, "vif7.0"), address_message(2, GATEWAY, 24))
-    links.feed([address_message(9, GATEWAY, 32), route_message(9, GUEST, attribute(7, GATEWAY))])
-    links.feed([address_message(9, GATEWAY, 32, gone=True)])
+    links.feed([address_message(9, GUEST[::-1], 32), address_message(9, GATEWAY, 32)])
+    links.feed([route_message(9, GUEST, attribute(7, GATEWAY)), address_message(9, GATEWAY, 32, gone=True)])
     assert links.doubts.routes
+
+
+def test_a_link_without_any_ipv4_address_any_more_has_lost_its_routes() -> None:
+    links = fed(link_message(9, "vif7.0"), address_message(9, GATEWAY, 32), route_message(9, GUEST))
+    links.feed([address_message(9, GATEWAY, 32, gone=True)])  # that is all there is
+    assert links.routed(IPv4Network("10.9.0.5/32"), 2) is None
+    link = links.link("vif7.0")
+    assert link is not None
+    assert link.routes == frozenset()
+
+
+def test_a_setting_is_news_of_its_link_alone() -> None:
+    links = fed(link_message(9, "vif7.0"), link_message(10, "vif8.0"))
+    vif7 = links.link("vif7.0")
+    assert links.feed([setting_message(9), setting_message(-1)]) == [LinkChange(vif7, vif7, settings=True)]
 
 
 def test_foreign_routes_are_none_of_ours() -> None:

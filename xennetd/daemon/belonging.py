@@ -71,7 +71,7 @@ class Belonging:
                 names.add(bridge.name)  # it has room for a port now
         if new is not None and new.kind == "bridge" and old is None:
             names.add(ANY_BRIDGE)
-        if old == new:
+        if old == new and not change.settings:
             names.add(DEFAULT_ROUTE)
         return self.waiting_on(names)
 

@@ -53,6 +53,10 @@ class Ground:
         if needs or owner in self._needs:
             self._release(self._count(owner, needs))
 
+    def needs(self, owner: Owner) -> frozenset[GroundObject]:
+        """Return what an owner needs."""
+        return self._needs.get(owner, _NOTHING)
+
     def prune(self) -> None:
         """Take away all that carries our mark and that nobody needs: what an earlier daemon has left."""
         marked = (each for hand in dict.fromkeys(self._hands.values()) for each in hand.ours())

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from xennetd.daemon.audit import Audit
 from xennetd.daemon.ground import Ground
 from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.attachment import Mode
 from xennetd.model.errors import HostError, PolicyError, XennetdError
+from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.plan.networks import needs
 from xennetd.policy.config import Policy
@@ -28,10 +30,13 @@ def network_key(name: str) -> str:
 class Networks:
     """All networks of the policy. `cured` is called with the keys of those that can be had again."""
 
-    def __init__(self, policy: Policy, host: HostView, ground: Ground, cured: Callable[[set[str]], None]) -> None:
+    def __init__(
+        self, policy: Policy, host: HostView, ground: Ground, audit: Audit, cured: Callable[[set[str]], None]
+    ) -> None:
         self._policy = policy
         self._host = host
         self._ground = ground
+        self._audit = audit
         self._cured = cured
         self._problems: dict[str, XennetdError] = {}
         self._known: set[str] = set()
@@ -74,7 +79,9 @@ class Networks:
             self._known.add(name)
             try:
                 needed = needs(self._policy, network, self._host)
-                self._ground.ensure(name, self._ground.missing(needed))
+                missing = self._ground.missing(needed)
+                lost = [each.describe() for each in missing if each in self._ground.needs(name)]
+                self._ground.ensure(name, missing)
                 self._ground.claim(name, needed)
             except (HostError, PolicyError) as error:
                 known = self._problems.get(name)
@@ -82,7 +89,9 @@ class Networks:
                     _log.error("a network can't be had", network=name, why=error.detail)
                 self._problems[name] = error
             else:
-                self._problems.pop(name, None)
+                if self._problems.pop(name, None) is None and lost:
+                    said = f"network {name} repaired: {'; '.join(lost)}"
+                    self._audit.record(Event(EventKind.DRIFT, said, network=name))
         for name in self._problems.keys() - self._policy.networks.keys():
             del self._problems[name]
         if cured := before - self._problems.keys():

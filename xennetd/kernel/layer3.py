@@ -184,8 +184,13 @@ class Layer3:
             self._add_address(change.index, address)
             return
         self._delete_address(change.index, address)
-        if sum(other.version == 4 for other in on.addresses) > 1:
+        left = sum(other.version == 4 for other in on.addresses)
+        if left > 1:
             self.doubts.addresses.add(change.index)  # one of them may have become a primary one
+        if address.version == 4 and not left:
+            # The kernel takes all IPv4 routes off a link with its last address (fib_inetaddr_event()), without events.
+            for route in [route for route in on.routes.values() if route.destination.version == 4]:
+                self._delete_route(change.index, route)
         if address.ip in self._sources:
             self.doubts.sources.add(address.ip)
         if any(default.index == change.index for default in self._defaults):

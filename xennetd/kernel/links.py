@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from xennetd.kernel import netlink, rtnl
+from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.layer3 import Doubts, Layer3
 from xennetd.kernel.netlink import Header, NetlinkFormatError
 from xennetd.model.ground import IPNetwork
@@ -29,11 +29,13 @@ _SETTINGS = Path("/proc/sys/net")
 class LinkChange:
     """A link before and after. `old` is None for one that appeared, `new` for one that went.
 
-    Both are the same link when nothing of it has changed but that a default route has come to it or left it.
+    Both are the same link when nothing of it has changed but that a default route has come to it or left it, or
+    (`settings`) that somebody has set one of its settings below /proc/sys/net.
     """
 
     old: Link | None
     new: Link | None
+    settings: bool = False
 
 
 def is_guest_port(link: Link) -> bool:
@@ -154,6 +156,7 @@ class Links:
         """
         latest: dict[int, tuple[bytes, Header]] = {}
         ports: dict[int, list[tuple[bytes, Header]]] = {}
+        set_anew: set[int | None] = set()
         with self._reporting() as changes:
             for data in datagrams:
                 for message in netlink.headers(data):
@@ -173,6 +176,8 @@ class Links:
                             ports.pop(index, None)
                             self._layer3.gone(index)
                             changes.append(self._remove(index))
+                    elif message.type == rtnl_ip.RTM_NEWNETCONF:
+                        set_anew.add(rtnl_ip.settings_index(data, message))
                     else:
                         self._layer3.take(data, message)
             changes += [self._take(index, data, message) for index, (data, message) in latest.items()]
@@ -182,7 +187,8 @@ class Links:
                     for data, message in messages:
                         known = rtnl.merge_port(data, message, known)
                     changes.append(self._put(known))
-        return changes
+        links = (self._by_index.get(index) for index in set_anew if index is not None)
+        return changes + [LinkChange(link, link, settings=True) for link in links if link is not None]
 
     @contextmanager
     def _reporting(self) -> Iterator[list[LinkChange]]:

@@ -37,12 +37,15 @@ RTM_GETROUTE = 26
 RTM_NEWNEIGH = 28
 RTM_DELNEIGH = 29
 RTM_GETNEIGH = 30
+RTM_NEWNETCONF = 80
 
 RTMGRP_NEIGH = 0x4
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV4_ROUTE = 0x40
 RTMGRP_IPV6_IFADDR = 0x100
 RTMGRP_IPV6_ROUTE = 0x400
+RTMGRP_IPV4_NETCONF = 0x800000
+RTMGRP_IPV6_NETCONF = 0x1000000
 
 RT_TABLE_MAIN = 254
 RTN_UNICAST = 1
@@ -68,9 +71,12 @@ _NDA_LLADDR = 2
 _NDA_PROTOCOL = 12
 _NTF_PROXY = 0x08
 
+_NETCONFA_IFINDEX = 1
+
 _IFADDRMSG = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
+_S32 = struct.Struct("=i")
 _RTNEXTHOP = struct.Struct("=HBBi")
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -173,6 +179,15 @@ def _output(data: bytes, found: dict[int, tuple[int, int]]) -> int:
         _length, _flags, _hops, index = _RTNEXTHOP.unpack_from(data, found[_RTA_MULTIPATH][0])
         return int(index)
     return 0
+
+
+def settings_index(data: bytes, message: Header) -> int | None:
+    """Return the link that an RTM_NEWNETCONF is about: one of its `forwarding`, `rp_filter`, `proxy_arp` or `proxy_ndp`
+    has been set. Those of `all` and `default` have negative numbers."""
+    for kind, start, end in attributes(data, message.start + 4, message.end):
+        if kind == _NETCONFA_IFINDEX and end - start == 4:
+            return int(_S32.unpack_from(data, start)[0])
+    return None
 
 
 def neighbour_index(data: bytes, message: Header) -> int:

@@ -35,6 +35,8 @@ _GROUPS = (
     | rtnl_ip.RTMGRP_IPV4_ROUTE
     | rtnl_ip.RTMGRP_IPV6_IFADDR
     | rtnl_ip.RTMGRP_IPV6_ROUTE
+    | rtnl_ip.RTMGRP_IPV4_NETCONF
+    | rtnl_ip.RTMGRP_IPV6_NETCONF
 )
 
 # Classic BPF (Documentation/networking/filter.rst) over an event: nlmsghdr, of which the type is at byte 4, then ndmsg
@@ -65,7 +67,10 @@ class Overrun(Exception):
 
 
 class EventSocket:
-    """Events of this network namespace's links, addresses, routes and neighbours. Non-blocking; survives overruns."""
+    """Events of this network namespace's links, settings, addresses, routes and neighbours.
+
+    Non-blocking; survives overruns.
+    """
 
     def __init__(self, buffer: int = _EVENT_BUFFER) -> None:
         self._socket = socket.socket(
