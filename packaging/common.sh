@@ -9,7 +9,8 @@ service_packages=(python3 python3-venv python3-systemd xenstore-utils ca-certifi
 # What the sandbox and the tests need besides.
 bed_packages=(bridge-utils busybox dnsmasq-base gcc iproute2 iputils-ping isc-dhcp-client libc6-dev shellcheck strace systemd udev util-linux)
 # What the tests in emulated machines need besides.
-machine_packages=(debootstrap e2fsprogs qemu-system-x86)
+# shellcheck disable=SC2034 # for packaging/test
+machine_packages=(debootstrap debian-archive-keyring e2fsprogs gpgv qemu-system-x86)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
