@@ -194,7 +194,8 @@ def bystander(bed: Bed) -> Bystander:
     return Bystander(bed)
 
 
-def _nftables() -> None:
+def nftables() -> None:
+    """Raise Missing where nftables is not complete."""
     xen.program("nft", "nftables")
     if importlib.util.find_spec("nftables") is None:
         raise xen.Missing("no Python module nftables (Debian's package python3-nftables)")
@@ -202,7 +203,7 @@ def _nftables() -> None:
 
 @pytest.fixture
 def site(host: Host) -> Site:
-    make_or_skip(_nftables)
+    make_or_skip(nftables)
     return Site(host)
 
 
