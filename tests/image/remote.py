@@ -29,7 +29,7 @@ from tests.image.suite import suite
 _HOME = "/root/xennetd"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BOOT = 900.0
-_SILENCE = 900.0  # seconds without a report until a test counts as hanging
+_SILENCE = 1200.0  # seconds without a report until a test counts as hanging
 
 OUTSIDE = "rebooted"
 """The fixture of tests that run here, after the others, since they reboot the machine."""

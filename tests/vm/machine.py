@@ -50,7 +50,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -61,7 +61,7 @@ def do(*argv: str) -> str:
     return done.stdout
 
 
-def until(what: Callable[[], T], timeout: float = 20.0) -> T:
+def until(what: Callable[[], T], timeout: float = 60.0) -> T:
     """Return what `what` returns as soon as that is true; TimeoutError if it never is."""
     deadline = time.monotonic() + timeout
     while not (answer := what()):

@@ -45,7 +45,7 @@ def test_a_stopped_daemon_is_named_at_once(guest: MakeGuest, daemon: None) -> No
     attached = run("xl", "network-attach", "boot", "mac=00:16:3e:09:77:02", "bridge=xenbr0")
     assert attached.status != 0
     assert "xennetd is not running" in attached.output
-    assert attached.seconds < 15
+    assert attached.seconds < 25, "it waited"
     # libxl leaves the device that it could not add, and xennetd would connect it once it runs.
     do("xl", "network-detach", "boot", "1")
     created = run("xl", "create", "-p", str(web.config))

@@ -70,7 +70,7 @@ def test_ours_connects_sooner_than_the_stock_script(guest: Callable[..., Guest])
         web = guest(f"timed-{script}", f"bridge=xenbr0, script={script}")
         started = time.monotonic()
         web.create()
-        answers(web.address, 90.0)
+        answers(web.address)
         pings[script] = time.monotonic() - started
         web.destroy()
     print(f"\n{'seconds, medians':20}{'vif-bridge':>12}{'vif-xennetd':>12}")

@@ -16,7 +16,7 @@ def test_ten_guests_created_together_are_connected_and_leave_nothing(guest: Call
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda each: each.create("-p", timeout=300), guests))
     vifs = {each.vif() for each in guests}
-    until(lambda: vifs <= {row["vif"] for row in rows() if row["state"] == "connected"}, 60.0)
+    until(lambda: vifs <= {row["vif"] for row in rows() if row["state"] == "connected"})
     assert {links()[vif]["master"] for vif in vifs} == {"xenbr0"}
     for each in guests:
         do("xl", "unpause", each.name)

@@ -109,7 +109,7 @@ def test_a_reboot_keeps_the_script_that_the_guest_was_created_with(old: Guest) -
     """xl keeps the guest's configuration with its defaults filled in: only a create looks into xl.conf."""
     domid = old.domid
     do("xl", "reboot", "old")
-    until(lambda: (found := run("xl", "domid", "old")).status == 0 and int(found.output) != domid, 120.0)
+    until(lambda: (found := run("xl", "domid", "old")).status == 0 and int(found.output) != domid, 240.0)
     old.find()
     old.up()
     assert (script(old), state(old)) == (STOCK, "ignored")

@@ -38,7 +38,7 @@ class Result:
     seconds: float
 
 
-def run(*argv: str, timeout: float = 120.0) -> Result:
+def run(*argv: str, timeout: float = 240.0) -> Result:
     """Run a command to its end."""
     started = time.monotonic()
     done = subprocess.run(
@@ -53,14 +53,14 @@ def run(*argv: str, timeout: float = 120.0) -> Result:
     return Result(done.returncode, done.stdout, time.monotonic() - started)
 
 
-def do(*argv: str, timeout: float = 120.0) -> str:
+def do(*argv: str, timeout: float = 240.0) -> str:
     """Run a command that must succeed, and return its output."""
     result = run(*argv, timeout=timeout)
     assert result.status == 0, f"{' '.join(argv)} ended with status {result.status}:\n{result.output}"
     return result.output
 
 
-def until(what: Callable[[], T], timeout: float = 30.0, every: float = 0.2) -> T:
+def until(what: Callable[[], T], timeout: float = 90.0, every: float = 0.2) -> T:
     """Return what `what` returns as soon as that is true; TimeoutError with the last answer if it never is."""
     deadline = time.monotonic() + timeout
     while True:
@@ -107,7 +107,7 @@ def row(vif: str) -> dict[str, Any] | None:
 
 def ready() -> None:
     """Wait until xennetd runs and has told systemd that it is ready."""
-    until(lambda: run("systemctl", "is-active", "xennetd").status == 0, 90.0)
+    until(lambda: run("systemctl", "is-active", "xennetd").status == 0, 180.0)
 
 
 class Trail:
@@ -152,7 +152,7 @@ def ping(address: str, *, count: int = 1, within: float = 5.0, interval: float =
     return int(answered[1])
 
 
-def answers(address: str, timeout: float = 40.0) -> float:
+def answers(address: str, timeout: float = 120.0) -> float:
     """Wait until a guest answers a ping, and return the seconds that took; TimeoutError if it does not."""
     started = time.monotonic()
     until(lambda: ping(address, within=1.0), timeout, every=0.0)
@@ -201,7 +201,7 @@ class Guest:
         )
         return path
 
-    def create(self, *options: str, timeout: float = 120.0) -> Guest:
+    def create(self, *options: str, timeout: float = 240.0) -> Guest:
         """`xl create`, which must succeed."""
         do("xl", "create", *options, str(self.config), timeout=timeout)
         self.find()
@@ -224,7 +224,7 @@ class Guest:
     def backend(self, leaf: str, devid: int = 0) -> str | None:
         return node(f"/local/domain/{self.backend_domid}/backend/vif/{self.domid}/{devid}/{leaf}")
 
-    def connected(self, devid: int = 0, timeout: float = 60.0) -> Guest:
+    def connected(self, devid: int = 0, timeout: float = 120.0) -> Guest:
         """Wait until netback says that this interface is connected."""
         with xenstore() as xs:
             xs.until(f"/local/domain/{self.backend_domid}/backend/vif/{self.domid}/{devid}/state", "4", timeout)
@@ -259,7 +259,7 @@ class Guest:
             if left
         }
 
-    def gone(self, timeout: float = 30.0) -> None:
+    def gone(self, timeout: float = 90.0) -> None:
         """Wait until nothing is left of it; TimeoutError says what is."""
         deadline = time.monotonic() + timeout
         while remains := self.remains():
