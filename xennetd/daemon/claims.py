@@ -92,8 +92,7 @@ class Claims:
 
     def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Change:
         """Note what a vif claims now."""
-        counts = attachment.routing is not None or bool(attachment.needs)
-        ips = attachment.ips if counts else ()
+        ips = attachment.ips
         entry = _Entry(
             claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
             mac=attachment.mac,
