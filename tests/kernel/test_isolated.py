@@ -15,6 +15,7 @@ from tests.bed.state import changes, host_state
 from tests.bed.toolstack import VifSpec
 from tests.bed.wire import ALL, REQUEST, Frame, Wire, advertisement, arp, udp
 from tests.kernel.conftest import FENCE, Inhabit, MakeDaemon, MakeGuest
+from tests.kernel.wait import eventually
 
 NETWORKS = """
 [network.store]
@@ -107,6 +108,17 @@ MATRIX = table(
 )
 
 
+@pytest.fixture(params=[False, True], ids=["", "a host that forwards everything"])
+def forwards(site: Site, request: pytest.FixtureRequest) -> None:
+    """As the host is by itself; and as Docker, or libvirt, may have set it up."""
+    if request.param:
+        site.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        site.host.run("sysctl", "-qw", "net.ipv6.conf.default.forwarding=1", "net.ipv4.conf.all.proxy_arp=1")
+        theirs = "type filter hook forward priority 0; policy accept;"
+        site.host.run("nft", f"add table ip theirs; add chain ip theirs forwarded {{ {theirs} }}")
+
+
+@pytest.mark.usefixtures("forwards")
 def test_guests_reach_one_another_and_the_host_alone(
     site: Site, daemon: MakeDaemon, member: Member, services: Services
 ) -> None:
@@ -118,21 +130,7 @@ def test_guests_reach_one_another_and_the_host_alone(
     assert matrix(places, 6) == MATRIX
 
 
-def test_even_on_a_host_that_forwards_everything(
-    site: Site, daemon: MakeDaemon, member: Member, services: Services
-) -> None:
-    """As Docker, or libvirt, may have set it up."""
-    site.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-    theirs = "type filter hook forward priority 0; policy accept;"
-    site.host.run("nft", f"add table ip theirs; add chain ip theirs forwarded {{ {theirs} }}")
-    daemon(CONFIGURATION)
-    places = [member("store-1", 11), member("store-2", 12), site.dom0, site.beyond]
-    for place in places[2:]:
-        services.offer(place)
-    assert matrix(places, 4) == MATRIX
-    assert matrix(places, 6) == MATRIX
-
-
+@pytest.mark.usefixtures("forwards")
 class TestFrames:
     def test_none_of_the_guest_is_ever_on_the_uplink(
         self, site: Site, daemon: MakeDaemon, member: Member, guest: MakeGuest, inhabit: Inhabit
@@ -154,6 +152,7 @@ class TestFrames:
             frames = outside.until(b"fence")
         assert leaks(frames, store) == []
 
+    @pytest.mark.usefixtures("br_netfilter")
     def test_a_network_without_subnets_is_a_cable_between_its_guests(
         self, site: Site, daemon: MakeDaemon, guest: MakeGuest, inhabit: Inhabit, services: Services
     ) -> None:
@@ -161,8 +160,8 @@ class TestFrames:
         daemon(CONFIGURATION)
         one = inhabit(guest("cable-1"), "10.99.0.1/24", "fd99::1/64")
         other = inhabit(guest("cable-2"), "10.99.0.2/24", "fd99::2/64")
-        assert ask(one.namespace, other.ipv4) is not None
-        assert ask(one.namespace, other.ipv6) is not None
+        eventually(lambda: ask(one.namespace, other.ipv4))
+        eventually(lambda: ask(one.namespace, other.ipv6))
         assert site.host.addresses("xn-cable") == []
         # when
         bridge = site.host.links()["xn-cable"]["address"]
@@ -172,6 +171,20 @@ class TestFrames:
             # then
             site.host.ping(ROUTER4)
             assert leaks(outside.frames(), one) == []
+
+    def test_a_forged_source_gets_no_answer_out_of_the_host(
+        self, site: Site, daemon: MakeDaemon, member: Member, services: Services
+    ) -> None:
+        # given: something that answers on the host
+        daemon(CONFIGURATION)
+        services.offer(site.dom0)
+        store = member("store-1", 11)
+        # when
+        with Wire(site.internet) as outside, Wire(store.namespace) as wire:
+            for source, target in ((SERVER4, HOST4), (SERVER4, "10.78.0.1"), (SERVER6, HOST6), (SERVER6, "fd78::1")):
+                wire.send(udp(mac(store), site.host.links()["xn-store"]["address"], source, target, MARK, port=7))
+            assert ask(store.namespace, HOST4, tcp=False) is not None  # by then the others were answered, too
+            assert [str(frame) for frame in outside.frames() if b"dom0" in frame.raw] == []
 
     def test_nothing_from_outside_gets_in(self, site: Site, daemon: MakeDaemon, member: Member) -> None:
         daemon(CONFIGURATION)

@@ -1,4 +1,4 @@
-"""DHCP end to end: a guest starts, is given its address by xennetd's dnsmasq, and has it again whenever it comes back."""
+"""DHCP end to end: a guest starts, is given its address by xennetd's dnsmasq, and has it again when it comes back."""
 
 from __future__ import annotations
 
