@@ -13,6 +13,7 @@ from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.attachment import Mode
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.ground import GroundObject
 from xennetd.model.link import HostView
 from xennetd.plan.networks import needs
 from xennetd.policy.config import Policy
@@ -40,6 +41,7 @@ class Networks:
         self._cured = cured
         self._problems: dict[str, XennetdError] = {}
         self._known: set[str] = set()
+        self._missing: dict[str, tuple[GroundObject, ...]] = {}
         self._wake = asyncio.Event()
 
     def set_policy(self, policy: Policy) -> None:
@@ -70,16 +72,25 @@ class Networks:
         """Return what is wrong with networks, in sentences."""
         return [self._problems[name].detail for name in sorted(self._problems)]
 
+    def remarks(self) -> list[str]:
+        """Return what would be made of networks if it were not for observe mode, in sentences."""
+        would = {name: "; ".join(each.describe() for each in missing) for name, missing in self._missing.items()}
+        return [f"network {name}: would: {text}" for name, text in would.items() if text]
+
     def look(self) -> None:
-        """Make what is missing of each network."""
-        if self._policy.daemon.mode == "observe":
-            return
+        """Make what is missing of each network, or (in observe mode) note what that is."""
+        observes = self._policy.daemon.mode == "observe"
         before = set(self._problems)
+        self._missing.clear()
         for name, network in self._policy.networks.items():
-            self._known.add(name)
             try:
                 needed = needs(self._policy, network, self._host)
                 missing = self._ground.missing(needed)
+                if observes:
+                    self._missing[name] = missing
+                    self._problems.pop(name, None)
+                    continue
+                self._known.add(name)
                 lost = [each.describe() for each in missing if each in self._ground.needs(name)]
                 self._ground.ensure(name, missing)
                 self._ground.claim(name, needed)

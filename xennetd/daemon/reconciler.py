@@ -18,6 +18,7 @@ from xennetd.daemon.belonging import Belonging
 from xennetd.daemon.claims import Change, Claims
 from xennetd.daemon.ground import Ground
 from xennetd.daemon.hooks import Hooks
+from xennetd.daemon.imagined import Imagined
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.record import Record
 from xennetd.daemon.taps import tap_of
@@ -211,14 +212,16 @@ class Reconciler:
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
         vif = record.vif
         policy = self._policy
+        links = self._kernel.links
+        host = Imagined(links, policy) if policy.daemon.mode == "observe" else links
         decision = decide(
             Look(
                 vif=vif,
                 link=link,
                 tap=tap,
-                host=self._kernel.links,
+                host=host,
                 owned=owned(policy, vif),
-                resolve=lambda vif: resolve(policy, vif, self._kernel.links, self._claims),
+                resolve=lambda vif: resolve(policy, vif, host, self._claims),
                 missing=self._ground.missing,
                 leaving=lambda holder: self._leaving(holder, vif.id),
                 memory=record.memory,

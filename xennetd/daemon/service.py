@@ -122,8 +122,7 @@ class Service:
         tasks.create_task(self._directory.run(), name="directory")
         await self._directory.loaded.wait()
         self._marks.start(self._directory)
-        if self._policy.daemon.mode == "enforce":
-            self._networks.look()
+        self._networks.look()
         tasks.create_task(self._dhcp.work(), name="dhcp")
         tasks.create_task(self._networks.run(), name="networks")
         tasks.create_task(self._reconciler.run(), name="reconciler")
@@ -249,6 +248,7 @@ class Service:
             if record.attachment is not None and record.state is not VifState.ERROR
             for warning in record.attachment.warnings
         ]
+        notes += self._networks.remarks()
         return notes + [note.sentence for note in self._notes if not note.error]
 
     def vifs(self) -> list[VifStatus]:

@@ -1,0 +1,44 @@
+"""The host as it would be if networks had their bridges: what a daemon goes by that only observes."""
+
+from __future__ import annotations
+
+from xennetd.model.ground import LINK_GROUP, IPNetwork
+from xennetd.model.link import IFF_UP, HostView, Link
+from xennetd.policy.config import Policy
+
+_NOT_MADE = -1
+"""The index of a bridge that is not there."""
+
+
+class Imagined:
+    """Implements `HostView`: `host`, and the bridges that the policy's networks are to have."""
+
+    def __init__(self, host: HostView, policy: Policy) -> None:
+        self._host = host
+        names = {network.bridge for network in policy.networks.values() if network.own}
+        self._bridges = {
+            name: Link(_NOT_MADE, name, kind="bridge", flags=IFF_UP, group=LINK_GROUP)
+            for name in sorted(names)
+            if host.link(name) is None
+        }
+
+    def link(self, name: str) -> Link | None:
+        return self._bridges.get(name) or self._host.link(name)
+
+    def bridges(self) -> tuple[Link, ...]:
+        return self._host.bridges()
+
+    def uplinks(self, bridge: int) -> tuple[Link, ...]:
+        return self._host.uplinks(bridge)
+
+    def default_uplink(self, version: int) -> Link | None:
+        return self._host.default_uplink(version)
+
+    def setting(self, version: int, link: str, key: str) -> int | None:
+        return self._host.setting(version, link, key)
+
+    def owner(self, destination: IPNetwork, *, besides: str = "") -> Link | None:
+        return self._host.owner(destination, besides=besides)
+
+    def routed(self, destination: IPNetwork, metric: int) -> Link | None:
+        return self._host.routed(destination, metric)
