@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import select
 import subprocess
 import sys
 import time
@@ -294,8 +295,10 @@ def test_rules_change_in_one_transaction_and_sets_stay(foreign: Seen) -> None:
         our.ensure(*ELEMENTS)
         news = subprocess.Popen(("nft", "-j", "monitor"), stdout=subprocess.PIPE, text=True)
         assert news.stdout is not None
-        nft("add set inet filter go { type mark; }")
-        assert '"go"' in news.stdout.readline()
+        for number in range(500):  # until it listens
+            nft(f"add set inet filter go{number} {{ type mark; }}")
+            if select.select([news.stdout], (), (), 0.01)[0]:
+                break
         our.ensure(OTHER_RULES)
         nft("add set inet filter stop { type mark; }")
         told = "".join(itertools.takewhile(lambda line: '"stop"' not in line, news.stdout))

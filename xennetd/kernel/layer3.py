@@ -154,7 +154,7 @@ class Layer3:
         if on is not None:
             for route in list(on.routes.values()):
                 self._delete_route(index, route)
-        if any(default.index == index for default in self._defaults):
+        if self._defaults and any(default.index == index for default in self._defaults):
             self.doubts.routes = True
 
     def gone(self, index: int) -> None:

@@ -8,7 +8,6 @@ Rule 2: of many events about one link in one read, only the last is parsed: a vi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,7 +16,7 @@ from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.layer3 import Doubts, Layer3
 from xennetd.kernel.netlink import Header, NetlinkFormatError
 from xennetd.model.ground import IPNetwork
-from xennetd.model.link import Link
+from xennetd.model.link import BridgePort, Link
 from xennetd.model.vif import VifId
 
 _AF_BRIDGE = 7
@@ -128,26 +127,25 @@ class Links:
                     found[rtnl.link_key(data, message)[1]] = (data, message)
                 else:
                     others.append((data, message))
-        with self._reporting() as changes:
-            self._layer3.load(others)
-            changes += [self._remove(index) for index in self._by_index.keys() - found.keys()]
-            changes += [self._take(index, data, message) for index, (data, message) in found.items()]
-        return changes
+        before = self._default_uplinks()
+        self._layer3.load(others)
+        changes = [self._remove(index) for index in self._by_index.keys() - found.keys()]
+        changes += [self._take(index, data, message) for index, (data, message) in found.items()]
+        return self._complete(changes) + self._rerouted(before)
 
     def reload_routes(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a dump of the main table's routes."""
-        with self._reporting() as changes:
-            self._layer3.reload_routes(datagrams)
-        return changes
+        before = self._default_uplinks()
+        self._layer3.reload_routes(datagrams)
+        return self._complete([]) + self._rerouted(before)
 
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a dump of the addresses of the link with this index."""
         if index not in self._by_index:
             self.doubts.addresses.discard(index)
             return []
-        with self._reporting() as changes:
-            self._layer3.reload_addresses(index, datagrams)
-        return changes
+        self._layer3.reload_addresses(index, datagrams)
+        return self._complete([])
 
     def feed(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in events, in the order in which they came.
@@ -157,56 +155,59 @@ class Links:
         latest: dict[int, tuple[bytes, Header]] = {}
         ports: dict[int, list[tuple[bytes, Header]]] = {}
         set_anew: set[int | None] = set()
-        with self._reporting() as changes:
-            for data in datagrams:
-                for message in netlink.headers(data):
-                    if message.type == rtnl.RTM_NEWLINK:
-                        family, index, up = rtnl.link_key(data, message)
-                        if family == _AF_BRIDGE:
-                            ports.setdefault(index, []).append((data, message))
-                        elif family == 0:
-                            latest[index] = (data, message)
-                            ports.pop(index, None)
-                            if not up:
-                                self._layer3.down(index)
-                    elif message.type == rtnl.RTM_DELLINK:
-                        family, index, _ = rtnl.link_key(data, message)
-                        if family == 0:
-                            latest.pop(index, None)
-                            ports.pop(index, None)
-                            self._layer3.gone(index)
-                            changes.append(self._remove(index))
-                    elif message.type == rtnl_ip.RTM_NEWNETCONF:
-                        set_anew.add(rtnl_ip.settings_index(data, message))
-                    else:
-                        self._layer3.take(data, message)
-            changes += [self._take(index, data, message) for index, (data, message) in latest.items()]
-            for index, messages in ports.items():
-                known = self._by_index.get(index)
-                if known is not None and known.master:
-                    for data, message in messages:
-                        known = rtnl.merge_port(data, message, known)
-                    changes.append(self._put(known))
+        changes: list[LinkChange] = []
+        for data in datagrams:
+            for message in netlink.headers(data):
+                if message.type == rtnl.RTM_NEWLINK:
+                    family, index, up = rtnl.link_key(data, message)
+                    if family == _AF_BRIDGE:
+                        ports.setdefault(index, []).append((data, message))
+                    elif family == 0:
+                        latest[index] = (data, message)
+                        ports.pop(index, None)
+                        if not up:
+                            self._layer3.down(index)
+                elif message.type == rtnl.RTM_DELLINK:
+                    family, index, _ = rtnl.link_key(data, message)
+                    if family == 0:
+                        latest.pop(index, None)
+                        ports.pop(index, None)
+                        self._layer3.gone(index)
+                        changes.append(self._remove(index))
+                elif message.type == rtnl_ip.RTM_NEWNETCONF:
+                    set_anew.add(rtnl_ip.settings_index(data, message))
+                else:
+                    self._layer3.take(data, message)
+        changes += [self._take(index, data, message) for index, (data, message) in latest.items()]
+        for index, messages in ports.items():
+            known = self._by_index.get(index)
+            if known is not None and known.master:
+                port = known.port or BridgePort()
+                for data, message in messages:
+                    port = rtnl.merge_port(data, message, port)
+                changes.append(self._put(replace(known, port=port)))
+        changes = self._complete(changes)
         links = (self._by_index.get(index) for index in set_anew if index is not None)
         return changes + [LinkChange(link, link, settings=True) for link in links if link is not None]
 
-    @contextmanager
-    def _reporting(self) -> Iterator[list[LinkChange]]:
-        """Yield a list of changes, and complete it: with what changed on the links, and without what did not."""
-        before = [self._layer3.default(version) for version in _VERSIONS]
-        changes: list[LinkChange] = []
-        yield changes
+    def _complete(self, changes: list[LinkChange]) -> list[LinkChange]:
+        """Return changes with what changed on the links, and without what did not."""
         for index in self._layer3.touched:
             known = self._by_index.get(index)
             if known is not None:
                 changes.append(self._put(self._layer3.dress(known)))
         self._layer3.touched.clear()
-        changes[:] = [change for change in changes if change.old != change.new]
         self._doubt_sources()
-        after = [self._layer3.default(version) for version in _VERSIONS]
-        if after != before:
-            links = [self._by_index.get(index) for index in {*before, *after} if index is not None]
-            changes += [LinkChange(link, link) for link in links if link is not None]
+        return [change for change in changes if change.old != change.new]
+
+    def _default_uplinks(self) -> tuple[int | None, ...]:
+        return tuple(self._layer3.default(version) for version in _VERSIONS)
+
+    def _rerouted(self, before: tuple[int | None, ...]) -> list[LinkChange]:
+        """Return the news of default routes for the links that they have come to or left."""
+        moved = [pair for pair in zip(before, self._default_uplinks(), strict=True) if pair[0] != pair[1]]
+        links = {index: self._by_index.get(index) for pair in moved for index in pair if index is not None}
+        return [LinkChange(link, link) for link in links.values() if link is not None]
 
     def _doubt_sources(self) -> None:
         """A route goes with its preferred source address once no link that is up has that any more."""

@@ -72,14 +72,15 @@ def headers(data: bytes) -> Iterator[Header]:
 def attributes(data: bytes, offset: int, end: int, wanted: frozenset[int] | None = None) -> list[tuple[int, int, int]]:
     """Return (type, start, end) of the attributes of a nest or a body: those of the `wanted` types, or all of them."""
     found = []
-    unpack = _RTATTR.unpack_from
-    while offset + 4 <= end:
+    unpack, mask, last = _RTATTR.unpack_from, _TYPE_MASK, end - 4
+    while offset <= last:
         length, kind = unpack(data, offset)
-        if length < 4 or offset + length > end:
+        stop = offset + length
+        if length < 4 or stop > end:
             raise NetlinkFormatError(f"attribute of {length} bytes where {end - offset} are left")
-        kind &= _TYPE_MASK
+        kind &= mask
         if wanted is None or kind in wanted:
-            found.append((kind, offset + 4, offset + length))
+            found.append((kind, offset + 4, stop))
         offset += (length + 3) & ~3
     return found
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import replace
 
 from xennetd.kernel.netlink import (
     NLA_F_NESTED,
@@ -79,6 +78,7 @@ _LINK_ATTRIBUTES = frozenset(
 _LINKINFO_ATTRIBUTES = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA})
 _AF_SPEC_FAMILIES = frozenset({int(socket.AF_INET6)})
 _INET6_ATTRIBUTES = frozenset({_IFLA_INET6_ADDR_GEN_MODE})
+_PORT_NEST = frozenset({_IFLA_PROTINFO})
 _PORT_ATTRIBUTES = frozenset(
     {
         _IFLA_BRPORT_STATE,
@@ -187,15 +187,14 @@ def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:
     return IN6_ADDR_GEN_MODE_NONE
 
 
-def merge_port(data: bytes, message: Header, link: Link) -> Link:
-    """Return `link` with what an AF_BRIDGE RTM_NEWLINK (net/bridge/br_netlink.c) says of its port."""
+def merge_port(data: bytes, message: Header, port: BridgePort) -> BridgePort:
+    """Return `port` with what an AF_BRIDGE RTM_NEWLINK (net/bridge/br_netlink.c) says of it."""
     try:
-        for kind, at, stop in attributes(data, message.start + 16, message.end):
-            if kind == _IFLA_PROTINFO:
-                return replace(link, port=_parse_port(data, at, stop, link.port or BridgePort()))
+        for _, at, stop in attributes(data, message.start + 16, message.end, _PORT_NEST):
+            return _parse_port(data, at, stop, port)
     except struct.error as error:
         raise NetlinkFormatError(str(error)) from None
-    return link
+    return port
 
 
 def dump_links(seq: int) -> bytes:
