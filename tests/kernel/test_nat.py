@@ -77,6 +77,17 @@ class TestWhomTheInternetSees:
             assert seen(ask(web.namespace, SERVER4, tcp=tcp)) == ipv4
             assert seen(ask(web.namespace, SERVER6, tcp=tcp)) == ipv6
 
+    def test_what_nobody_has_asked_for_does_not_go_back_to_the_router(
+        self, site: Site, server: Place, daemon: MakeDaemon, join: Join
+    ) -> None:
+        """Which would send it here again: the prefix is routed to this host, and leads nowhere on it."""
+        daemon(lab('nptv6 = "2001:db8:77:1::/64"'))
+        web = join("web", 11)
+        with Wire(site.internet) as wire:
+            wire.send(udp(ROUTER_MAC, UPLINK_MAC, SERVER6, "2001:db8:77:1::11", b"unasked"))
+            assert seen(ask(web.namespace, SERVER6)) == "2001:db8:77:1::11"
+            assert [str(frame) for frame in wire.frames() if b"unasked" in frame.raw] == []
+
     def test_two_guests_with_the_same_port_get_each_its_own_answer(
         self, server: Place, daemon: MakeDaemon, join: Join
     ) -> None:

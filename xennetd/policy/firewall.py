@@ -74,6 +74,9 @@ def _passing(networks: Sequence[Network]) -> Iterator[str]:
     for bridge in (f'"{network.bridge}"' for network in networks if network.mode is Mode.ISOLATED):
         yield f"iifname {bridge} drop"
         yield f"oifname {bridge} drop"
+    for prefix in (network.nptv6 for network in translated if network.nptv6 is not None):
+        # Answers have their guest's address again by now. The rest would go back to the router, and so on.
+        yield f"iifgroup != {LINK_GROUP} ip6 daddr {prefix} drop"
     for bridge in (f'"{network.bridge}"' for network in translated):
         yield f"oifname {bridge} ct state established,related accept"
         yield f"oifname {bridge} ct status dnat accept"
