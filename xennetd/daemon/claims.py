@@ -33,8 +33,8 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Whom a change of one vif's claims concerns: vifs that have claims on the same addresses, and those that wait for
-    what is `freed` (an error's `waits_on`)."""
+    """Whom a change of one vif's claims concerns: vifs that have claims on the same addresses, or have the same MAC in
+    the same place, and those that wait for what is `freed` (an error's `waits_on`)."""
 
     rivals: frozenset[VifId] = frozenset()
     freed: frozenset[str] = frozenset()
@@ -116,9 +116,13 @@ class Claims:
             self._by_network.setdefault(entry.network, set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
+        rivals: set[VifId] = set()
+        if old is None or (old.mac, old.place) != (entry.mac, entry.place):
+            rivals.update(self._having_mac_of(entry), self._having_mac_of(old) if old is not None else ())
+            rivals.discard(vif.id)
         if old is not None and (old.hosts, old.prefixes, old.network) == (entry.hosts, entry.prefixes, entry.network):
-            return Change()
-        rivals = {claim.vif for each in ips for claim in self.claims(each, vif.id)}
+            return Change(frozenset(rivals))
+        rivals |= {claim.vif for each in ips for claim in self.claims(each, vif.id)}
         return Change(frozenset(rivals), _freed(vif.id, old) if old is not None else frozenset())
 
     def drop(self, vif: VifId, *, gone: bool = False) -> Change:
@@ -130,7 +134,11 @@ class Claims:
             return Change()
         self._forget(vif, entry)
         rivals = {claim.vif for host in entry.hosts for claim in self._claims_on(host)}
+        rivals.update(self._having_mac_of(entry))
         return Change(frozenset(rivals), _freed(vif, entry))
+
+    def _having_mac_of(self, entry: _Entry) -> Collection[VifId]:
+        return self._by_mac.get((entry.mac, entry.place), ()) if entry.mac is not None else ()
 
     def _claims_on(self, host: IPAddress) -> list[Claim]:
         return [self._entries[vif].claim for vif in self._by_host.get(host, ())]
