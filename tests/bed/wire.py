@@ -137,13 +137,24 @@ def udp(source: str, target: str, sender: str, receiver: str, mark: bytes, port:
 
 def advertisement(source: str, sender: str, receiver: str, claimed: str) -> bytes:
     """A neighbour advertisement, unasked: `claimed` is at the MAC `source`, whatever you have heard (RFC 4861)."""
-    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + _ip(claimed) + struct.pack("!BB", 2, 1) + mac_bytes(source)
+    body = struct.pack("!I", 0x20000000) + _ip(claimed) + struct.pack("!BB", 2, 1) + mac_bytes(source)
+    return _icmpv6(136, source, sender, receiver, body)
+
+
+def router_advertisement(source: str, sender: str, receiver: str) -> bytes:
+    """A router advertisement: a default route by `sender`, and addresses of 2001:db8:bad::/64 for who wants them."""
+    prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 1800, 1800, 0) + _ip("2001:db8:bad::")
+    return _icmpv6(134, source, sender, receiver, struct.pack("!BBHII", 64, 0, 1800, 0, 0) + prefix)
+
+
+def _icmpv6(kind: int, source: str, sender: str, receiver: str, body: bytes) -> bytes:
     ones, others = _ip(sender), _ip(receiver)
-    total = _checksum(ones + others + struct.pack("!II", len(body), 58) + body)
-    body = body[:2] + struct.pack("!H", total) + body[4:]
-    head = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + ones + others
-    target = "33:33:00:00:00:01" if receiver == "ff02::1" else ALL
-    return ethernet(source, target, IPV6, head + body)
+    message = struct.pack("!BBH", kind, 0, 0) + body
+    total = _checksum(ones + others + struct.pack("!II", len(message), 58) + message)
+    message = message[:2] + struct.pack("!H", total) + message[4:]
+    head = struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + ones + others
+    target = "33:33:00:00:00:01" if receiver == "ff02::1" else "fe:ff:ff:ff:ff:ff"
+    return ethernet(source, target, IPV6, head + message)
 
 
 def _ip(text: str) -> bytes:

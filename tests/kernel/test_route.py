@@ -14,7 +14,7 @@ from tests.bed.reach import Place, Services, ask, matrix, table
 from tests.bed.site import HOST4, HOST6, ROUTER4, SERVER4, SERVER6, UPLINK, UPLINK_MAC, Site, ip
 from tests.bed.state import changes, host_state
 from tests.bed.toolstack import VifSpec
-from tests.bed.wire import ALL, REPLY, REQUEST, Wire, advertisement, arp, udp
+from tests.bed.wire import ALL, REPLY, REQUEST, Wire, advertisement, arp, router_advertisement, udp
 from tests.kernel.conftest import FENCE, Inhabit, MakeDaemon, MakeGuest
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
@@ -205,9 +205,13 @@ class TestWhatAGuestCantPretend:
                 assert answer.name == "web"
 
     def test_its_router_advertisements_do_not_concern_the_host(self, site: Site, villain: Place) -> None:
-        # The host could hardly be made to forward otherwise; but what it heeds must not be left to chance.
-        netdev = next(name for name in site.host.links() if name.startswith("vif") and name.endswith(".0"))
-        assert site.host.run("cat", f"/proc/sys/net/ipv6/conf/{netdev}/accept_ra").stdout == "0\n"
+        before = host_state(site.host)
+        with Wire(villain.namespace) as wire, Wire(site.internet) as outside:
+            for receiver in ("ff02::1", "fe80::1"):
+                wire.send(router_advertisement(mac(villain), "fe80::bad", receiver))
+            wire.send(udp(mac(villain), "fe:ff:ff:ff:ff:ff", villain.ipv4, SERVER4, b"fence"))
+            outside.until(b"fence")
+        assert changes(before, host_state(site.host)) == []
 
 
 def mac(place: Place) -> str:
