@@ -103,16 +103,22 @@ class Ports:
 
     def __enter__(self) -> Ports:
         self._output = tempfile.TemporaryFile("w+")
-        self._monitor = subprocess.Popen(["bridge", "-tshort", "monitor"], stdout=self._output)
+        self._monitor = subprocess.Popen(["bridge", "-timestamp", "monitor"], stdout=self._output)
         self._before = self._look()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._after = self._look()
+        assert self._monitor.poll() is None, "bridge monitor ended by itself"
         self._monitor.terminate()
         self._monitor.wait()
         self._output.seek(0)
-        self.news = [line for line in self._output if any(name in line for name in self.names)]
+        timestamp = ""
+        for line in self._output:
+            if line.startswith("Timestamp:"):
+                timestamp = line.removeprefix("Timestamp:").strip()
+            elif any(name in line for name in self.names):
+                self.news.append(f"{timestamp}: {line.strip()}")
         self._output.close()
 
     def changed(self) -> dict[str, tuple[object, object]]:
@@ -129,7 +135,7 @@ class Ports:
         for name in self.names:
             lines.append(f"{name} before: {self._before[name]}")
             lines.append(f"{name} after:  {self._after[name]}")
-        return "\n".join([*lines, "news of them:", *(line.rstrip() for line in self.news or ["none"])])
+        return "\n".join([*lines, "news of them:", *(self.news or ["none"])])
 
     def _look(self) -> dict[str, dict[str, object]]:
         found = links()
