@@ -62,7 +62,8 @@ network = "store"
 """
 
 # Of the two networks of mode nat, lab may only use the uplink; free goes wherever the host's routes lead. One of the
-# isolated networks comes before all others in the alphabet, one after.
+# isolated networks comes before all others in the alphabet, one after. Their guests know the host by their gateway's
+# address alone; dom0 here is its address on the uplink.
 REACHABLE = table(
     """
     from\\to   edge-1 edge-2 lab-1 lab-2 free-1 store-1 store-2 attic-1 dom0 internet
@@ -71,9 +72,9 @@ REACHABLE = table(
     lab-1     no     no     .     yes   no     no      no      no      yes  yes
     lab-2     no     no     yes   .     no     no      no      no      yes  yes
     free-1    yes    yes    no    no    .      no      no      no      yes  yes
-    store-1   no     no     no    no    no     .       yes     no      yes  no
-    store-2   no     no     no    no    no     yes     .       no      yes  no
-    attic-1   no     no     no    no    no     no      no      .       yes  no
+    store-1   no     no     no    no    no     .       yes     no      no   no
+    store-2   no     no     no    no    no     yes     .       no      no   no
+    attic-1   no     no     no    no    no     no      no      .       no   no
     dom0      yes    yes    yes   yes   yes    yes     yes     yes     .    yes
     internet  yes    yes    no    no    no     no      no      no      yes  .
     """

@@ -20,7 +20,7 @@ from xennetd.kernel.execute import StepRefused, execute
 from xennetd.kernel.host import reread
 from xennetd.kernel.links import LinkChange, Links
 from xennetd.kernel.sockets import EventSocket, RequestSocket
-from xennetd.model.ground import LINK_GROUP, Setting
+from xennetd.model.ground import GUEST_GROUP, Setting
 from xennetd.model.link import Link, Neighbour, Route
 from xennetd.plan.steps import (
     AddAddress,
@@ -127,7 +127,7 @@ def test_a_routed_link_is_made_in_one_go_and_again_without_harm(lane: Lane) -> N
     for _ in range(2):
         assert lane.do(*steps) == []
         link = lane.link()
-        assert (link.group, link.up) == (LINK_GROUP, True)
+        assert (link.group, link.up) == (GUEST_GROUP, True)
         assert set(link.addresses) >= {ip_interface("192.0.2.2/32"), ip_interface("fe80::1/64")}
         assert link.routes == {ROUTE, ROUTE6}
         assert {(each.address, each.mac) for each in link.neighbours} == {

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.ground import LINK_GROUP, Setting
+from xennetd.model.ground import GUEST_GROUP, Setting
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, Neighbour, Route
 from xennetd.plan.port import PortGoal, apply, attach, release
 from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, SetMtu, SetNeighbour, SetSetting, SetUp
@@ -58,7 +58,7 @@ links = st.builds(
     mtu=st.sampled_from([68, 1400, 1500, 9000]),
     address=st.sampled_from([GUEST_PORT_ADDRESS, "00:16:3e:00:00:01"]),
     addr_gen_mode=st.sampled_from([0, 1]),
-    group=st.sampled_from([0, 7, LINK_GROUP]),
+    group=st.sampled_from([0, 7, GUEST_GROUP]),
     addresses=addresses,
     routes=routes,
     neighbours=neighbours,
@@ -159,7 +159,7 @@ def test_a_routed_link_comes_up_once_it_is_guarded_and_gets_its_routes_then() ->
     assert described(attach(ROUTED, NEW, fresh=True)) == [
         "ip link set dev vif7.0 address fe:ff:ff:ff:ff:ff",
         "ip link set dev vif7.0 addrgenmode none",
-        "ip link set dev vif7.0 group 30830",
+        "ip link set dev vif7.0 group 30831",
         "sysctl net/ipv4/conf/vif7.0/rp_filter=1",
         "ip link set dev vif7.0 up",
         "ip addr add 192.0.2.1/32 dev vif7.0",
@@ -206,7 +206,7 @@ def test_the_steps_lead_to_the_goal_and_no_further(goal: PortGoal, link: Link, f
     assert (after.name, after.master, after.up) == (goal.name, goal.bridge, True)
     assert set(after.addresses) == set(goal.addresses)
     assert (after.routes, after.neighbours) == (goal.routes, goal.neighbours)
-    assert (after.group == LINK_GROUP) == goal.routed
+    assert (after.group == GUEST_GROUP) == goal.routed
 
 
 @given(bridged_goals, links, st.booleans())
@@ -227,7 +227,7 @@ def test_no_frame_passes_before_a_routed_link_is_guarded(goal: PortGoal, link: L
         link = apply((step,), link)
         settings += isinstance(step, SetSetting)
         if isinstance(step, SetUp):
-            assert (link.group, link.master, settings) == (LINK_GROUP, 0, len(goal.settings))
+            assert (link.group, link.master, settings) == (GUEST_GROUP, 0, len(goal.settings))
         if isinstance(step, AddRoute | SetNeighbour | AddAddress):
             assert link.up
 

@@ -12,7 +12,7 @@ from tests.unit.hosts import TableHost, nobody
 from xennetd.daemon.claims import Claims
 from xennetd.model.attachment import Attachment, Mode
 from xennetd.model.errors import GuestError, HostError, PolicyError, XennetdError
-from xennetd.model.ground import LINK_GROUP, DhcpHost, Element, ProxyNeighbour, Rules, Setting
+from xennetd.model.ground import BRIDGE_GROUP, DhcpHost, Element, ProxyNeighbour, Rules, Setting
 from xennetd.model.link import Link, Neighbour
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.config import Forward, Match, Network, Policy, Rule
@@ -45,7 +45,7 @@ LAB = Network(
     forwards=(Forward("tcp", 8080, "web-1", 80),),
 )
 NO_POLICY = Policy()
-BRIDGE = Link(9, "xn-lab", "bridge", group=LINK_GROUP)
+BRIDGE = Link(9, "xn-lab", "bridge", group=BRIDGE_GROUP)
 
 
 def ips(*texts: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xennetd.model.ground import LINK_GROUP, IPNetwork
+from xennetd.model.ground import BRIDGE_GROUP, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
 from xennetd.policy.config import Policy
 
@@ -17,7 +17,7 @@ class Imagined:
         self._host = host
         names = {network.bridge for network in policy.networks.values() if network.own}
         self._bridges = {
-            name: Link(_NOT_MADE, name, kind="bridge", flags=IFF_UP, group=LINK_GROUP)
+            name: Link(_NOT_MADE, name, kind="bridge", flags=IFF_UP, group=BRIDGE_GROUP)
             for name in sorted(names)
             if host.link(name) is None
         }

@@ -15,7 +15,7 @@ from xennetd.daemon.hooks import find_hooks
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.errors import HostError
-from xennetd.model.ground import LINK_GROUP
+from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.places import RUNTIME
 from xennetd.policy.check import HostNotes
 from xennetd.policy.config import Policy
@@ -37,7 +37,11 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
         notes,
         bridges=frozenset(bridge.name for bridge in links.bridges()),
         links=frozenset(link.name for link in links),
-        addresses={link.name: link.addresses for link in links if link.addresses and link.group != LINK_GROUP},
+        addresses={
+            link.name: link.addresses
+            for link in links
+            if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP)
+        },
         dnsmasq=find_dnsmasq() is not None,
         nftables=find_spec("nftables") is not None,
     )

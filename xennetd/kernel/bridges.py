@@ -1,4 +1,4 @@
-"""The hands for `OwnBridge` and `HostAddress`: bridges of ours, told by LINK_GROUP, and the host's addresses there."""
+"""The hands for `OwnBridge` and `HostAddress`: bridges of ours, in BRIDGE_GROUP, and the host's addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xennetd.kernel.hand import refused
 from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import Ack
 from xennetd.model.errors import HostError
-from xennetd.model.ground import LINK_GROUP, HostAddress, OwnBridge
+from xennetd.model.ground import BRIDGE_GROUP, HostAddress, OwnBridge
 from xennetd.model.link import Link
 
 Ask = Callable[..., Ack]
@@ -36,7 +36,7 @@ class Bridges:
             if self.holds(bridge):
                 continue
             if link is None:
-                ack = self._ask(rtnl.add_bridge, bridge.name, bridge.address, LINK_GROUP)
+                ack = self._ask(rtnl.add_bridge, bridge.name, bridge.address, BRIDGE_GROUP)
             elif _is_ours(link):
                 ack = self._ask(rtnl.set_link, link.index, address=bridge.address, up=True)
             else:
@@ -59,7 +59,7 @@ class Bridges:
                     raise refused(bridge, ack)
 
     def ours(self) -> Collection[OwnBridge]:
-        """Return all bridges in LINK_GROUP."""
+        """Return all bridges in BRIDGE_GROUP."""
         return [OwnBridge(link.name, link.address) for link in self._links.bridges() if _is_ours(link)]
 
 
@@ -112,4 +112,4 @@ class HostAddresses:
 
 
 def _is_ours(link: Link) -> bool:
-    return link.kind == "bridge" and link.group == LINK_GROUP
+    return link.kind == "bridge" and link.group == BRIDGE_GROUP

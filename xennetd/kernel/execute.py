@@ -9,7 +9,7 @@ from typing import assert_never
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.sockets import RequestSocket
-from xennetd.model.ground import LINK_GROUP, Setting
+from xennetd.model.ground import GUEST_GROUP, Setting
 from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE
 from xennetd.plan.steps import (
     AddAddress,
@@ -147,7 +147,7 @@ def _request(step: LinkStep, seq: int) -> bytes:
         case SetMaster():
             return rtnl.set_link(seq, step.index, master=step.master)
         case SetGroup():
-            return rtnl.set_link(seq, step.index, group=LINK_GROUP if step.routed else 0)
+            return rtnl.set_link(seq, step.index, group=GUEST_GROUP if step.routed else 0)
         case AddAddress():
             return rtnl_ip.add_address(seq, step.index, step.address)
         case DeleteAddress():

@@ -18,6 +18,7 @@ import structlog
 
 from xennetd.kernel import netlink
 from xennetd.kernel.nft import (
+    LASTING,
     MEMORY,
     Key,
     Listing,
@@ -104,11 +105,11 @@ class Firewall:
         self._change(lambda: self._removals(objects), "to take away " + ", ".join(each.describe() for each in objects))
 
     def ours(self) -> Collection[Rules | Element]:
-        """Return everything in our table but what settings were; rules of unknown wording are named by their hashes."""
+        """Return everything in our table but what is LASTING; rules of unknown wording are named by their hashes."""
         found: list[Rules | Element] = [
             Element(name, key, value)
             for name, elements in self._now.sets.items()
-            if name != MEMORY
+            if name not in LASTING
             for key, value in elements.items()
         ]
         if self._now.chains:
@@ -119,15 +120,18 @@ class Firewall:
         """Return what settings were before us: by link and number of the setting."""
         return {key: int(value[0]) for key, value in self._now.sets[MEMORY].items()}
 
-    def remember(self, key: Key, value: int) -> None:
-        """Write down what a setting was before us. Raises HostError when that can't be."""
-        self.ensure([Element(MEMORY, key, (str(value),))])
+    def remember(self, key: Key, value: int, opened: str | None) -> None:
+        """Write down what a setting was before us, and in the set `opened` that its link did not forward.
 
-    def forget(self, key: Key) -> None:
+        Raises HostError when that can't be.
+        """
+        self.ensure([Element(MEMORY, key, (str(value),)), *_opened(key, opened)])
+
+    def forget(self, key: Key, opened: str | None) -> None:
         """Forget what a setting was before us."""
         value = self._now.sets[MEMORY].get(key)
         if value is not None:
-            self.release([Element(MEMORY, key, value)])
+            self.release([Element(MEMORY, key, value), *_opened(key, opened)])
 
     def _current(self) -> Rules:
         if self._rules is not None and self.holds(self._rules):
@@ -199,16 +203,23 @@ class Firewall:
         Nobody else knows what settings were before us, so that is written down again at once.
         """
         was, self._now = self._now, self._nft.read()
-        memory = self._now.sets[MEMORY]
-        lost = {key: value for key, value in was.sets[MEMORY].items() if key not in memory}
-        if lost:
-            elements = [element_text(MEMORY, key, value) for key, value in lost.items()]
-            refusal = self._nft.commit("\n".join([*declarations(), _command("add", MEMORY, elements)]))
+        lost = {
+            name: {key: value for key, value in was.sets[name].items() if key not in self._now.sets[name]}
+            for name in sorted(LASTING)
+        }
+        commands = [
+            _command("add", name, [element_text(name, key, value) for key, value in elements.items()])
+            for name, elements in lost.items()
+            if elements
+        ]
+        if commands:
+            refusal = self._nft.commit("\n".join([*declarations(), *commands]))
             if refusal:
                 _log.error("what settings were before xennetd is lost", why=first_line(refusal))
             else:
                 self._now.exists = True
-                memory.update(lost)
+                for name, elements in lost.items():
+                    self._now.sets[name].update(elements)
         return was != self._now
 
     def _transactions(self) -> int:
@@ -232,6 +243,10 @@ class Firewall:
                 elif not touches:
                     touches = _OUR_NAME in data[message.start : message.end]
         return count
+
+
+def _opened(key: Key, opened: str | None) -> list[Element]:
+    return [Element(opened, key[:1])] if opened is not None else []
 
 
 def _has_table() -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from xennetd.model.errors import HostError
 from xennetd.model.ground import TABLE, Chain, Rules
+from xennetd.policy.firewall import OPENED
 
 Key = tuple[str, ...]
 
@@ -26,8 +27,12 @@ SETS: dict[str, tuple[Key, Key]] = {
     "forward4": (("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
     "forward6": (("inet_proto", "inet_service"), ("ipv6_addr", "inet_service")),
     MEMORY: (("ifname", "mark"), ("mark",)),
+    **dict.fromkeys(OPENED.values(), (("ifname",), ())),
 }
 """Our sets and maps: the types of a key's parts and of a value's."""
+
+LASTING = frozenset({MEMORY, *OPENED.values()})
+"""Those that hold what nobody else knows."""
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 

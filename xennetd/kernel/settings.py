@@ -17,7 +17,8 @@ from xennetd.kernel.firewall import Firewall
 from xennetd.kernel.links import Links
 from xennetd.kernel.nft import Key
 from xennetd.model.errors import HostError
-from xennetd.model.ground import LINK_GROUP, Setting
+from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, Setting
+from xennetd.policy.firewall import OPENED
 
 _KEYS = (
     "forwarding",
@@ -59,7 +60,7 @@ class Settings:
                 continue
             key = _key(setting)
             if not self._goes_with_its_link(setting) and key not in self._firewall.remembered():
-                self._firewall.remember(key, before % _U32)
+                self._firewall.remember(key, before % _U32, _opened(setting))
             _write(setting)
 
     def release(self, objects: Sequence[Setting]) -> None:
@@ -72,7 +73,7 @@ class Settings:
             if self.holds(setting):
                 value = before - _U32 if before >= _U32 >> 1 else before
                 _write(Setting(setting.version, setting.link, setting.key, value))
-            self._firewall.forget(key)
+            self._firewall.forget(key, _opened(setting))
 
     def ours(self) -> Collection[Setting]:
         """Return what is written down, with the values of now; for a link that is gone, with what it was."""
@@ -83,7 +84,7 @@ class Settings:
 
     def _goes_with_its_link(self, setting: Setting) -> bool:
         link = self._links.link(setting.link)
-        return link is not None and link.group == LINK_GROUP
+        return link is not None and link.group in (BRIDGE_GROUP, GUEST_GROUP)
 
 
 def _write(setting: Setting) -> None:
@@ -92,6 +93,13 @@ def _write(setting: Setting) -> None:
     except OSError as error:
         code = error.errno or errno.EIO
         raise HostError(f"the kernel refuses `{setting.describe()}`: {os.strerror(code)}", errno=code) from error
+
+
+def _opened(setting: Setting) -> str | None:
+    """Return the set of links that forward only because of us, if this setting makes one of them."""
+    if (setting.version, setting.key) in ((4, "forwarding"), (6, "force_forwarding")) and setting.value:
+        return OPENED[setting.version]
+    return None
 
 
 def _key(setting: Setting) -> Key:

@@ -18,8 +18,11 @@ IPNetwork = IPv4Network | IPv6Network
 ROUTE_PROTOCOL = 120
 """Our number in rtm_protocol and NDA_PROTOCOL. linux/rtnetlink.h leaves those above RTPROT_STATIC to programs."""
 
-LINK_GROUP = 0x786E
-"""The link group (`ip link set group`) of bridges that we made and of routed guests' interfaces: "xn" as a number."""
+BRIDGE_GROUP = 0x786E
+"""The link group (`ip link set group`) of bridges that we made: "xn" as a number."""
+
+GUEST_GROUP = 0x786F
+"""The link group of routed guests' interfaces. A link's kind does not tell them apart: netback's links have none."""
 
 TABLE = "xennetd"
 """Our nftables table, of family inet: everything in it is ours, nothing outside of it is."""
@@ -27,13 +30,13 @@ TABLE = "xennetd"
 
 @dataclass(frozen=True, slots=True)
 class OwnBridge:
-    """A bridge of ours, up, in LINK_GROUP, with a MAC address of its own so that no port's can become its."""
+    """A bridge of ours, up, in BRIDGE_GROUP, with a MAC address of its own so that no port's can become its."""
 
     name: str
     address: str
 
     def describe(self) -> str:
-        return f"ip link add {self.name} address {self.address} group {LINK_GROUP} type bridge; set up"
+        return f"ip link add {self.name} address {self.address} group {BRIDGE_GROUP} type bridge; set up"
 
 
 @dataclass(frozen=True, slots=True)

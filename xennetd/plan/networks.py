@@ -11,7 +11,7 @@ from xennetd.model.link import HostView
 from xennetd.plan import dnsmasq
 from xennetd.policy.config import Network, Policy
 from xennetd.policy.firewall import forward_element, rules, subnets
-from xennetd.policy.forwarding import forwarding, guest_settings, has_ipv6
+from xennetd.policy.forwarding import closed, forwarding, guest_settings, has_ipv6
 
 
 def needs(policy: Policy, network: Network, host: HostView) -> frozenset[GroundObject]:
@@ -58,6 +58,8 @@ def _bridge(network: Network, host: HostView) -> list[GroundObject]:
         found += [Setting(6, name, "accept_ra", 0), Setting(6, name, "disable_ipv6", int(network.subnet6 is None))]
         # Nobody else can have the link-local address that follows from our MAC, and no guest is to deny it to us.
         found.append(Setting(6, name, "accept_dad", 0))
+    if network.mode is Mode.ISOLATED:
+        found += closed(name, host)
     if network.mode is Mode.NAT:
         settings = guest_settings(host, ipv6=network.subnet6 is not None)
         found += [

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never
 
-from xennetd.model.ground import LINK_GROUP, Setting
+from xennetd.model.ground import GUEST_GROUP, Setting
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, Neighbour, Route
 from xennetd.model.vif import IPInterface
 from xennetd.plan.steps import (
@@ -67,7 +67,7 @@ class PortGoal:
 def in_service(link: Link, *, routed: bool) -> bool:
     """Return whether a link that is up serves its guest in this way, and not only because somebody brought it up."""
     if routed:
-        return not link.master and link.group == LINK_GROUP
+        return not link.master and link.group == GUEST_GROUP
     return bool(link.master)
 
 
@@ -91,7 +91,7 @@ def attach(goal: PortGoal, link: Link, *, fresh: bool) -> tuple[LinkStep, ...]:
         steps.append(SetAddress(link.index, name, GUEST_PORT_ADDRESS))
     if link.addr_gen_mode != IN6_ADDR_GEN_MODE_NONE:
         steps.append(SetAddrGenMode(link.index, name))
-    if (link.group == LINK_GROUP) != goal.routed:
+    if (link.group == GUEST_GROUP) != goal.routed:
         steps.append(SetGroup(link.index, name, goal.routed))
     steps += [DeleteRoute(link.index, name, route) for route in _ordered(link.routes - goal.routes)]
     steps += [DeleteNeighbour(link.index, name, each) for each in _ordered(link.neighbours - goal.neighbours)]
@@ -148,7 +148,7 @@ def apply(steps: Iterable[LinkStep], link: Link) -> Link:
             case SetAddrGenMode():
                 link = replace(link, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
             case SetGroup():
-                link = replace(link, group=LINK_GROUP if step.routed else 0)
+                link = replace(link, group=GUEST_GROUP if step.routed else 0)
             case AddAddress():
                 link = replace(link, addresses=(*link.addresses, step.address))
             case DeleteAddress():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xennetd.model.ground import LINK_GROUP, ROUTE_PROTOCOL, GroundObject, Setting
+from xennetd.model.ground import GUEST_GROUP, ROUTE_PROTOCOL, GroundObject, Setting
 from xennetd.model.link import Neighbour, Route
 from xennetd.model.vif import IPInterface
 
@@ -116,14 +116,14 @@ class SetMaster:
 
 @dataclass(frozen=True, slots=True)
 class SetGroup:
-    """Put the link into our LINK_GROUP, or out of it: of a routed link's frames the source must be its guest's."""
+    """Put the link into our GUEST_GROUP, or out of it: of a routed link's frames the source must be its guest's."""
 
     index: int
     name: str
     routed: bool
 
     def describe(self) -> str:
-        return f"ip link set dev {self.name} group {LINK_GROUP if self.routed else 0}"
+        return f"ip link set dev {self.name} group {GUEST_GROUP if self.routed else 0}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from itertools import chain
 from typing import Protocol
 
 from xennetd.model.errors import GuestError, HostError, XennetdError
@@ -153,7 +154,7 @@ def _allocate(
     mine = [ip for ip in others.allocated(network.name, key) if ip in subnet]
     taken = {*others.taken(network.name), *reserved}.difference(mine)
     leased = [ip for ip in others.lease(network.name, vif.mac) if ip in subnet] if vif.mac else []
-    for ip in (*mine, *leased, *_candidates(subnet, key)):
+    for ip in chain(mine, leased, _candidates(subnet, key)):
         if ip not in taken and not _unusable(network, subnet, ip):
             return _host(ip)
     raise HostError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import ENODEV, EOPNOTSUPP
 
 from xennetd.model.errors import GuestError, HostError, PolicyError
-from xennetd.model.ground import LINK_GROUP
+from xennetd.model.ground import BRIDGE_GROUP
 from xennetd.model.link import HostView, Link, is_link_name
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif
@@ -20,7 +20,7 @@ def network_bridge(network: Network, host: HostView) -> Link:
     remedy = f"correct network.{network.name}.bridge in xennetd's configuration"
     link = host.link(network.bridge)
     waits_on = frozenset({network.bridge})
-    if network.own and (link is None or link.kind != "bridge" or link.group != LINK_GROUP):
+    if network.own and (link is None or link.kind != "bridge" or link.group != BRIDGE_GROUP):
         raise PolicyError(f'network "{network.name}" is not ready: xennetctl status says why', waits_on=waits_on)
     if link is None:
         raise PolicyError(

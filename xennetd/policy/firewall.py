@@ -12,13 +12,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from xennetd.model.attachment import Mode
-from xennetd.model.ground import LINK_GROUP, Chain, Element, IPAddress, IPNetwork, Rules
+from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, Chain, Element, IPAddress, IPNetwork, Rules
 from xennetd.policy.config import Forward, Network, Policy
 
 MASQUERADE4 = "masquerade4"
 FORWARD = {4: "forward4", 6: "forward6"}
 """The sets and maps of our table that hold what depends on guests."""
 
+OPENED = {4: "opened4", 6: "opened6"}
+"""The sets of links that forward because of us: what comes in by them may go on to guests, and nowhere else."""
+
+_OURS = f"{{ {BRIDGE_GROUP}, {GUEST_GROUP} }}"
 _FAMILY = {4: "ip", 6: "ip6"}
 
 
@@ -33,10 +37,10 @@ def _rules(networks: tuple[Network, ...]) -> Rules:
     translated = [network for network in inside if network.mode is Mode.NAT]
     return Rules(
         (
-            Chain("sources", "type filter hook prerouting priority raw", tuple(_sources('meta iifkind != "bridge"'))),
-            Chain("arriving", "type filter hook input priority filter", tuple(_sources('meta iifkind "bridge"'))),
-            Chain("incoming", "type nat hook prerouting priority dstnat", tuple(_forwards())),
-            Chain("local", "type nat hook output priority -100", tuple(_forwards())),
+            Chain("sources", "type filter hook prerouting priority raw", tuple(_sources(GUEST_GROUP))),
+            Chain("arriving", "type filter hook input priority filter", tuple(_arriving(networks))),
+            Chain("incoming", "type nat hook prerouting priority dstnat", tuple(_forwards(inside))),
+            Chain("local", "type nat hook output priority -100", tuple(_forwards(inside))),
             Chain("passing", "type filter hook forward priority filter", tuple(_passing(inside))),
             Chain("outgoing", "type nat hook postrouting priority srcnat", tuple(_outgoing(translated))),
         )
@@ -48,26 +52,51 @@ def forward_element(forward: Forward, address: IPAddress) -> Element:
     return Element(FORWARD[address.version], (forward.proto, str(forward.port)), (str(address), str(forward.to_port)))
 
 
-def _sources(links: str) -> Iterator[str]:
-    """A guest sends from what is routed to it, but for the search for its own address.
-
-    For guests on a bridge that is asked once it is known that the host is meant, and not another port of the bridge.
-    """
-    ours = f"iifgroup {LINK_GROUP} {links}"
+def _sources(group: int) -> Iterator[str]:
+    """A guest sends from what is routed to it, but for the search for its own address."""
+    ours = f"iifgroup {group}"
     yield f"{ours} ip saddr 0.0.0.0 udp dport 67 accept"
     yield f"{ours} ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept"
     yield f"{ours} ip6 saddr fe80::/10 ip6 daddr {{ fe80::/10, ff02::/16 }} accept"
     yield f"{ours} fib saddr . iif oif missing drop"
 
 
-def _forwards() -> Iterator[str]:
+def _arriving(networks: Iterable[Network]) -> Iterator[str]:
+    """Who may speak to the host itself.
+
+    Where guests on a bridge send from is asked only now, when it is known that the host is meant and not another port
+    of the bridge. An isolated guest knows the host by its gateway's address alone. A dnsmasq of routed guests listens
+    on an address, which can be reached from anywhere.
+    """
+    for network in networks:
+        bridge = f'iifname "{network.bridge}" fib daddr type local'
+        gateway4 = f" ip daddr != {network.gateway4.ip}" if network.gateway4 is not None else ""
+        gateway6 = f", {network.gateway6.ip}" if network.gateway6 is not None else ""
+        if network.mode is Mode.ISOLATED:
+            yield f"{bridge} meta nfproto ipv4{gateway4} drop"
+            yield f"{bridge} ip6 daddr != {{ fe80::/10{gateway6} }} drop"
+        if network.mode is Mode.ROUTE and network.dhcp:
+            for gateway in (each.ip for each in (network.gateway4, network.gateway6) if each is not None):
+                served = f"{_FAMILY[gateway.version]} daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53"
+                yield f'iifgroup != {GUEST_GROUP} iifname != "lo" {served} drop'
+    yield from _sources(BRIDGE_GROUP)
+
+
+def _forwards(networks: Iterable[Network]) -> Iterator[str]:
+    """What comes to the host itself; but not to what serves a network's own guests at its gateway."""
+    gateways = [each.ip for network in networks for each in (network.gateway4, network.gateway6) if each is not None]
+    for gateway in gateways:
+        services = "meta l4proto { tcp, udp } th dport { 53, 67, 547 }"
+        yield f"{_FAMILY[gateway.version]} daddr {gateway} {services} accept"
     yield f"fib daddr type local ip daddr != 127.0.0.0/8 dnat ip to meta l4proto . th dport map @{FORWARD[4]}"
     yield f"fib daddr type local ip6 daddr != ::1 dnat ip6 to meta l4proto . th dport map @{FORWARD[6]}"
 
 
 def _passing(networks: Sequence[Network]) -> Iterator[str]:
     """What keeps something out comes before what lets something out, whichever networks that are."""
-    yield f"iifgroup {LINK_GROUP} ct status dnat fib saddr . iif oif missing drop"
+    yield f"iifgroup {_OURS} ct status dnat fib saddr . iif oif missing drop"
+    for version, opened in OPENED.items():
+        yield f"meta nfproto ipv{version} iifname @{opened} oifgroup != {_OURS} drop"
     translated = [network for network in networks if network.mode is Mode.NAT]
     for bridge in (f'"{network.bridge}"' for network in networks):
         yield f"iifname {bridge} oifname {bridge} accept"
@@ -76,7 +105,7 @@ def _passing(networks: Sequence[Network]) -> Iterator[str]:
         yield f"oifname {bridge} drop"
     for prefix in (network.nptv6 for network in translated if network.nptv6 is not None):
         # Answers have their guest's address again by now. The rest would go back to the router, and so on.
-        yield f"iifgroup != {LINK_GROUP} ip6 daddr {prefix} drop"
+        yield f"iifgroup != {_OURS} ip6 daddr {prefix} drop"
     for bridge in (f'"{network.bridge}"' for network in translated):
         yield f"oifname {bridge} ct state established,related accept"
         yield f"oifname {bridge} ct status dnat accept"

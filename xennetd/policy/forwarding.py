@@ -38,6 +38,12 @@ def forwarding(version: int, uplinks: Iterable[str], host: HostView) -> list[Set
     return [*_heeding(heeding, host), Setting(6, "all", "forwarding", 1)]
 
 
+def closed(link: str, host: HostView) -> list[Setting]:
+    """Return what keeps all that comes in by this link of ours from going on, even without a firewall."""
+    found = [Setting(4, link, "forwarding", 0)]
+    return [*found, Setting(6, link, "force_forwarding", 0)] if forces(host) else found
+
+
 def proxying(version: int, uplink: str, host: HostView) -> list[Setting]:
     """Return what must be set so that the host answers for other addresses on its uplink (besides `forwarding`)."""
     if version == 4:
