@@ -26,7 +26,7 @@ from xennetd.daemon.dnsmasq import pid_of
 from xennetd.model.attachment import Mode
 from xennetd.model.ground import DhcpHost
 from xennetd.model.places import STATE
-from xennetd.plan.dnsmasq import interface, services, unported_addresses
+from xennetd.plan.dnsmasq import services, unported_addresses
 from xennetd.policy.config import Network
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Care:
 
 def make_link(host: Host, network: Network) -> None:
     """Make what the network's dnsmasq serves, as the other hands do."""
-    link = interface(network)
+    link = network.served_link
     host.rtnl.add_bridge(link)
     host.rtnl.set(link, up=True)
     routed = network.mode is Mode.ROUTE
@@ -170,7 +170,7 @@ def _link_local(guest: NetNs) -> str:
 
 
 def _client(guest: NetNs, command: Callable[[str, str], list[str]]) -> Mapping[str, str]:
-    with tempfile.TemporaryDirectory(dir="/run") as scratch:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:  # systemd lets no script run that lies in /run
         script, output = Path(scratch, "script"), Path(scratch, "environment")
         script.write_text(SCRIPT.replace("$OUTPUT", str(output)))
         script.chmod(0o755)

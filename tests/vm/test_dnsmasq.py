@@ -1,0 +1,112 @@
+"""A network's dnsmasq as an instance of xennetd-dnsmasq@.service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bed.dhcp import NOERROR, Answer, ask, udhcpc
+from tests.bed.guest import Bed, Guest
+from tests.bed.toolstack import VifSpec
+from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, until
+
+MakeGuest = Callable[..., Guest]
+
+NETWORK = "web-tier"
+"""With a character that systemd escapes in a unit's name."""
+
+DNSMASQ = "xennetd-dnsmasq@web\\x2dtier.service"
+
+CONFIG = """
+[network.web-tier]
+mode = "nat"
+bridge = "xn-web"
+subnets = ["10.77.0.0/24", "fd77::/64"]
+dhcp = true
+[[policy]]
+name = "web tier"
+match = { vm = "web*" }
+network = "web-tier"
+"""
+
+
+def dnsmasq(name: str) -> str:
+    return do("systemctl", "show", "--value", f"--property={name}", DNSMASQ).strip()
+
+
+@pytest.fixture
+def served(service: None) -> Iterator[None]:
+    file = CONFIGURATION / "test.toml"
+    file.write_text(CONFIG)
+    do("systemctl", "reload", UNIT)
+    until(lambda: dnsmasq("ActiveState") == "active")
+    yield
+    do("systemctl", "start", UNIT)
+    file.unlink(missing_ok=True)
+    do("systemctl", "reload", UNIT)
+    until(lambda: dnsmasq("ActiveState") == "inactive")
+
+
+def test_verify_finds_nothing_wrong_with_the_template() -> None:
+    assert do("systemd-analyze", "verify", "xennetd-dnsmasq@lab.service") == ""
+
+
+def test_an_instance_is_exposed_to_little(served: None) -> None:
+    do("systemd-analyze", "security", "--no-pager", "--threshold=30", DNSMASQ)
+
+
+def test_a_guest_gets_its_address_and_name_from_the_unit(host: Machine, guest: MakeGuest, served: None) -> None:
+    web = guest("web-1", VifSpec())
+    web.connect()
+    given = udhcpc(web.namespace, tries=6)
+    assert (given["router"], given["domain"]) == ("10.77.0.1", "web-tier.internal")
+    web.namespace.rtnl.add_address("eth0", f"{given['ip']}/24")
+    assert ask(web.namespace, "10.77.0.1", "web-1.web-tier.internal") == Answer(NOERROR, [given["ip"]])
+    assert Path(f"/proc/{dnsmasq('MainPID')}/cmdline").read_text().startswith("/usr/sbin/dnsmasq\0")
+    user = Path(f"/proc/{dnsmasq('MainPID')}").stat().st_uid
+    assert user != 0
+
+
+def test_a_guest_that_goes_is_forgotten_without_a_restart(bed: Bed, guest: MakeGuest, served: None) -> None:
+    pid = dnsmasq("MainPID")
+    web = Guest(bed, "web-1", VifSpec())
+    web.connect()
+    (file,) = Path(f"/var/lib/xennetd/{NETWORK}/hosts").iterdir()
+    web.destroy()
+    until(lambda: not file.exists())
+    stays = guest("web-2", VifSpec())
+    stays.connect()
+    assert udhcpc(stays.namespace, tries=6)["domain"] == "web-tier.internal"
+    assert dnsmasq("MainPID") == pid
+
+
+def test_it_outlives_the_daemon_and_is_found_again(host: Machine, guest: MakeGuest, served: None) -> None:
+    pid = dnsmasq("MainPID")
+    do("systemctl", "restart", UNIT)
+    assert dnsmasq("MainPID") == pid
+    do("systemctl", "stop", UNIT)
+    assert (dnsmasq("ActiveState"), dnsmasq("MainPID")) == ("active", pid)
+    do("systemctl", "start", UNIT)
+    web = guest("web-1", VifSpec())
+    web.connect()
+    assert udhcpc(web.namespace, tries=6)["domain"] == "web-tier.internal"
+    assert dnsmasq("MainPID") == pid
+
+
+def test_systemd_starts_it_again_whether_we_run_or_not(host: Machine, served: None) -> None:
+    for stop in (False, True):
+        if stop:
+            do("systemctl", "stop", UNIT)
+        pid = dnsmasq("MainPID")
+        do("systemctl", "kill", "--signal=KILL", DNSMASQ)
+        until(lambda: dnsmasq("MainPID") not in (pid, "0") and dnsmasq("ActiveState") == "active", timeout=60.0)  # noqa: B023
+
+
+def test_it_goes_with_its_network(host: Machine, served: None) -> None:
+    assert Path(f"/var/lib/xennetd/{NETWORK}").is_dir()
+    (CONFIGURATION / "test.toml").unlink()
+    do("systemctl", "reload", UNIT)
+    until(lambda: dnsmasq("ActiveState") == "inactive")
+    until(lambda: not Path(f"/var/lib/xennetd/{NETWORK}").exists())
