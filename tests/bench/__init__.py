@@ -11,6 +11,7 @@ both end when the event for `hotplug-status` reaches a watcher, whose value is l
     table.py    `Row`, `Aim`, and the table as text, as Markdown in the README, and as JSON
     stage.py    `Stage`: a host with xenstored and xennetd, and what it takes to play one vif or a thousand
     single.py   one vif at a time: attach, detach, the script, and what an attach is made of
+    modes.py    one attach in each mode
     burst.py    hundreds of vifs at once
     many.py     a thousand vifs: start, idle, and one more attach
     suite.py    `Scale`: how much of it all; `run`

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tests.bed import guest, hotplug
-from tests.bed.daemon import Daemon
+from tests.bed.daemon import STAND_IN, Daemon
+from tests.bed.dhcp import kill_all
 from tests.bed.guest import Bed
 from tests.bed.netns import Host
 from tests.bed.toolstack import Domain, Vif, VifSpec
@@ -35,13 +36,14 @@ _BACKENDS = "/local/domain/0/backend/vif"
 class Stage:
     """Two bridges, xenstored, xennetd, and all that plays around them; in the calling thread's namespaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: str = STAND_IN) -> None:
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="xennetd-bench-"))
             self.xenstored = stack.enter_context(Xenstored())
             self.host = stack.enter_context(contextlib.closing(Host()))
             self.bed = stack.enter_context(contextlib.closing(Bed(self.xenstored, self.host)))
-            self.daemon = Daemon(self.xenstored, Path(directory), watchdog=_WATCHDOG)
+            self.daemon = Daemon(self.xenstored, Path(directory), config, watchdog=_WATCHDOG)
+            stack.callback(kill_all)
             stack.callback(self.daemon.close)
             self.requests = stack.enter_context(contextlib.closing(RequestSocket()))
             for number, bridge in enumerate(BRIDGES):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.bench import burst, many, single
+from tests.bench import burst, many, modes, single
 from tests.bench.table import Row
 
 
@@ -13,6 +13,7 @@ class Scale:
     """How much of everything. A round has one of the stock script's attaches and `ours_a_round` of ours."""
 
     rounds: int
+    mode_rounds: int
     ours_a_round: int
     burst: int
     burst_stock: int
@@ -24,6 +25,7 @@ class Scale:
 
 FULL = Scale(
     rounds=100,
+    mode_rounds=25,
     ours_a_round=4,
     burst=500,
     burst_stock=60,
@@ -34,6 +36,7 @@ FULL = Scale(
 )
 QUICK = Scale(
     rounds=12,
+    mode_rounds=3,
     ours_a_round=4,
     burst=500,
     burst_stock=16,
@@ -48,6 +51,7 @@ def run(scale: Scale) -> list[Row]:
     """Measure everything; xen.Missing where this machine can't."""
     return [
         *single.rows(scale.rounds, scale.ours_a_round),
+        *modes.rows(scale.mode_rounds, scale.ours_a_round),
         *burst.rows(scale.burst, scale.burst_stock, scale.repeats),
         *many.rows(scale.populations, scale.attaches, scale.repeats, scale.idle),
     ]

@@ -14,18 +14,30 @@ from tests.bench.table import Aim, Row, Unit
 from tests.kernel.conftest import make_or_skip
 
 SMALLEST = Scale(
-    rounds=3, ours_a_round=3, burst=24, burst_stock=4, populations=(2, 16), attaches=3, repeats=1, idle=0.2
+    rounds=3,
+    mode_rounds=1,
+    ours_a_round=3,
+    burst=24,
+    burst_stock=4,
+    populations=(2, 16),
+    attaches=3,
+    repeats=1,
+    idle=0.2,
 )
 STOCK_TOO = {
     "one attach, p50",
     "one attach, p99",
     "one detach, p50",
+    "one attach to a route by vif-xennetd-route, p50",
+    "one attach to NAT by vif-xennetd-nat, p50",
     "the toolstack waits for the script, p50",
     "the toolstack waits for the script, p99",
     "a burst of 24, scripts one after the other",
     "a burst of 24, scripts 2 at a time",
 }
 OURS_ALONE = {
+    "one attach to a network of mode nat with DHCP, p50",
+    "one attach to an isolated network with DHCP, p50",
     "a burst of 24, for each vif",
     "of an attach: the verdict's guarded transaction",
     "of an attach: the kernel's work",
