@@ -1,8 +1,9 @@
 """Network namespaces: the host's, in which the test itself lives, and one for each guest.
 
 `Host` is a network and a mount namespace that the calling thread enters, and leaves on `close`. In it /sys shows its
-own links (the stock scripts read it), /run, /var/log and /var/lib/xennetd are empty, and /etc and /var/lib can be written
-without anybody noticing; /etc/xen/scripts holds the stock scripts. Threads and programs started meanwhile are in it too.
+own links (the stock scripts read it), /run, /var/log and /var/lib/xennetd are empty, and /etc and /var/lib can be
+written without anybody noticing; /etc/xen/scripts holds the stock scripts. Threads and programs started meanwhile are
+in it too.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ class Host(NetNs):
         _mount("tmpfs", "/run", "tmpfs", options="mode=755")
         _mount("tmpfs", "/var/log", "tmpfs", options="mode=755")
         made = ("upper", "work", "lib", "made")
-        for directory in (*(f"/run/bed/{each}" for each in made), "/run/netns", "/run/lock", "/run/xen", "/var/log/xen"):
+        others = ("/run/netns", "/run/lock", "/run/xen", "/var/log/xen")
+        for directory in (*(f"/run/bed/{each}" for each in made), *others):
             Path(directory).mkdir(parents=True)
         lower = ["/etc"]
         with contextlib.suppress(xen.Missing):
@@ -176,7 +178,8 @@ class Host(NetNs):
         Path("/proc/sys/net/unix/max_dgram_qlen").write_text("512")
         options = f"lowerdir={':'.join(lower)},upperdir=/run/bed/upper,workdir=/run/bed/work"
         _mount("overlay", "/etc", "overlay", options=options)
-        _mount("overlay", "/var/lib", "overlay", options="lowerdir=/var/lib,upperdir=/run/bed/lib,workdir=/run/bed/made")
+        options = "lowerdir=/var/lib,upperdir=/run/bed/lib,workdir=/run/bed/made"
+        _mount("overlay", "/var/lib", "overlay", options=options)
         Path("/var/lib/xennetd").mkdir(exist_ok=True)
         _mount("tmpfs", "/var/lib/xennetd", "tmpfs", options="mode=755")
 

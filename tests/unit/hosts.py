@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xennetd.daemon.claims import Claims
-from xennetd.model.ground import IPNetwork
+from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPNetwork
 from xennetd.model.link import Link
 
 
@@ -33,10 +33,18 @@ class TableHost:
     def setting(self, version: int, link: str, key: str) -> int | None:
         return self.settings.get((version, link, key))
 
-    def owner(self, destination: IPNetwork, *, besides: str = "") -> Link | None:
+    def owner(self, destination: IPNetwork) -> Link | None:
         for link in self.links:
             for address in link.addresses:
-                if link.name != besides and address.version == destination.version and address.ip in destination:
+                if address.version == destination.version and address.ip in destination:
+                    return link
+        return None
+
+    def neighbouring(self, subnet: IPNetwork) -> Link | None:
+        for link in self.links:
+            for address in link.addresses:
+                ours = link.group in (BRIDGE_GROUP, GUEST_GROUP)
+                if not ours and address.version == subnet.version and address.network.overlaps(subnet):
                     return link
         return None
 
@@ -50,4 +58,4 @@ class TableHost:
 
 def nobody() -> Claims:
     """No other guests, no leases, and all networks are ready."""
-    return Claims(lambda network, mac: (), lambda network: None)
+    return Claims(lambda network, mac: (), lambda network: (), lambda network: None)

@@ -19,7 +19,6 @@ from xennetd.model.text import dns_label
 from xennetd.plan.dnsmasq import (
     host_file,
     host_of,
-    interface,
     leases,
     names_file,
     served_link,
@@ -94,13 +93,13 @@ def test_dnsmasq_takes_it(tmp_path: Path, mode: Mode, subnets: tuple[str, ...], 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_link_that_it_serves_is_read_back(mode: Mode) -> None:
     found = network("lab", mode, DUAL)
-    assert {served_link(service.configuration) for service in services(found)} == {interface(found)} == {"xn-lab"}
+    assert {served_link(service.configuration) for service in services(found)} == {found.served_link} == {"xn-lab"}
 
 
 def test_a_long_name_has_a_link_too() -> None:
-    found = interface(network("a-network-with-a-long-name", Mode.ROUTE))
+    found = network("a-network-with-a-long-name", Mode.ROUTE).served_link
     assert len(found) < 16
-    assert found != interface(network("a-network-with-a-longer-name", Mode.ROUTE))
+    assert found != network("a-network-with-a-longer-name", Mode.ROUTE).served_link
 
 
 def test_only_the_private_address_of_a_routed_network_has_a_prefix() -> None:

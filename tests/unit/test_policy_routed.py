@@ -56,9 +56,7 @@ def to(network: Network, **rule: Any) -> Policy:
     return Policy(networks={network.name: network}, rules=(Rule("p", Match(), network=network, **rule),))
 
 
-def got(
-    policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None
-) -> Attachment:
+def got(policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None) -> Attachment:
     return resolve(policy, vif, host, others or nobody())
 
 
@@ -263,7 +261,9 @@ def test_addresses_that_a_policy_fixes_are_given_to_nobody_else() -> None:
 
 
 def test_a_lease_is_kept() -> None:
-    claims = Claims(lambda network, mac: [IPv4Address("10.77.0.99")] if mac == MAC else [], lambda network: None)
+    claims = Claims(
+        lambda network, mac: [IPv4Address("10.77.0.99")] if mac == MAC else [], lambda network: [], lambda network: None
+    )
     found = got(to(LAB), host=TableHost((ETH0, BRIDGE), IPV6, {}), others=claims)
     assert found.ips == (IPv4Network("10.77.0.99/32"),)
 

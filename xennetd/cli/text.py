@@ -85,4 +85,3 @@ def _line(row: Sequence[Span], columns: list[int], sizes: list[int], width: int 
             room -= len(text)
         line.append((text, style))
     return line
-

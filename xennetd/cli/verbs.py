@@ -135,9 +135,9 @@ def refusal(error: client.Refusal) -> list[str]:
     about = error.parameters
     match error.name:
         case "NotFound":
-            return [f"there is no guest interface, link or domain \"{about['vif']}\"; see: xennetctl list"]
+            return [f'there is no guest interface, link or domain "{about["vif"]}"; see: xennetctl list']
         case "Ambiguous":
-            return [f"\"{about['vif']}\" has several interfaces, name one of them: {', '.join(about['candidates'])}"]
+            return [f'"{about["vif"]}" has several interfaces, name one of them: {", ".join(about["candidates"])}']
         case "NotPermitted":
             return ["only root may do that"]
         case "Rejected":

@@ -44,9 +44,13 @@ class Claims:
     """Implements `policy.addresses.Others`; leases and networks' problems are asked of those that know them."""
 
     def __init__(
-        self, lease: Callable[[str, str], Collection[IPAddress]], problem: Callable[[str], XennetdError | None]
+        self,
+        lease: Callable[[str, str], Collection[IPAddress]],
+        leased: Callable[[str], Collection[IPAddress]],
+        problem: Callable[[str], XennetdError | None],
     ) -> None:
         self.lease = lease
+        self.leased = leased
         self.problem = problem
         self._entries: dict[VifId, _Entry] = {}
         self._since: dict[VifId, int] = {}

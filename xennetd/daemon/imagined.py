@@ -37,8 +37,11 @@ class Imagined:
     def setting(self, version: int, link: str, key: str) -> int | None:
         return self._host.setting(version, link, key)
 
-    def owner(self, destination: IPNetwork, *, besides: str = "") -> Link | None:
-        return self._host.owner(destination, besides=besides)
+    def owner(self, destination: IPNetwork) -> Link | None:
+        return self._host.owner(destination)
+
+    def neighbouring(self, subnet: IPNetwork) -> Link | None:
+        return self._host.neighbouring(subnet)
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
         return self._host.routed(destination, metric)

@@ -45,9 +45,9 @@ class Networks:
         self._wake = asyncio.Event()
 
     def set_policy(self, policy: Policy) -> None:
-        """Make the networks of another policy. Those that are gone are taken away by `retire`."""
+        """Make the networks of another policy. What is needed no more is taken away by `retire`."""
         self._policy = policy
-        self.look()
+        self.look(settle=False)
 
     def hint(self) -> None:
         """Ask for a look: something that networks are made of may have changed."""
@@ -66,7 +66,7 @@ class Networks:
         if found is None:
             return None
         waits_on = frozenset({network_key(name)})
-        return PolicyError(f'network "{name}" is not ready on this host', detail=found.detail, waits_on=waits_on)
+        return PolicyError(found.sentence, detail=found.detail, waits_on=waits_on)
 
     def problems(self) -> list[str]:
         """Return what is wrong with networks, in sentences."""
@@ -77,8 +77,11 @@ class Networks:
         would = {name: "; ".join(each.describe() for each in missing) for name, missing in self._missing.items()}
         return [f"network {name}: would: {text}" for name, text in would.items() if text]
 
-    def look(self) -> None:
-        """Make what is missing of each network, or (in observe mode) note what that is."""
+    def look(self, *, settle: bool = True) -> None:
+        """Make what is missing of each network, or (in observe mode) note what that is.
+
+        With `settle`, what a network needed before and does not need any more is taken away.
+        """
         observes = self._policy.daemon.mode == "observe"
         before = set(self._problems)
         self._missing.clear()
@@ -93,7 +96,8 @@ class Networks:
                 self._known.add(name)
                 lost = [each.describe() for each in missing if each in self._ground.needs(name)]
                 self._ground.ensure(name, missing)
-                self._ground.claim(name, needed)
+                if settle:
+                    self._ground.claim(name, needed)
             except (HostError, PolicyError) as error:
                 known = self._problems.get(name)
                 if known is None or known.detail != error.detail:
@@ -109,9 +113,10 @@ class Networks:
             self._cured({network_key(name) for name in cured})
 
     def retire(self) -> None:
-        """Take away the networks that the policy does not have any more; no guest is in them now."""
+        """Take away what networks needed before this policy; all guests are where it wants them now."""
         if self._policy.daemon.mode == "observe":
             return
+        self.look()
         for name in self._known - self._policy.networks.keys():
             self._ground.claim(name, frozenset())
         self._known &= self._policy.networks.keys()

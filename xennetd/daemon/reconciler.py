@@ -227,6 +227,7 @@ class Reconciler:
                 memory=record.memory,
                 now=time.monotonic(),
                 removes_backend=policy.daemon.devd,
+                standing=record.attachment if record.connected_by is policy else None,
             )
         )
         memory, now = record.memory, time.monotonic()
@@ -322,6 +323,8 @@ class Reconciler:
         if decision.remove_backend:
             await backend.remove_backend(self._client, vif)
         self._trail.settle(record, decision, link, done)
+        if decision.state is VifState.CONNECTED:
+            record.connected_by = self._policy
 
     async def _mark(self, vif_id: VifId) -> None:
         """Show the hotplug scripts whether xenstore holds verdicts on this vif."""

@@ -13,13 +13,15 @@ from xennetd.model.link import Link
 from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif, plain
 from xennetd.plan.decide import Decision, Incarnation, Memory
+from xennetd.policy.config import Policy
 
 
 @dataclass(slots=True)
 class Record:
     """One vif. `since` is the wall clock, in seconds, when `state` began; `hinted_at` and `duration_us` time the attach
     on the monotonic clock, from the hint that found state 2 and the link to the verdict. `seen` is the link that was
-    looked at last. `broken_until`: a defect of ours has hit it, and it is let alone until then (monotonic)."""
+    looked at last. `broken_until`: a defect of ours has hit it, and it is let alone until then (monotonic).
+    `connected_by` is the policy in force when it was seen to be connected last."""
 
     vif: Vif
     memory: Memory = field(default_factory=Memory)
@@ -34,6 +36,7 @@ class Record:
     duration_us: int | None = None
     broken_until: float = 0.0
     waits_on: frozenset[str] = frozenset()
+    connected_by: Policy | None = None
 
     def settle(self, decision: Decision, link: Link | None) -> bool:
         """Take over what a look came to. Returns whether the state or the error changed."""

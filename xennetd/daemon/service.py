@@ -76,7 +76,7 @@ class Service:
         hosts = DhcpHosts(self._dhcp)
         self._ground = Ground({**hands(self._kernel), DhcpService: self._dhcp, DhcpHost: hosts})
         self._networks = Networks(policy, self._kernel.links, self._ground, audit, self._cured)
-        claims = Claims(hosts.lease, self._networks.problem)
+        claims = Claims(hosts.lease, hosts.leases, self._networks.problem)
         self._reconciler = Reconciler(
             policy, self._kernel, self._directory, self._client, audit, self._hooks, self._marks, self._ground, claims
         )

@@ -104,8 +104,12 @@ class HostView(Protocol):
         """Return a value of net.ipv4.conf or net.ipv6.conf, None where the kernel has no such thing."""
         ...
 
-    def owner(self, destination: IPNetwork, *, besides: str = "") -> Link | None:
-        """Return a link, other than the one of that name, with an address of the host's in this destination."""
+    def owner(self, destination: IPNetwork) -> Link | None:
+        """Return a link with an address of the host's in this destination."""
+        ...
+
+    def neighbouring(self, subnet: IPNetwork) -> Link | None:
+        """Return a link that is not ours, with an address of the host's in a subnet that overlaps this one."""
         ...
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
@@ -117,10 +121,11 @@ def is_link_name(text: str) -> bool:
     """Return whether the kernel would take `text` as a link's name and we would too.
 
     dev_valid_name() of net/core/dev.c (1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space), and printable
-    ASCII without quotes, backslash and `%`, so that a name is always safe to show and never a template.
+    ASCII without quotes, backslash, `%`, `*` and `,`, so that a name is always safe to show and never a template, a
+    pattern or a list.
     """
     return (
         0 < len(text) < IFNAMSIZ
         and text not in (".", "..")
-        and all("!" <= c <= "~" and c not in "/:%\"'\\" for c in text)
+        and all("!" <= c <= "~" and c not in "/:%*,\"'\\" for c in text)
     )

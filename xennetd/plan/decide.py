@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from xennetd.model.attachment import Attachment, Routing
-from xennetd.model.errors import HostError, XennetdError
+from xennetd.model.errors import Denied, HostError, XennetdError
 from xennetd.model.ground import GroundObject, Setting
 from xennetd.model.link import HostView, Link, Route
 from xennetd.model.status import VifState
@@ -110,8 +110,8 @@ class Memory:
 @dataclass(frozen=True, slots=True)
 class Look:
     """All that a decision is made from. `resolve` is policy's word on this vif; `missing` says what of an attachment's
-    needs the host does not have; `leaving` whether the vif that a link belongs to is being removed; `now` is a
-    monotonic clock in seconds."""
+    needs the host does not have; `leaving` whether the vif that a link belongs to is being removed; `standing` is what
+    this policy has connected the vif to before; `now` is a monotonic clock in seconds."""
 
     vif: Vif
     link: Link | None
@@ -124,6 +124,7 @@ class Look:
     memory: Memory
     now: float
     removes_backend: bool = False
+    standing: Attachment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,8 @@ def decide(look: Look) -> Decision:
     try:
         attachment = look.resolve(vif)
     except XennetdError as error:
-        return _with_tap(look, _refused(look, error), error)
+        refused = _refused(look, error)
+        return refused if refused.attachment is not None else _with_tap(look, refused, error)
     return _with_tap(look, _attach(look, attachment), attachment)
 
 
@@ -237,7 +239,17 @@ def _standing(vif: Vif) -> VifState:
 
 
 def _refused(look: Look, error: XennetdError) -> Decision:
-    """The vif must not be connected: port down and out of its bridge first, then say so."""
+    """The vif must not be connected: port down and out of its bridge first, then say so.
+
+    A guest that is connected by this very policy is not cut off because the host has got into a state in which it would
+    not be connected anew: an uplink without its address for a moment, a subnet that another link has now too.
+    """
+    standing, link = look.standing, look.link
+    if standing is not None and link is not None and not isinstance(error, Denied):
+        placed = link.up and link.master == standing.bridge_index
+        if placed and look.memory.connected == incarnation(link):
+            port = PortDecision(error=error, waits_on=error.waits_on)
+            return replace(_told(look, port), attachment=standing)
     return _told(look, PortDecision(release(look.link) if look.link else (), error, waits_on=error.waits_on))
 
 

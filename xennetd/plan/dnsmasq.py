@@ -15,7 +15,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 
 from xennetd.model.attachment import Mode
 from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
-from xennetd.model.link import IFNAMSIZ
 from xennetd.model.places import STATE
 from xennetd.model.vif import IPInterface
 from xennetd.policy.config import Network
@@ -44,20 +43,6 @@ def directory(instance: str) -> str:
 def instances(network: str) -> tuple[str, str]:
     """Return the names of the dnsmasqs that a network may have: its own, and the one for IPv6 in mode route."""
     return network, f"{network}:ipv6"
-
-
-def interface(network: Network) -> str:
-    """Return the link whose addresses a network's dnsmasq serves: its own bridge.
-
-    In mode route there is none that guests are in. dnsmasq then needs a link of ours without ports that has what the
-    guests' interfaces lack (dnsmasq(8), --bridge-interface): the gateway addresses, and an IPv6 link-local one.
-    """
-    if network.bridge:
-        return network.bridge
-    name = f"xn-{network.name}"
-    if len(name) < IFNAMSIZ:
-        return name
-    return f"xn-{hashlib.blake2s(network.name.encode(), digest_size=4).hexdigest()}"
 
 
 def unported_addresses(network: Network) -> tuple[IPInterface, ...]:
@@ -94,7 +79,7 @@ def services(network: Network) -> tuple[DhcpService, ...]:
     on them, which may be the uplink's own, and another DNS server's. So one serves IPv6 alone, with no DNS. The other
     hears DHCP requests as if they came by a link that no guest is in, and binds the gateway addresses.
     """
-    link = interface(network)
+    link = network.served_link
     own, ipv6 = instances(network.name)
     if network.mode is not Mode.ROUTE:
         listen = ["bind-dynamic", f"interface={link}", "except-interface=lo"]

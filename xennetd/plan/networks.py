@@ -6,7 +6,7 @@ import hashlib
 
 from xennetd.model.attachment import Mode
 from xennetd.model.errors import PolicyError
-from xennetd.model.ground import GroundObject, HostAddress, OwnBridge, Setting
+from xennetd.model.ground import BRIDGE_GROUP, GroundObject, HostAddress, OwnBridge, Setting
 from xennetd.model.link import HostView
 from xennetd.plan import dnsmasq
 from xennetd.policy.config import Network, Policy
@@ -39,14 +39,17 @@ def _check(network: Network, host: HostView) -> None:
             f"network.{network.name}.uplink in xennetd's configuration",
             waits_on=frozenset({network.uplink}),
         )
-    if not network.own:
-        return  # Guests that are routed may well have addresses of the uplink's subnet.
+    bridge = host.link(network.bridge)
+    if not network.own or (bridge is not None and bridge.group == BRIDGE_GROUP):
+        # Guests that are routed may well have addresses of the uplink's subnet. And a network that stands is not taken
+        # from its guests because another link has got an address there since: anybody's router could do that to it.
+        return
     for subnet in subnets(network):
-        owner = host.owner(subnet, besides=network.bridge)
-        if owner is not None:
+        other = host.neighbouring(subnet)
+        if other is not None:
             raise PolicyError(
-                f'network "{network.name}": subnet {subnet} is in use on this host already, on link "{owner.name}"',
-                waits_on=frozenset({owner.name}),
+                f'network "{network.name}": subnet {subnet} is in use on this host already, on link "{other.name}"',
+                waits_on=frozenset({other.name}),
             )
 
 
@@ -72,7 +75,7 @@ def _bridge(network: Network, host: HostView) -> list[GroundObject]:
 
 def _unported(network: Network) -> list[GroundObject]:
     """Return the link without ports whose addresses dnsmasq serves routed guests by."""
-    name = dnsmasq.interface(network)
+    name = network.served_link
     addresses = dnsmasq.unported_addresses(network)
     return [OwnBridge(name, _mac(network)), *(HostAddress(name, each) for each in addresses)]
 

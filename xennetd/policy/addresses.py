@@ -17,6 +17,7 @@ from xennetd.model.errors import GuestError, HostError, XennetdError
 from xennetd.model.ground import IPAddress, IPNetwork
 from xennetd.model.vif import IPInterface, Vif, VifId
 from xennetd.policy.config import Network
+from xennetd.policy.grammar import for_guests
 from xennetd.policy.network import unfit
 
 _MOST_PROBES = 1 << 16
@@ -61,6 +62,10 @@ class Others(Protocol):
         """Return the addresses that dnsmasq has last given, or is to give, to this MAC."""
         ...
 
+    def leased(self, network: str) -> Collection[IPAddress]:
+        """Return the addresses that dnsmasq has given to somebody, who may be gone for a while only."""
+        ...
+
     def problem(self, network: str) -> XennetdError | None:
         """Return why the host can't have this network now."""
         ...
@@ -89,6 +94,9 @@ def guest_destinations(
     if faults and not fixed:
         raise GuestError(faults[0], detail="; ".join(faults))
     found = [_host(ip) for ip in fixed] or [destination(ip) for ip in vif.ips]
+    for each in found:
+        if not for_guests(each):
+            raise GuestError(f"ip {_text(each)} is no address that a guest can have")
     if network is not None:
         for each in found:
             if (why := unfit(network, each)) is not None:
@@ -151,12 +159,21 @@ def _allocate(
     vif: Vif, network: Network, subnet: IPNetwork, reserved: Collection[IPAddress], others: Others
 ) -> IPNetwork:
     key = allocation_key(vif)
-    mine = [ip for ip in others.allocated(network.name, key) if ip in subnet]
-    taken = {*others.taken(network.name), *reserved}.difference(mine)
-    leased = [ip for ip in others.lease(network.name, vif.mac) if ip in subnet] if vif.mac else []
-    for ip in chain(mine, leased, _candidates(subnet, key)):
-        if ip not in taken and not _unusable(network, subnet, ip):
+    for ip in others.allocated(network.name, key):
+        if ip in subnet:
             return _host(ip)
+    taken = {*others.taken(network.name), *reserved}
+    mine = [ip for ip in others.lease(network.name, vif.mac) if ip in subnet] if vif.mac else []
+    spared = set(others.leased(network.name)).difference(mine)
+    asked = chain(mine, _candidates(subnet, key))
+    free = (ip for ip in asked if ip not in taken and not _unusable(network, subnet, ip))
+    second_best = None
+    for ip in free:
+        if ip not in spared:
+            return _host(ip)
+        second_best = second_best or ip
+    if second_best is not None:
+        return _host(second_best)
     raise HostError(
         f'network "{network.name}" has no free address left in {subnet}', waits_on=frozenset({full(network.name)})
     )

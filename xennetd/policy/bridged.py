@@ -36,7 +36,7 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
     """Return the bridge that the vif's own nodes mean, as the stock vif-bridge script reads them."""
     remedy = "correct bridge= in the domain's vif line"
     if not vif.bridge:
-        if bridges := host.bridges():
+        if bridges := [bridge for bridge in host.bridges() if bridge.group != BRIDGE_GROUP]:
             return bridges[0]
         raise HostError(
             "no bridge is named and the host has none: create one, or name one with bridge= in the domain's vif line",
@@ -64,6 +64,8 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
         )
     if link.kind != "bridge":
         raise HostError(_not_a_bridge(link, remedy), errno=EOPNOTSUPP, waits_on=waits_on)
+    if link.group == BRIDGE_GROUP:
+        raise GuestError(f'bridge "{name}" is that of a network of xennetd, to which only a policy leads: {remedy}')
     return link
 
 

@@ -68,9 +68,9 @@ def _scope(network: Network) -> str:
 def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
     users: dict[str, NetworkDraft] = {}
     for draft in drafts:
-        name = draft.network.bridge
+        name = draft.network.served_link or draft.network.bridge
         earlier = users.setdefault(name, draft)
-        if name and earlier is not draft and (earlier.network.own or draft.network.own):
+        if name and earlier is not draft and (earlier.network.served_link or draft.network.served_link):
             text = f"not for two networks: {earlier.place.key} at {earlier.place} has this bridge"
             problems.append((draft.place / "bridge").problem(text, found=shown(name)))
     for draft in drafts:

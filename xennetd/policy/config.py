@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
 from xennetd.model.attachment import Mode
+from xennetd.model.link import is_link_name
 from xennetd.model.places import CONTROL
 
 
@@ -70,6 +72,20 @@ class Network:
     def own(self) -> bool:
         """Whether its bridge is ours: made for it, and taken away with it."""
         return self.mode in (Mode.NAT, Mode.ISOLATED)
+
+    @property
+    def served_link(self) -> str:
+        """The link of ours that is made for it, whose addresses dnsmasq serves: its own bridge; empty if there is none.
+
+        In mode route there is none that guests are in. With dhcp there is then one without ports that has what the
+        guests' interfaces lack (dnsmasq(8), --bridge-interface): the gateway addresses, and an IPv6 link-local one.
+        """
+        if self.own or self.mode is not Mode.ROUTE or not self.dhcp:
+            return self.bridge if self.own else ""
+        name = f"xn-{self.name}"
+        if is_link_name(name):
+            return name
+        return f"xn-{hashlib.blake2s(self.name.encode(), digest_size=4).hexdigest()}"
 
     @property
     def gateway4(self) -> IPv4Interface | None:

@@ -42,7 +42,7 @@ def subnet(text: str) -> IPNetwork:
     longest = _LONGEST_SUBNET[network.version]
     if network.prefixlen > longest:
         raise ValueError(f"too small: an IPv{network.version} subnet is a /{longest} or shorter")
-    if not _for_guests(network):
+    if not for_guests(network):
         raise ValueError("not addresses that guests can have")
     return network
 
@@ -63,7 +63,7 @@ def address(text: str) -> IPAddress:
         found = ip_address(text)
     except ValueError:
         raise ValueError("not valid") from None
-    if not _for_guests(ip_network(found)):
+    if not for_guests(ip_network(found)):
         raise ValueError("not an address that a guest can have")
     return found
 
@@ -94,7 +94,8 @@ def is_domain(text: str) -> bool:
     return len(text) <= _LONGEST_DOMAIN and all(_LABEL.fullmatch(label) for label in text.split("."))
 
 
-def _for_guests(network: IPNetwork) -> bool:
+def for_guests(network: IPNetwork) -> bool:
+    """Return whether an address or a subnet is one that guests can have: unicast, and good beyond one link."""
     if isinstance(network, IPv4Network):
         return not any(network.overlaps(never) for never in _NEVER4)
     return any(network.subnet_of(unicast) for unicast in _UNICAST6)

@@ -234,9 +234,8 @@ def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
     for each in found:
         owner = host.owner(each)
         if owner is not None:
-            raise HostError(
-                f"address {each.network_address} is the host's own, on {owner.name}", waits_on=frozenset({owner.name})
-            )
+            sentence = f"address {each.network_address} is the host's own"
+            raise HostError(sentence, detail=f"{sentence}, on {owner.name}", waits_on=frozenset({owner.name}))
 
 
 def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:

@@ -1,0 +1,175 @@
+"""Routed guests in the simulated world: whatever comes in which order, each address is one live guest's, or nobody's.
+
+Several vifs want the same few addresses: those of one domain, which follow each other, and those of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.schedules import Life, Moment, Op, schedules
+from tests.unit.hosts import nobody
+from tests.unit.test_ground import Heap
+from tests.unit.test_interleavings import SimulatedBackend, SimulatedDirectory, SimulatedKernel, World
+from tests.unit.test_rtnl import address_message, attribute, route_message
+from xennetd.daemon import reconciler as reconciler_module
+from xennetd.daemon.ground import Ground
+from xennetd.daemon.marks import Marks
+from xennetd.daemon.reconciler import Reconciler
+from xennetd.kernel import rtnl_ip
+from xennetd.kernel.execute import StepRefused
+from xennetd.kernel.links import Links
+from xennetd.model.event import Event
+from xennetd.model.ground import RANKS, ROUTE_PROTOCOL, ProxyNeighbour
+from xennetd.model.link import IFF_UP, Link, Neighbour, Route
+from xennetd.model.status import VifState
+from xennetd.model.vif import Vif, VifId
+from xennetd.plan import port
+from xennetd.plan.steps import AddRoute, SetSetting, Step
+from xennetd.policy.config import Policy
+from xennetd.xenstore.parse import NODES, parse_vif
+
+UPLINK = 1
+HOST = IPv4Interface("192.0.2.2/24")
+ADDRESSES = ("192.0.2.17", "192.0.2.18")
+GUEST_SETTINGS = ("forwarding", "rp_filter", "proxy_arp")
+
+
+@dataclass
+class RoutedWorld(World):
+    """Guests by vif-xennetd-route. `wanted` and `domains` say for each life which address it wants and whose it is."""
+
+    wanted: Sequence[str] = ()
+    domains: Sequence[int] = ()
+    settings: dict[tuple[str, str], int] = field(default_factory=dict)
+    domain_of: dict[VifId, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.put(Link(UPLINK, "eth0", flags=IFF_UP, addresses=(HOST,)))
+        self.unheard_links.append(route_message(UPLINK, b"\0\0\0\0", length=0, protocol=16))
+
+    def put(self, link: Link) -> None:
+        """As the kernel does: of routes that go with a link that goes down, or give way to others, nothing is told."""
+        before = self.links.get(link.index, Link(link.index, ""))
+        if link.up and before.up:
+            for gone in before.routes - link.routes:
+                self.unheard_links.append(_route(link.index, gone, gone=True))
+        super().put(link)
+        for address in set(before.addresses) - set(link.addresses):
+            self.unheard_links.append(address_message(link.index, address.ip.packed, 32, gone=True))
+        for each in before.neighbours - link.neighbours:
+            self.unheard_links.append(_neighbour(link.index, each, gone=True))
+        for address in link.addresses:
+            if address not in before.addresses:
+                self.unheard_links.append(address_message(link.index, address.ip.packed, address.network.prefixlen))
+        for each in link.neighbours - before.neighbours:
+            self.unheard_links.append(_neighbour(link.index, each))
+        for new in link.routes - before.routes:
+            for other in tuple(self.links.values()):
+                if other.index != link.index and new in other.routes:
+                    self.links[other.index] = replace(other, routes=other.routes - {new})
+            self.unheard_links.append(_route(link.index, new))
+
+    def happen(self, life: Life, op: Op) -> None:
+        super().happen(life, op)
+        if op is Op.DIRECTORY:
+            self.domain_of[life.vif] = self.domains[life.order]
+            mac = f"00:16:3e:00:00:{self.domains[life.order]:02x}"
+            script = "/etc/xen/scripts/vif-xennetd-route"
+            self.write(life.vif, script=script, ip=self.wanted[life.order], mac=mac, vifname=None)
+        if op is Op.MEDDLE:
+            link = self.link_of(life.vif)
+            assert link is not None
+            self.put(replace(link, routes=frozenset(), neighbours=frozenset()))
+
+
+def _route(index: int, route: Route, *, gone: bool = False) -> bytes:
+    source = attribute(7, route.source.packed) if route.source is not None else b""
+    return route_message(index, route.destination.network_address.packed, source, gone=gone)
+
+
+def _neighbour(index: int, neighbour: Neighbour, *, gone: bool = False) -> bytes:
+    body = struct.pack("=BxxxiHBB", 2, index, 0x80, 0, 1) + attribute(1, neighbour.address.packed)
+    body += attribute(2, bytes.fromhex(neighbour.mac.replace(":", "")))
+    kind = rtnl_ip.RTM_DELNEIGH if gone else rtnl_ip.RTM_NEWNEIGH
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+class _Links(Links):
+    """The daemon's own view, but for the settings, which it reads below /proc/sys."""
+
+    world: RoutedWorld
+
+    def setting(self, version: int, link: str, key: str) -> int | None:
+        return self.world.settings.get((link, key), 0) if version == 4 and self.link(link) is not None else None
+
+
+class RoutedKernel(SimulatedKernel):
+    def __init__(self, world: RoutedWorld) -> None:
+        super().__init__(world)
+        self.links = _Links()
+        self.links.world = world
+        self._routed_world = world
+
+    def poll(self) -> None:
+        super().poll()
+        if self.links.doubts.routes:
+            links = self._routed_world.links.values()
+            dump = [_route(link.index, route) for link in links for route in link.routes]
+            self.changed(
+                self.links.reload_routes([route_message(UPLINK, b"\0\0\0\0", length=0, protocol=16), *dump])
+            )
+        for index in tuple(self.links.doubts.addresses):
+            link = self._routed_world.links.get(index, Link(index, ""))
+            dump = [address_message(index, each.ip.packed, each.network.prefixlen) for each in link.addresses]
+            self.changed(self.links.reload_addresses(index, dump))
+
+    def _execute(self, step: Step) -> None:
+        world = self._routed_world
+        assert not isinstance(step, Ensure_), "the ground's are not for the kernel's links"
+        link = world.links.get(step.index)
+        if link is None:
+            raise StepRefused(step, errno.ENODEV, "")
+        if isinstance(step, SetSetting):
+            world.settings[(step.name, step.setting.key)] = step.setting.value
+            return
+        if isinstance(step, AddRoute):
+            if not link.up:
+                raise StepRefused(step, errno.ENETDOWN, "")
+            others = (other for other in world.links.values() if other.index != link.index)
+            if not step.replace and any(step.route in other.routes for other in others):
+                raise StepRefused(step, errno.EEXIST, "")
+        after = port.apply((step,), link)
+        if after != link:
+            world.put(after)
+
+
+class RoutedDirectory(SimulatedDirectory):
+    def _look(self, vifs: set[VifId]) -> None:
+        world = self._world
+        assert isinstance(world, RoutedWorld)
+        for vif in vifs:
+            nodes, found = world.nodes.get(vif), None
+            if nodes is not None:
+                untrusted = {node: nodes[node].encode() if node in nodes else None for node in NODES}
+                uuid = f"/vm/00000000-0000-0000-0000-{world.domain_of[vif]:012d}"
+                found = parse_vif(vif, untrusted, b"guest", uuid.encode())
+            if found != self._vifs.get(vif):
+                self._vifs.pop(vif, None)
+                if found is not None:
+                    self._vifs[vif] = found
+                self.hint(vif)
