@@ -5,7 +5,7 @@ It is filled from what was decided for each vif last, so it is as complete as th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,11 +20,11 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One live vif's claims. `hosts` are single addresses, `prefixes` whole networks."""
+    """One live vif's claims. `hosts` are single addresses, `prefixes` whole networks, `names` its MAC where it is and
+    its VM's name in its network."""
 
     claim: Claim
-    mac: str | None
-    place: str
+    names: frozenset[tuple[str, str]]
     network: str | None
     key: tuple[str, int]
     hosts: frozenset[IPAddress]
@@ -56,7 +56,7 @@ class Claims:
         self._since: dict[VifId, int] = {}
         self._count = 0
         self._by_host: dict[IPAddress, set[VifId]] = {}
-        self._by_mac: dict[tuple[str, str], set[VifId]] = {}
+        self._by_name: dict[tuple[str, str], set[VifId]] = {}
         self._by_network: dict[str, set[VifId]] = {}
         self._with_prefix: set[VifId] = set()
 
@@ -81,9 +81,9 @@ class Claims:
                 found.add(vif)
         return [self._entries[vif].claim for vif in sorted(found) if vif != asking]
 
-    def namesakes(self, mac: str, place: str, asking: VifId) -> list[Claim]:
-        """Return the other live vifs with this MAC in the same place."""
-        return [self._entries[vif].claim for vif in sorted(self._by_mac.get((mac, place), ())) if vif != asking]
+    def namesakes(self, name: str, place: str, asking: VifId) -> list[Claim]:
+        """Return the other live vifs with this MAC in the same place, or with a VM of this name in the same network."""
+        return [self._entries[vif].claim for vif in sorted(self._by_name.get((name, place), ())) if vif != asking]
 
     def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
         """Return the addresses in this network of a live vif with this (uuid, devid)."""
@@ -99,8 +99,7 @@ class Claims:
         ips = attachment.ips
         entry = _Entry(
             claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
-            mac=attachment.mac,
-            place=attachment.place,
+            names=frozenset(_names(vif, attachment)),
             network=attachment.network,
             key=allocation_key(vif),
             hosts=frozenset(each.network_address for each in ips if each.prefixlen == each.max_prefixlen),
@@ -114,16 +113,16 @@ class Claims:
         self._entries[vif.id] = entry
         for host in entry.hosts:
             self._by_host.setdefault(host, set()).add(vif.id)
-        if entry.mac is not None:
-            self._by_mac.setdefault((entry.mac, entry.place), set()).add(vif.id)
+        for name in entry.names:
+            self._by_name.setdefault(name, set()).add(vif.id)
         if entry.network is not None:
             self._by_network.setdefault(entry.network, set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
         rivals: set[VifId] = set()
-        if old is None or (old.mac, old.place) != (entry.mac, entry.place):
-            rivals.update(self._having_mac_of(entry), self._having_mac_of(old) if old is not None else ())
-            rivals.discard(vif.id)
+        for name in entry.names ^ (old.names if old is not None else frozenset()):
+            rivals |= self._by_name.get(name, set())
+        rivals.discard(vif.id)
         if old is not None and (old.hosts, old.prefixes, old.network) == (entry.hosts, entry.prefixes, entry.network):
             return Change(frozenset(rivals))
         rivals |= {claim.vif for each in ips for claim in self.claims(each, vif.id)}
@@ -138,11 +137,9 @@ class Claims:
             return Change()
         self._forget(vif, entry)
         rivals = {claim.vif for host in entry.hosts for claim in self._claims_on(host)}
-        rivals.update(self._having_mac_of(entry))
+        for name in entry.names:
+            rivals |= self._by_name.get(name, set())
         return Change(frozenset(rivals), _freed(vif, entry))
-
-    def _having_mac_of(self, entry: _Entry) -> Collection[VifId]:
-        return self._by_mac.get((entry.mac, entry.place), ()) if entry.mac is not None else ()
 
     def _claims_on(self, host: IPAddress) -> list[Claim]:
         return [self._entries[vif].claim for vif in self._by_host.get(host, ())]
@@ -150,11 +147,18 @@ class Claims:
     def _forget(self, vif: VifId, entry: _Entry) -> None:
         for host in entry.hosts:
             _discard(self._by_host, host, vif)
-        if entry.mac is not None:
-            _discard(self._by_mac, (entry.mac, entry.place), vif)
+        for name in entry.names:
+            _discard(self._by_name, name, vif)
         if entry.network is not None:
             _discard(self._by_network, entry.network, vif)
         self._with_prefix.discard(vif)
+
+
+def _names(vif: Vif, attachment: Attachment) -> Iterator[tuple[str, str]]:
+    if attachment.mac is not None:
+        yield attachment.mac, attachment.place
+    if attachment.network is not None and vif.vm is not None:
+        yield vif.vm, attachment.network
 
 
 def _freed(vif: VifId, entry: _Entry) -> frozenset[str]:

@@ -207,6 +207,8 @@ class Reconciler:
             done += self._execute(record, link, decision.port.steps, tap=False)
             done += self._execute(record, tap, decision.tap.steps, tap=True)
         _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
+        if before is not None and link is not None and before.port.steps:
+            self._fail(record, link, not_taken(record.vif, before.port.steps), tap=False)
         self._queue.hint_later(vif_id, 1.0)
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:

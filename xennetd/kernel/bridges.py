@@ -101,14 +101,8 @@ class HostAddresses:
                     raise refused(each, ack)
 
     def ours(self) -> Collection[HostAddress]:
-        """Return all addresses of bridges of ours, but for link-local ones of IPv6."""
-        return [
-            HostAddress(link.name, address)
-            for link in self._links.bridges()
-            if _is_ours(link)
-            for address in link.addresses
-            if address.version == 4 or not address.is_link_local
-        ]
+        """Return none: an address carries no mark of ours, and an administrator may have put one onto our bridge."""
+        return ()
 
 
 def _is_ours(link: Link) -> bool:

@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from typing import Protocol
 
+from xennetd.model.attachment import Mode
 from xennetd.model.errors import GuestError, HostError, XennetdError
 from xennetd.model.ground import IPAddress, IPNetwork
 from xennetd.model.vif import IPInterface, Vif, VifId
@@ -46,8 +47,8 @@ class Others(Protocol):
         """Return the order of the claims of the vif that asks."""
         ...
 
-    def namesakes(self, mac: str, place: str, asking: VifId) -> Collection[Claim]:
-        """Return the other live vifs with this MAC on the same network or bridge."""
+    def namesakes(self, name: str, place: str, asking: VifId) -> Collection[Claim]:
+        """Return the other live vifs with this MAC in the same place, or with a VM of this name in the same network."""
         ...
 
     def allocated(self, network: str, key: tuple[str, int]) -> Collection[IPAddress]:
@@ -117,9 +118,11 @@ def uncontested(
     for each in destinations:
         later = False
         for claim in others.claims(each, vif.id):
+            if not yields(vif, claim, others):
+                continue
             if claim.uuid is not None and claim.uuid == vif.uuid:
-                later |= claim.since > others.since(vif.id)
-            elif (not claim.connected, claim.since) < (vif.hotplug_status != "connected", others.since(vif.id)):
+                later = True
+            else:
                 raise HostError(
                     f"address {_text(each)} is in use by another guest",
                     detail=f"address {_text(each)} is {claim.title}'s already",
@@ -130,6 +133,20 @@ def uncontested(
         else:
             kept.append(each)
     return tuple(kept), tuple(said)
+
+
+def yields(vif: Vif, claim: Claim, others: Others) -> bool:
+    """Return whether a vif leaves to another what only one of them can have.
+
+    In a reboot or a migration the later vif of a domain (by its uuid) has it, of one domain's vifs the first; with
+    anybody else's, who has it keeps it.
+    """
+    since = others.since(vif.id)
+    if claim.uuid is None or claim.uuid != vif.uuid:
+        return (not claim.connected, claim.since) < (vif.hotplug_status != "connected", since)
+    if claim.vif.domid == vif.id.domid:
+        return claim.vif.devid < vif.id.devid
+    return claim.since > since
 
 
 def claims_of(vif: VifId) -> str:
@@ -150,7 +167,9 @@ def _allocate_missing(
     found: list[IPNetwork] = []
     if network.subnet4 is not None and 4 not in has:
         found.append(_allocate(vif, network, network.subnet4, reserved, others))
-    if network.subnet6 is not None and 6 not in has and network.ra == "stateful":
+    # A routed guest can have no address that nobody routes to it: there is no SLAAC.
+    stateful = network.ra == "stateful" or (network.ra == "slaac" and network.mode is Mode.ROUTE)
+    if network.subnet6 is not None and 6 not in has and stateful:
         found.append(_allocate(vif, network, network.subnet6, reserved, others))
     return found
 

@@ -17,7 +17,7 @@ from xennetd.model.link import HostView, Link
 from xennetd.model.text import dns_label, visible
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.policy import bridged, routed
-from xennetd.policy.addresses import Others, guest_destinations, uncontested
+from xennetd.policy.addresses import Others, guest_destinations, uncontested, yields
 from xennetd.policy.config import Match, Network, Policy, Rule
 from xennetd.policy.firewall import forward_element, rules
 from xennetd.policy.mac import mac_warnings, stable_mac
@@ -87,7 +87,7 @@ def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others
     if network is not None and network.own:
         found = _destinations(policy, vif, rule, network, others)
         uncontested(vif, found, others)
-        needs = _network_needs(vif, mac, network, found)
+        needs = _network_needs(vif, mac, bridge.name, network, found, others)
     return Attachment(
         vif=vif.id,
         mode=network.mode if network is not None else Mode.BRIDGE,
@@ -123,9 +123,11 @@ def _routed(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others:
         needs += needed
         warnings += said
     if network is not None:
-        needs += _network_needs(vif, mac, network, found)
+        needs += _network_needs(vif, mac, None, network, found, others)
     if not found:
         warnings.append("no ip= is given and no policy fixes an address: nothing is routed to this guest")
+    if network is not None and network.dhcp and vif.vifname is not None:
+        warnings.append(f'dhcp serves interfaces named vif* only, and this one is "{vif.vifname}": set its addresses')
     if found and mac is None:
         warnings.append("without a mac= no neighbour entry keeps others from answering for this guest's address")
     return Attachment(
@@ -150,8 +152,17 @@ def _destinations(
     return guest_destinations(vif, network, fixed, reserved if network is not None else (), others)
 
 
-def _network_needs(vif: Vif, mac: str | None, network: Network, found: tuple[IPNetwork, ...]) -> list[GroundObject]:
-    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its."""
+def _network_needs(
+    vif: Vif, mac: str | None, bridge: str | None, network: Network, found: tuple[IPNetwork, ...], others: Others
+) -> list[GroundObject]:
+    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its.
+
+    Of several guests with one MAC, or one name, only one can have what goes by that.
+    """
+
+    def has(name: str, where: str) -> bool:
+        return not any(yields(vif, claim, others) for claim in others.namesakes(name, where, vif.id))
+
     hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
     needs: list[GroundObject] = []
     if network.dhcp:
@@ -159,9 +170,10 @@ def _network_needs(vif: Vif, mac: str | None, network: Network, found: tuple[IPN
             raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
         label = dns_label(vif.vm or "")
         name = f"{label}.{network.domain}" if label is not None else None
-        needs.append(DhcpHost(network.name, mac, tuple(hosts), name))
+        if has(mac, place(bridge, network.name)):
+            needs.append(DhcpHost(network.name, mac, tuple(hosts), name))
     for forward in network.forwards:
-        if forward.to == vif.vm:
+        if vif.vm is not None and forward.to == vif.vm and has(vif.vm, network.name):
             firsts: dict[int, IPAddress] = {}
             for address in hosts:
                 firsts.setdefault(address.version, address)
