@@ -121,6 +121,7 @@ def _message(link: Link) -> bytes:
         attribute(10, struct.pack("=I", link.master)),
         attribute(18, attribute(1, link.kind.encode() + b"\0")),
         attribute(26, attribute(10, attribute(8, bytes([link.addr_gen_mode])))),
+        attribute(27, struct.pack("=I", link.group)),
     ]
     if link.parent is not None:
         attributes.append(attribute(56, f"vif-{link.parent.domid}-{link.parent.devid}\0".encode()))

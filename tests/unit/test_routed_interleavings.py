@@ -33,10 +33,10 @@ from xennetd.kernel import rtnl_ip
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import Links
 from xennetd.model.event import Event
-from xennetd.model.ground import RANKS, ROUTE_PROTOCOL, ProxyNeighbour
+from xennetd.model.ground import RANKS, ProxyNeighbour
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.status import VifState
-from xennetd.model.vif import Vif, VifId
+from xennetd.model.vif import VifId
 from xennetd.plan import port
 from xennetd.plan.steps import AddRoute, SetSetting, Step
 from xennetd.policy.config import Policy
@@ -130,9 +130,7 @@ class RoutedKernel(SimulatedKernel):
         if self.links.doubts.routes:
             links = self._routed_world.links.values()
             dump = [_route(link.index, route) for link in links for route in link.routes]
-            self.changed(
-                self.links.reload_routes([route_message(UPLINK, b"\0\0\0\0", length=0, protocol=16), *dump])
-            )
+            self.changed(self.links.reload_routes([route_message(UPLINK, b"\0\0\0\0", length=0, protocol=16), *dump]))
         for index in tuple(self.links.doubts.addresses):
             link = self._routed_world.links.get(index, Link(index, ""))
             dump = [address_message(index, each.ip.packed, each.network.prefixlen) for each in link.addresses]
@@ -140,7 +138,6 @@ class RoutedKernel(SimulatedKernel):
 
     def _execute(self, step: Step) -> None:
         world = self._routed_world
-        assert not isinstance(step, Ensure_), "the ground's are not for the kernel's links"
         link = world.links.get(step.index)
         if link is None:
             raise StepRefused(step, errno.ENODEV, "")
@@ -173,3 +170,91 @@ class RoutedDirectory(SimulatedDirectory):
                 if found is not None:
                     self._vifs[vif] = found
                 self.hint(vif)
+
+
+async def play(
+    lives: tuple[Life, ...], moments: tuple[Moment, ...], wanted: Sequence[str], domains: Sequence[int]
+) -> tuple[RoutedWorld, Reconciler, Heap]:
+    """Let everything happen, then let the daemon hear of everything and come to rest."""
+    world = RoutedWorld(wanted=wanted, domains=domains)
+    kernel, directory, heap = RoutedKernel(world), RoutedDirectory(world), Heap()
+    audit: list[Event] = []
+    hands: Any = dict.fromkeys(RANKS, heap)
+    parts: Any = (SimpleNamespace(record=audit.append), mock.Mock(), Marks(), Ground(hands), nobody())
+    surroundings: Any = (kernel, directory, None)
+    reconciler = Reconciler(Policy(), *surroundings, *parts)
+    kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
+    with mock.patch.object(reconciler_module, "backend", SimulatedBackend(world)):
+        running = asyncio.ensure_future(reconciler.run())
+        for moment in moments:
+            world.happen(lives[moment.life], moment.op)
+            for turn in range(moment.pause):
+                (kernel if turn % 2 else directory).poll()
+                await asyncio.sleep(0)
+        for _ in range(6):
+            kernel.poll()
+            directory.poll()
+            await reconciler.look_at_all()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    return world, reconciler, heap
+
+
+def check(world: RoutedWorld, reconciler: Reconciler, heap: Heap) -> None:
+    """Each address leads to one guest that is there and wants it, and the host has what that needs and nothing else."""
+    assert set(reconciler.records) == set(world.nodes)
+    proxies = {str(each.address) for each in heap.there if isinstance(each, ProxyNeighbour)}
+    for address in ADDRESSES:
+        destination = IPv4Network(address)
+        holders = [
+            link for link in world.links.values() if any(route.destination == destination for route in link.routes)
+        ]
+        online = {vif for vif, nodes in world.nodes.items() if nodes["online"] == "1" and nodes["ip"] == address}
+        assert len(holders) <= 1
+        for link in holders:
+            vif = link.parent
+            assert vif in online, "a route leads to a guest that is going, or that is not there"
+            assert link.routes == {Route(destination, 2, HOST.ip)}
+            mac = world.nodes[vif]["mac"]
+            assert link.neighbours == {Neighbour(IPv4Address(address), mac)}
+            assert [world.settings[link.name, key] for key in GUEST_SETTINGS] == [1, 1, 1]
+            assert address in proxies
+        if online and all(_is_ready(world, vif) for vif in online):
+            assert holders, f"nobody has {address}, which {online} want"
+        assert (address in proxies) <= bool(online)
+    if not world.nodes:
+        assert heap.there == []
+    for vif, record in reconciler.records.items():
+        link = world.link_of(vif)
+        if record.state is VifState.ERROR:
+            assert link is None or not link.routes
+            assert record.error is not None
+            assert "in use by another guest" in record.error.sentence
+
+
+def _is_ready(world: World, vif: VifId) -> bool:
+    return world.link_of(vif) is not None and world.nodes[vif]["state"] in ("2", "4")
+
+
+_plots = st.tuples(
+    schedules(),
+    st.lists(st.sampled_from(ADDRESSES), min_size=4, max_size=4),
+    st.lists(st.sampled_from([1, 1, 2]), min_size=4, max_size=4),
+)
+_Plot = tuple[tuple[tuple[Life, ...], tuple[Moment, ...]], list[str], list[int]]
+
+
+@given(_plots)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_order_of_things_leaves_each_address_with_one_guest(plot: _Plot) -> None:
+    (lives, moments), wanted, domains = plot
+    check(*asyncio.run(play(lives, moments, wanted, domains)))
+
+
+@pytest.mark.slow
+@given(_plots)
+@settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_order_of_things_leaves_each_address_with_one_guest_five_thousand_times(plot: _Plot) -> None:
+    (lives, moments), wanted, domains = plot
+    check(*asyncio.run(play(lives, moments, wanted, domains)))
