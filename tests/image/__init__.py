@@ -7,6 +7,7 @@
     machine.py    `Machine`: qemu with these disks; its console, journal and commands
     agent.py      runs in the machine and executes what comes down the virtio-serial port
     remote.py     runs a lane's tests with pytest in the machine and reports each here as if it had run here
+    journal.py    for tests in the machine: the journal from a moment on
     reporter.py   the pytest plugin in the machine that sends the reports
 
 Everything is emulated (TCG), for Xen's sake and because build machines have no KVM. XENNETD_SUITE=bookworm chooses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 from tests.bed.netns import Host, NetNs
 from tests.bed.rtnl import Rtnl
+from tests.image import journal
 
 UNIT = "xennetd.service"
 CONFIGURATION = Path("/etc/xennetd/conf.d")
@@ -80,11 +80,7 @@ class Journal:
     """What xennetd's unit has written to the journal from now on."""
 
     def __init__(self) -> None:
-        self.cursor = do("journalctl", "-q", "-n", "0", "--show-cursor").rpartition("-- cursor: ")[2].strip()
+        self.start = journal.mark()
 
     def entries(self, *matches: str) -> list[dict[str, str]]:
-        do("journalctl", "--sync")
-        output = do(
-            "journalctl", "-q", "-o", "json", f"--after-cursor={self.cursor}", f"_SYSTEMD_UNIT={UNIT}", *matches
-        )
-        return [json.loads(line) for line in output.splitlines()]
+        return journal.since(self.start, f"_SYSTEMD_UNIT={UNIT}", *matches)

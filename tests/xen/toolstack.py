@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.bed.xs import Xs
+from tests.image import journal
 
 BRIDGE = "xenbr0"
 BOOT_ADDRESS = "10.9.0.10"  # of the guest that xendomains starts
@@ -114,14 +115,12 @@ class Trail:
     """The audit trail from now on, as it lies in the journal."""
 
     def __init__(self) -> None:
-        shown = do("journalctl", "--quiet", "--lines=0", "--show-cursor")
-        self._cursor = shown.rpartition("-- cursor: ")[2].strip()
+        self._start = journal.mark()
 
     def entries(self) -> list[dict[str, str]]:
         """Return every record so far, oldest first."""
-        do("journalctl", "--sync")
-        output = do("journalctl", "-q", "-o", "json", f"--after-cursor={self._cursor}", "-u", "xennetd")
-        return [entry for line in output.splitlines() if "XENNET_EVENT" in (entry := json.loads(line))]
+        unit = journal.since(self._start, "_SYSTEMD_UNIT=xennetd.service")
+        return [entry for entry in unit if "XENNET_EVENT" in entry]
 
     def of(self, name: str) -> list[str]:
         """Return the events of one VM, in their order."""
