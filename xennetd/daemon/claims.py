@@ -53,7 +53,8 @@ class Claims:
         self.leased = leased
         self.problem = problem
         self._entries: dict[VifId, _Entry] = {}
-        self._since: dict[VifId, int] = {}
+        self._since: dict[int, int] = {}
+        self._known: dict[int, set[VifId]] = {}
         self._count = 0
         self._by_host: dict[IPAddress, set[VifId]] = {}
         self._by_name: dict[tuple[str, str], set[VifId]] = {}
@@ -61,11 +62,12 @@ class Claims:
         self._with_prefix: set[VifId] = set()
 
     def since(self, asking: VifId) -> int:
-        """Return when a vif was first heard of, as a number in that order."""
-        if asking not in self._since:
+        """Return when a vif's domain was first heard of, as a number in that order."""
+        self._known.setdefault(asking.domid, set()).add(asking)
+        if asking.domid not in self._since:
             self._count += 1
-            self._since[asking] = self._count
-        return self._since[asking]
+            self._since[asking.domid] = self._count
+        return self._since[asking.domid]
 
     def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
         """Return the live claims of others on a destination that this one overlaps."""
@@ -131,7 +133,9 @@ class Claims:
     def drop(self, vif: VifId, *, gone: bool = False) -> Change:
         """Forget a vif's claims; `gone`: and that it was ever there."""
         if gone:
-            self._since.pop(vif, None)
+            _discard(self._known, vif.domid, vif)
+            if vif.domid not in self._known:
+                self._since.pop(vif.domid, None)
         entry = self._entries.pop(vif, None)
         if entry is None:
             return Change()

@@ -27,7 +27,7 @@ _MOST_PROBES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A vif that has an address, or wants it. `since` orders the claims on one address: the lower came first."""
+    """A vif that has an address, or wants it. `since` is in which order its domain came."""
 
     vif: VifId
     uuid: str | None
@@ -44,7 +44,7 @@ class Others(Protocol):
         ...
 
     def since(self, asking: VifId) -> int:
-        """Return the order of the claims of the vif that asks."""
+        """Return in which order the domain of the vif that asks came: of two, the lower came first."""
         ...
 
     def namesakes(self, name: str, place: str, asking: VifId) -> Collection[Claim]:
@@ -143,7 +143,7 @@ def yields(vif: Vif, claim: Claim, others: Others) -> bool:
     """
     since = others.since(vif.id)
     if claim.uuid is None or claim.uuid != vif.uuid:
-        return (not claim.connected, claim.since) < (vif.hotplug_status != "connected", since)
+        return (not claim.connected, claim.since, claim.vif) < (vif.hotplug_status != "connected", since, vif.id)
     if claim.vif.domid == vif.id.domid:
         return claim.vif.devid < vif.id.devid
     return claim.since > since
