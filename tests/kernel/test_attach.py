@@ -167,6 +167,7 @@ def test_a_second_state_2_changes_nothing(
     daemon()
     web = guest("web")
     connected(bed, web.vif)
+    settle()  # and the kernel has told of the carrier, too
     with LinkNews(bed.host) as news:
         bed.toolstack.xs.write(f"{web.vif.backend}/state", "2")
         settle()

@@ -57,6 +57,10 @@ class Ground:
         """Return what an owner needs."""
         return self._needs.get(owner, _NOTHING)
 
+    def owners(self) -> list[Owner]:
+        """Return who needs anything."""
+        return list(self._needs)
+
     def prune(self) -> None:
         """Take away all that carries our mark and that nobody needs: what an earlier daemon has left."""
         marked = (each for hand in dict.fromkeys(self._hands.values()) for each in hand.ours())

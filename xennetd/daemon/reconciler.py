@@ -110,6 +110,10 @@ class Reconciler:
         """Look at every vif with another policy. What it does not change is not touched."""
         self._policy = policy
         await self.look_at_all()
+        if policy.daemon.mode == "enforce":
+            for owner in self._ground.owners():
+                if isinstance(owner, VifId) and owner not in self._records:
+                    self._ground.claim(owner, frozenset())  # It went while nothing might be done.
 
     async def pin(self, vif: Vif, on: bool) -> bool:
         """Keep hands off a vif, or take it back into care. Returns whether it is still there."""

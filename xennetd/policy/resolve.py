@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from xennetd.model.attachment import Attachment, Mode, place
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError
-from xennetd.model.ground import DhcpHost, GroundObject, IPAddress, IPNetwork
+from xennetd.model.ground import GUEST_GROUP, DhcpHost, GroundObject, IPAddress, IPNetwork
 from xennetd.model.link import HostView, Link
 from xennetd.model.text import dns_label, visible
 from xennetd.model.vif import Vif, XenbusState
@@ -247,7 +247,9 @@ def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
         owner = host.owner(each)
         if owner is not None:
             sentence = f"address {each.network_address} is the host's own"
-            raise HostError(sentence, detail=f"{sentence}, on {owner.name}", waits_on=frozenset({owner.name}))
+            detail = f"{sentence}, on {owner.name}"
+            guests = owner.group == GUEST_GROUP  # its name is not this guest's business
+            raise HostError(sentence if guests else detail, detail=detail, waits_on=frozenset({owner.name}))
 
 
 def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:
