@@ -8,7 +8,7 @@ import pytest
 
 from tests.bed.guest import Guest
 from tests.bed.toolstack import VifSpec
-from tests.vm.machine import Machine, do, until
+from tests.vm.machine import Machine, do, run, until
 
 MakeGuest = Callable[..., Guest]
 
@@ -36,7 +36,8 @@ def test_guests_leave_by_a_bond_and_survive_the_loss_of_a_leg(host: Machine, gue
     for leg in ("leg0", "leg1"):
         host.rtnl.add_veth(leg, leg, beyond.fd)
         beyond.rtnl.set(leg, master="wire", up=True)
-        do("ip", "link", "set", leg, "master", "bond0")
+        # The host's networkd puts each new link up, and a bond takes none that is up.
+        until(lambda leg=leg: run("ip", "link", "set", leg, "down", "master", "bond0").returncode == 0)
     host.bridge("br0")
     do("ip", "link", "set", "bond0", "master", "br0", "up")
     web = guest("web", VifSpec(bridge="br0"), address="10.8.0.1/24")
