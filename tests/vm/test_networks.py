@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed.dhcp import udhcpc
 from tests.bed.guest import Guest
 from tests.bed.toolstack import VifSpec
 from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, run, until
@@ -76,14 +77,9 @@ def test_a_network_is_made_from_within_the_sandbox_and_taken_away_without_a_trac
 def test_a_guest_gets_its_address_and_reaches_the_outside(outside: None, guest: MakeGuest) -> None:
     lab = guest("lab-1", VifSpec())
     lab.connect()
-    script = Path("/run/udhcpc")
-    script.write_text(
-        '#!/bin/sh\n[ "$1" = bound ] || exit 0\nip address add "$ip/$mask" dev "$interface"\n'
-        'ip route add default via "$router"\n'
-    )
-    script.chmod(0o755)
-    leased = lab.namespace.run("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "20", "-s", str(script))
-    assert "lease of 10.77.0." in leased.stderr + leased.stdout
+    given = udhcpc(lab.namespace, tries=20)
+    lab.namespace.rtnl.add_address("eth0", f"{given['ip']}/{given['mask']}")
+    lab.namespace.run("ip", "route", "add", "default", "via", given["router"])
     until(lambda: lab.ping(UPLINK))
     dmz = guest("dmz-1", VifSpec(ip="10.99.0.5"))
     dmz.connect()
