@@ -490,6 +490,24 @@ def test_what_a_setting_was_is_remembered_once_and_over_a_restart(foreign: Seen)
     assert setting("ipv4/conf/eth0/rp_filter") == "2"
 
 
+def test_links_that_forwarded_before_all_did_go_on_doing_so(foreign: Seen) -> None:
+    everything = Setting(6, "all", "forwarding", 1)
+    ip("link", "add", "eth7", "type", "bridge")
+    ip("link", "add", "eth8", "type", "bridge")
+    for link in ("eth7", "default"):
+        Path(f"/proc/sys/net/ipv6/conf/{link}/forwarding").write_text("1")
+    before = foreign()
+    with_hands(lambda our: our.ensure(everything))
+
+    def later(our: Hands) -> None:
+        assert our.ours() - {everything} == set()
+        our.release(everything)
+
+    with_hands(later)
+    assert difference(before, foreign()) == []
+    assert (setting("ipv6/conf/eth7/forwarding"), setting("ipv6/conf/eth8/forwarding")) == ("1", "0")
+
+
 def test_a_setting_of_a_link_that_is_gone_is_refused_and_forgotten(foreign: Seen) -> None:
     needed = Setting(4, "eth0", "forwarding", 1)
 

@@ -4,6 +4,8 @@ Rule 1: what a setting was is written down, in our nftables table, before it is 
 with the machine, as the setting does.
 Rule 2: a setting that was right before us is not written down, and so never changed back.
 Rule 3: the settings of a link of ours go with the link; nothing is written down of them.
+Rule 4: net.ipv6.conf.all.forwarding sets that of every link and of `default`. Those that were on already are written
+down as well, and are on again afterwards.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from xennetd.kernel.execute import write_setting
 from xennetd.kernel.firewall import Firewall
@@ -31,6 +34,10 @@ _KEYS = (
     "accept_dad",
 )
 """What may be changed on links that are not ours. Their places here are written down: only ever add to the end."""
+
+_ALL6 = Setting(6, "all", "forwarding", 1)
+_FORWARDED = str(6 << 8 | 0xFF)
+"""What is written down of a link whose `forwarding` was on before that of all was switched on."""
 
 _U32 = 1 << 32
 
@@ -61,6 +68,8 @@ class Settings:
             key = _key(setting)
             if not self._goes_with_its_link(setting) and key not in self._firewall.remembered():
                 self._firewall.remember(key, before % _U32, _opened(setting))
+                if setting == _ALL6:
+                    self._remember_forwarding()
             _write(setting)
 
     def release(self, objects: Sequence[Setting]) -> None:
@@ -74,10 +83,25 @@ class Settings:
                 value = before - _U32 if before >= _U32 >> 1 else before
                 _write(Setting(setting.version, setting.link, setting.key, value))
             self._firewall.forget(key, _opened(setting))
+            if setting == _ALL6:
+                self._restore_forwarding()
+
+    def _remember_forwarding(self) -> None:
+        for link in ("default", *(link.name for link in self._links)):
+            if self._links.setting(6, link, "forwarding") == 1:
+                self._firewall.remember((link, _FORWARDED), 1, None)
+
+    def _restore_forwarding(self) -> None:
+        for link, number in self._firewall.remembered():
+            if number == _FORWARDED:
+                with suppress(HostError):  # the link has gone
+                    _write(Setting(6, link, "forwarding", 1))
+                self._firewall.forget((link, number), None)
 
     def ours(self) -> Collection[Setting]:
         """Return what is written down, with the values of now; for a link that is gone, with what it was."""
-        return [_setting(key, self._links, before) for key, before in self._firewall.remembered().items()]
+        remembered = self._firewall.remembered().items()
+        return [_setting(key, self._links, before) for key, before in remembered if key[1] != _FORWARDED]
 
     def _read(self, setting: Setting) -> int | None:
         return self._links.setting(setting.version, setting.link, setting.key)
