@@ -498,6 +498,8 @@ def test_links_that_forwarded_before_all_did_go_on_doing_so(foreign: Seen) -> No
         Path(f"/proc/sys/net/ipv6/conf/{link}/forwarding").write_text("1")
     before = foreign()
     with_hands(lambda our: our.ensure(everything))
+    opened = subprocess.run("nft list set inet xennetd opened6".split(), check=True, capture_output=True, text=True)
+    assert ('"eth8"' in opened.stdout, '"eth7"' in opened.stdout) == (True, False)
 
     def later(our: Hands) -> None:
         assert our.ours() - {everything} == set()

@@ -4,8 +4,8 @@ Rule 1: what a setting was is written down, in our nftables table, before it is 
 with the machine, as the setting does.
 Rule 2: a setting that was right before us is not written down, and so never changed back.
 Rule 3: the settings of a link of ours go with the link; nothing is written down of them.
-Rule 4: net.ipv6.conf.all.forwarding sets that of every link and of `default`. Those that were on already are written
-down as well, and are on again afterwards.
+Rule 4: net.ipv6.conf.all.forwarding sets that of every link and of `default`. What these were is written down as well:
+those that were on are on again afterwards, and the others forward to guests only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from xennetd.kernel.execute import write_setting
 from xennetd.kernel.firewall import Firewall
-from xennetd.kernel.links import Links
+from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.nft import Key
 from xennetd.model.errors import HostError
 from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, Setting
@@ -37,8 +37,9 @@ _KEYS = (
 
 _ALL6 = Setting(6, "all", "forwarding", 1)
 _FORWARDED = str(6 << 8 | 0xFF)
-"""What is written down of a link whose `forwarding` was on before that of all was switched on."""
+"""By what a link's own `forwarding` is written down when that of all is switched on."""
 
+_OURS = (BRIDGE_GROUP, GUEST_GROUP)
 _U32 = 1 << 32
 
 
@@ -87,16 +88,20 @@ class Settings:
                 self._restore_forwarding()
 
     def _remember_forwarding(self) -> None:
-        for link in ("default", *(link.name for link in self._links)):
-            if self._links.setting(6, link, "forwarding") == 1:
-                self._firewall.remember((link, _FORWARDED), 1, None)
+        theirs = [link.name for link in self._links if not is_guest_port(link) and link.group not in _OURS]
+        for link in ("default", *theirs):
+            before = self._links.setting(6, link, "forwarding")
+            if before is not None:
+                self._firewall.remember((link, _FORWARDED), before, None if before else OPENED[6])
 
     def _restore_forwarding(self) -> None:
-        for link, number in self._firewall.remembered():
-            if number == _FORWARDED:
+        for (link, number), before in self._firewall.remembered().items():
+            if number != _FORWARDED:
+                continue
+            if before:
                 with suppress(HostError):  # the link has gone
-                    _write(Setting(6, link, "forwarding", 1))
-                self._firewall.forget((link, number), None)
+                    _write(Setting(6, link, "forwarding", before))
+            self._firewall.forget((link, number), None if before else OPENED[6])
 
     def ours(self) -> Collection[Setting]:
         """Return what is written down, with the values of now; for a link that is gone, with what it was."""
@@ -108,7 +113,7 @@ class Settings:
 
     def _goes_with_its_link(self, setting: Setting) -> bool:
         link = self._links.link(setting.link)
-        return link is not None and link.group in (BRIDGE_GROUP, GUEST_GROUP)
+        return link is not None and link.group in _OURS
 
 
 def _write(setting: Setting) -> None:
