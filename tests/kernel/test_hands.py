@@ -498,8 +498,9 @@ def test_links_that_forwarded_before_all_did_go_on_doing_so(foreign: Seen) -> No
         Path(f"/proc/sys/net/ipv6/conf/{link}/forwarding").write_text("1")
     before = foreign()
     with_hands(lambda our: our.ensure(everything))
-    opened = subprocess.run("nft list set inet xennetd opened6".split(), check=True, capture_output=True, text=True)
-    assert ('"eth8"' in opened.stdout, '"eth7"' in opened.stdout) == (True, False)
+    listing = ("nft", "list", "set", "inet", "xennetd", "opened6")
+    opened = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    assert ('"eth8"' in opened, '"eth7"' in opened) == (True, False)
 
     def later(our: Hands) -> None:
         assert our.ours() - {everything} == set()
