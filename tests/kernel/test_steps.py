@@ -324,7 +324,8 @@ def test_whose_an_address_is(lane: Lane) -> None:
     view = lane.view
     owner = view.owner(ip_network("192.0.2.2/32"))
     assert owner == view.owner(ip_network("192.0.2.0/24")) == lane.link("xenbr0")
-    assert view.owner(ip_network("192.0.2.2/32"), besides="xenbr0") is None
+    assert view.neighbouring(ip_network("192.0.0.0/16")) == view.neighbouring(ip_network("192.0.2.9/32")) == owner
+    assert view.neighbouring(ip_network("192.0.3.0/24")) is None
     assert view.owner(ip_network("192.0.2.3/32")) is None
     ip("addr", "del", "192.0.2.2/24", "dev", "xenbr0")
     lane.news()

@@ -32,22 +32,26 @@ class Bridges:
     def ensure(self, needed: Sequence[OwnBridge]) -> None:
         """Make bridges. Raises HostError for a name that something else has."""
         for bridge in needed:
-            link = self._links.link(bridge.name)
             if self.holds(bridge):
                 continue
-            if link is None:
-                ack = self._ask(rtnl.add_bridge, bridge.name, bridge.address, BRIDGE_GROUP)
-            elif _is_ours(link):
-                ack = self._ask(rtnl.set_link, link.index, address=bridge.address, up=True)
-            else:
-                raise HostError(
-                    f'bridge "{bridge.name}" can\'t be made: there is a {link.kind or "link"} of that name, which '
-                    "xennetd did not make; remove it, or give the network another name for its bridge",
-                    errno=errno.EEXIST,
-                    waits_on=frozenset({bridge.name}),
-                )
+            ack = self._make(bridge)
+            if ack.errno == errno.ENODEV:
+                ack = self._make(bridge)  # It went a moment ago, which the answer has made known.
             if ack.errno:
                 raise refused(bridge, ack)
+
+    def _make(self, bridge: OwnBridge) -> Ack:
+        link = self._links.link(bridge.name)
+        if link is None:
+            return self._ask(rtnl.add_bridge, bridge.name, bridge.address, BRIDGE_GROUP)
+        if _is_ours(link):
+            return self._ask(rtnl.set_link, link.index, address=bridge.address, up=True)
+        raise HostError(
+            f'bridge "{bridge.name}" can\'t be made: there is a {link.kind or "link"} of that name, which '
+            "xennetd did not make; remove it, or give the network another name for its bridge",
+            errno=errno.EEXIST,
+            waits_on=frozenset({bridge.name}),
+        )
 
     def release(self, objects: Sequence[OwnBridge]) -> None:
         """Delete bridges, if they are ours."""

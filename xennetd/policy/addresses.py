@@ -183,16 +183,13 @@ def _allocate(
             return _host(ip)
     taken = {*others.taken(network.name), *reserved}
     mine = [ip for ip in others.lease(network.name, vif.mac) if ip in subnet] if vif.mac else []
-    spared = set(others.leased(network.name)).difference(mine)
     asked = chain(mine, _candidates(subnet, key))
     free = (ip for ip in asked if ip not in taken and not _unusable(network, subnet, ip))
-    second_best = None
-    for ip in free:
-        if ip not in spared:
-            return _host(ip)
-        second_best = second_best or ip
-    if second_best is not None:
-        return _host(second_best)
+    first = next(free, None)
+    if first is not None:
+        # What a guest would get on an empty host is most likely its own, if it is leased: by another MAC of its.
+        spared = set(others.leased(network.name)).difference(mine, [_home(network, subnet, key)])
+        return _host(next((ip for ip in chain([first], free) if ip not in spared), first))
     raise HostError(
         f'network "{network.name}" has no free address left in {subnet}', waits_on=frozenset({full(network.name)})
     )
@@ -214,6 +211,11 @@ def _unusable(network: Network, subnet: IPNetwork, ip: IPAddress) -> bool:
         or (ip.version == 4 and ip == subnet.broadcast_address)
         or (gateway is not None and ip == gateway.ip)
     )
+
+
+def _home(network: Network, subnet: IPNetwork, key: tuple[str, int]) -> IPAddress | None:
+    """Return the address that nobody but this guest would be given first, or hardly anybody."""
+    return next((ip for ip in _candidates(subnet, key) if not _unusable(network, subnet, ip)), None)
 
 
 def _candidates(subnet: IPNetwork, key: tuple[str, int]) -> Iterator[IPAddress]:
