@@ -108,9 +108,14 @@ def test_a_guest_behind_nat_is_given_an_address_and_reaches_the_internet(
     assert (shown["ips"], shown["network"], shown["mode"], master(made.vif())) == ([address], "lab", "nat", "xn-lab")
     assert reaches(made, INTERNET)
     assert not from_internet(address)
-    made.run("(echo hello | nc -l -p 80) >/dev/null 2>&1 &")
-    answer = run("ip", "netns", "exec", "internet", "busybox", "nc", "-w", "10", "203.0.113.2", "8080")
-    assert answer.output == "hello\n"
+    made.run("(while :; do echo hello | nc -l -p 80; done) >/dev/null 2>&1 &")
+
+    def answered() -> bool:
+        """The forwarded port answers with what the guest says on its own."""
+        command = ("busybox", "nc", "-w", "10", "203.0.113.2", "8080")
+        return run("ip", "netns", "exec", "internet", *command).output == "hello\n"
+
+    until(answered)
     made.destroy()
     made.gone()
 

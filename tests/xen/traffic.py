@@ -11,6 +11,7 @@ not asked, since it gives up one second after its last, and an emulated host can
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -104,15 +105,30 @@ class Ports:
     def __enter__(self) -> Ports:
         self._output = tempfile.TemporaryFile("w+")
         self._monitor = subprocess.Popen(["bridge", "-timestamp", "monitor"], stdout=self._output)
+        self._begin = self._quiet()
         self._before = self._look()
         return self
+
+    def _quiet(self) -> int:
+        """Wait until the kernel has told of all that was before, which for a guest's carrier takes it a second or two.
+
+        Returns how much there is of what the monitor has said until then.
+        """
+        deadline = time.monotonic() + 60
+        since, size = time.monotonic(), 0
+        while time.monotonic() < min(deadline, since + 4):
+            time.sleep(0.2)
+            now = os.fstat(self._output.fileno()).st_size
+            if now != size:
+                since, size = time.monotonic(), now
+        return size
 
     def __exit__(self, *exc: object) -> None:
         self._after = self._look()
         assert self._monitor.poll() is None, "bridge monitor ended by itself"
         self._monitor.terminate()
         self._monitor.wait()
-        self._output.seek(0)
+        self._output.seek(self._begin)
         timestamp = ""
         for line in self._output:
             if line.startswith("Timestamp:"):
