@@ -30,6 +30,12 @@ _MARK = re.compile(r"([\d.]+) == (.*)")
 _STATISTICS = ("rx_packets", "tx_packets", "rx_dropped", "tx_dropped", "rx_errors", "tx_errors")
 
 
+def _shown(name: str) -> str:
+    """Return a port as the monitor would show it."""
+    listed = subprocess.run(["bridge", "link", "show", "dev", name], check=True, capture_output=True, text=True)
+    return listed.stdout
+
+
 @dataclass(slots=True)
 class Pings:
     """One guest pings an address every 50 ms, from the beginning of `with` to its end. All times are the guest's."""
@@ -100,13 +106,17 @@ class Ports:
         self._before: dict[str, dict[str, object]] = {}
         self._after: dict[str, dict[str, object]] = {}
         self.news: list[str] = []
-        """Each change of one of the links, or of what the bridge has learned behind it."""
+        """Each change of one of the links, or of what the bridge has learned behind it.
+
+        Some ten seconds after a guest has connected, the kernel tells of its port once more, just as it was.
+        """
 
     def __enter__(self) -> Ports:
         self._output = tempfile.TemporaryFile("w+")
         self._monitor = subprocess.Popen(["bridge", "-timestamp", "monitor"], stdout=self._output)
         self._begin = self._quiet()
         self._before = self._look()
+        self._shown = {" ".join(_shown(name).split()) for name in self.names}
         return self
 
     def _quiet(self) -> int:
@@ -133,7 +143,7 @@ class Ports:
         for line in self._output:
             if line.startswith("Timestamp:"):
                 timestamp = line.removeprefix("Timestamp:").strip()
-            elif any(name in line for name in self.names):
+            elif any(name in line for name in self.names) and " ".join(line.split()) not in self._shown:
                 self.news.append(f"{timestamp}: {line.strip()}")
         self._output.close()
 
