@@ -74,8 +74,10 @@ def pid_in(directory: Path) -> int | None:
 class Pings:
     """A ping every 5 ms from a namespace, for two seconds."""
 
+    INTERVAL = 0.005
+
     def __init__(self, namespace: NetNs, address: str, count: int = 400) -> None:
-        command = ("ping", "-q", "-c", str(count), "-i", "0.005", "-W", "1", address)
+        command = ("ping", "-q", "-c", str(count), "-i", str(self.INTERVAL), "-W", "1", address)
         with namespace:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

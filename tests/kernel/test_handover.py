@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,17 @@ class TestRoute:
         inhabit(new, "203.0.113.11/32", gateways=(HOST4,))
         assert has_all(site, new)
         assert site.internet.ping("203.0.113.11")
+
+    def test_a_reboot_costs_no_more_than_the_guest_itself_is_away(
+        self, site: Site, old: Guest, guest: MakeGuest, inhabit: Inhabit
+    ) -> None:
+        pings = Pings(site.internet, "203.0.113.11", count=600)
+        begun = time.monotonic()
+        old.destroy()
+        new = guest("edge-1", EDGE, uuid=old.domain.uuid)
+        inhabit(new, "203.0.113.11/32", gateways=(HOST4,))  # both its drivers are connected, and it has its address
+        away = time.monotonic() - begun
+        assert 0 < pings.lost() * Pings.INTERVAL <= away + 2 * Pings.INTERVAL
 
     def test_a_migration_loses_no_packet(
         self, bed: Bed, site: Site, old: Guest, guest: MakeGuest, settle: Callable[[], None]
