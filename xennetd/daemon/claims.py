@@ -59,6 +59,7 @@ class Claims:
         self._by_host: dict[IPAddress, set[VifId]] = {}
         self._by_name: dict[tuple[str, str], set[VifId]] = {}
         self._by_network: dict[str, set[VifId]] = {}
+        self._by_key: dict[tuple[str, tuple[str, int]], set[VifId]] = {}
         self._with_prefix: set[VifId] = set()
 
     def since(self, asking: VifId) -> int:
@@ -89,8 +90,8 @@ class Claims:
 
     def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
         """Return the addresses in this network of a live vif with this (uuid, devid)."""
-        entries = (self._entries[vif] for vif in sorted(self._by_network.get(network, ())))
-        return [host for entry in entries if entry.key == key for host in sorted(entry.hosts, key=int)]
+        vifs = sorted(self._by_key.get((network, key), ()))
+        return [host for vif in vifs for host in sorted(self._entries[vif].hosts, key=int)]
 
     def taken(self, network: str) -> set[IPAddress]:
         """Return all addresses of live vifs in this network."""
@@ -119,6 +120,7 @@ class Claims:
             self._by_name.setdefault(name, set()).add(vif.id)
         if entry.network is not None:
             self._by_network.setdefault(entry.network, set()).add(vif.id)
+            self._by_key.setdefault((entry.network, entry.key), set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
         rivals: set[VifId] = set()
@@ -155,6 +157,7 @@ class Claims:
             _discard(self._by_name, name, vif)
         if entry.network is not None:
             _discard(self._by_network, entry.network, vif)
+            _discard(self._by_key, (entry.network, entry.key), vif)
         self._with_prefix.discard(vif)
 
 

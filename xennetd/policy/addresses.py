@@ -7,7 +7,7 @@ an address that the same pair, or a lease of the same MAC, has already is taken 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
@@ -84,12 +84,16 @@ def destination(ip: IPInterface) -> IPNetwork:
 
 
 def guest_destinations(
-    vif: Vif, network: Network | None, fixed: tuple[IPAddress, ...], reserved: Collection[IPAddress], others: Others
+    vif: Vif,
+    network: Network | None,
+    fixed: tuple[IPAddress, ...],
+    reserved: Callable[[], Collection[IPAddress]],
+    others: Others,
 ) -> tuple[IPNetwork, ...]:
     """Return the addresses and prefixes of a guest, IPv4 first: fixed ones, else its own, and allocated ones.
 
-    `reserved` are addresses that policies fix for others. Raises GuestError for an address outside of its network or of
-    the network's own, HostError for a subnet that is full.
+    `reserved` returns the addresses that policies fix for others; only a new allocation asks for them.
+    Raises GuestError for an address outside of its network or of the network's own, HostError for a full subnet.
     """
     faults = [fault.sentence for fault in vif.faults if fault.node == "ip"]
     if faults and not fixed:
@@ -159,7 +163,7 @@ def _text(wanted: IPNetwork) -> str:
 
 
 def _allocate_missing(
-    vif: Vif, network: Network, has: set[int], reserved: Collection[IPAddress], others: Others
+    vif: Vif, network: Network, has: set[int], reserved: Callable[[], Collection[IPAddress]], others: Others
 ) -> list[IPNetwork]:
     """Return addresses for the IP versions in which the guest has none and dnsmasq is to give it one."""
     if not network.dhcp:
@@ -175,13 +179,13 @@ def _allocate_missing(
 
 
 def _allocate(
-    vif: Vif, network: Network, subnet: IPNetwork, reserved: Collection[IPAddress], others: Others
+    vif: Vif, network: Network, subnet: IPNetwork, reserved: Callable[[], Collection[IPAddress]], others: Others
 ) -> IPNetwork:
     key = allocation_key(vif)
     for ip in others.allocated(network.name, key):
-        if ip in subnet:
+        if ip in subnet and not _unusable(network, subnet, ip):
             return _host(ip)
-    taken = {*others.taken(network.name), *reserved}
+    taken = {*others.taken(network.name), *reserved()}
     mine = [ip for ip in others.lease(network.name, vif.mac) if ip in subnet] if vif.mac else []
     asked = chain(mine, _candidates(subnet, key))
     free = (ip for ip in asked if ip not in taken and not _unusable(network, subnet, ip))

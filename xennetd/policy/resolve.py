@@ -148,8 +148,11 @@ def _destinations(
     policy: Policy, vif: Vif, rule: Rule | None, network: Network | None, others: Others
 ) -> tuple[IPNetwork, ...]:
     fixed = rule.ips if rule is not None else ()
-    reserved = {ip for each in policy.rules if each.network is network and each is not rule for ip in each.ips}
-    return guest_destinations(vif, network, fixed, reserved if network is not None else (), others)
+
+    def reserved() -> set[IPAddress]:
+        return {ip for each in policy.rules if each.network is network and each is not rule for ip in each.ips}
+
+    return guest_destinations(vif, network, fixed, reserved, others)
 
 
 def _network_needs(
