@@ -13,13 +13,13 @@ from tests.kernel.defective import Defective
 from tests.kernel.verdict import refused
 
 NO_VERDICTS_FOR_WEB = """
-from xennetd.daemon.reconciler import Reconciler
-say = Reconciler._say
-async def defective(self, record, decision, link, done):
+from xennetd.daemon.teller import Teller
+tell = Teller.tell
+async def defective(self, record, decision, *rest):
     if record.vif.vm == "web" and decision.verdict is not None:
         raise OSError(105, "No buffer space available")
-    await say(self, record, decision, link, done)
-Reconciler._say = defective
+    await tell(self, record, decision, *rest)
+Teller.tell = defective
 """
 """Raises when the port is up already and only the verdict is missing."""
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.schedules import Life, Moment, Op, schedules
 from tests.unit.hosts import nobody
 from tests.unit.test_rtnl import attribute, link_message
-from xennetd.daemon import reconciler as reconciler_module
+from xennetd.daemon import teller as teller_module
 from xennetd.daemon.ground import Ground
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.reconciler import Reconciler
@@ -257,7 +257,7 @@ async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[Wo
     parts: Any = (kernel, directory, None, *trail, *others)
     reconciler = Reconciler(Policy(), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
-    with mock.patch.object(reconciler_module, "backend", SimulatedBackend(world)):
+    with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         running = asyncio.ensure_future(reconciler.run())
         for moment in moments:
             world.happen(lives[moment.life], moment.op)

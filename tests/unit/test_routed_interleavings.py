@@ -25,7 +25,7 @@ from tests.unit.hosts import nobody
 from tests.unit.test_ground import Heap
 from tests.unit.test_interleavings import SimulatedBackend, SimulatedDirectory, SimulatedKernel, World
 from tests.unit.test_rtnl import address_message, attribute, route_message
-from xennetd.daemon import reconciler as reconciler_module
+from xennetd.daemon import teller as teller_module
 from xennetd.daemon.ground import Ground
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.reconciler import Reconciler
@@ -184,7 +184,7 @@ async def play(
     surroundings: Any = (kernel, directory, None)
     reconciler = Reconciler(Policy(), *surroundings, *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
-    with mock.patch.object(reconciler_module, "backend", SimulatedBackend(world)):
+    with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         running = asyncio.ensure_future(reconciler.run())
         for moment in moments:
             world.happen(lives[moment.life], moment.op)

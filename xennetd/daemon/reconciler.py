@@ -22,20 +22,19 @@ from xennetd.daemon.imagined import Imagined
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.record import Record
 from xennetd.daemon.taps import tap_of
+from xennetd.daemon.teller import RETRY, Teller
 from xennetd.daemon.trail import Trail
 from xennetd.daemon.workqueue import WorkQueue
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
-from xennetd.model.errors import HostError, ToolstackError, XennetdError
-from xennetd.model.ground import GroundObject
+from xennetd.model.errors import HostError, ToolstackError
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMemory, decide, fail, incarnation
-from xennetd.plan.port import release
 from xennetd.plan.refusal import not_taken, refusal
-from xennetd.plan.steps import Ensure, Release, SetMtu, Step
+from xennetd.plan.steps import Ensure, SetMtu, Step
 from xennetd.policy.config import Policy
 from xennetd.policy.resolve import owned, resolve
 from xennetd.xenstore import backend
@@ -48,10 +47,9 @@ _log = structlog.get_logger(__name__)
 _ROUNDS = 8
 """Looks at one vif before its link counts as one that somebody else keeps changing."""
 
-_RETRY = 0.5
 _RETRY_REFUSED = 10.0
 _RETRY_DEFECT = 60.0
-"""Seconds until a vif is looked at again whose verdict did not reach xenstored, was refused there, or met a defect.
+"""Seconds until a vif is looked at again whose verdict was refused by xenstored, or that met a defect.
 
 With a defect nothing but its end, or `retry`, brings on an earlier look: each look may change what leads to the next.
 """
@@ -81,6 +79,7 @@ class Reconciler:
         self._ground = ground
         self._claims = claims
         self._queue = WorkQueue()
+        self._teller = Teller(kernel, directory, client, self._trail, marks, ground, self._queue.hint_later)
         self._belonging = Belonging()
         self._records: dict[VifId, Record] = {}
 
@@ -160,14 +159,18 @@ class Reconciler:
         try:
             await self._reconcile(vif, hinted_at)
         except ConnectionLost:
-            self._queue.hint_later(vif, _RETRY)
+            self._queue.hint_later(vif, RETRY)
         except ToolstackError as error:
             self._refused_by_xenstore(vif, error)
         except Exception as error:
             _log.exception("a defect in xennetd, please report it", vif=str(vif))
             self._queue.hint_later(vif, _RETRY_DEFECT)
+            record = self._records.get(vif)
+            if record is None:
+                return
+            record.broken_until = time.monotonic() + _RETRY_DEFECT
             try:
-                await self._broken(vif, error)
+                await self._teller.tell_defect(record, error, self._policy)
             except Exception:
                 _log.exception("and another one while the first was being dealt with", vif=str(vif))
 
@@ -196,13 +199,14 @@ class Reconciler:
             if record.hinted_at is None and link is not None and vif.state is XenbusState.INIT_WAIT:
                 record.hinted_at = hinted_at
             if not decision.has_steps or self._policy.daemon.mode == "observe":
-                await self._say(record, decision, link, done)
+                await self._teller.tell(record, decision, link, done, self._policy)
                 return
             if before is not None and before.steps == decision.steps:
                 if decision.error is not None:
                     # It can't be taken down: that is no reason to keep quiet.
                     port, tap_port = replace(decision.port, steps=()), replace(decision.tap, steps=())
-                    await self._say(record, replace(decision, port=port, tap=tap_port), link, done)
+                    decision = replace(decision, port=port, tap=tap_port)
+                    await self._teller.tell(record, decision, link, done, self._policy)
                     return
                 self._doubt(record, decision, link, tap)
                 before = None
@@ -268,7 +272,7 @@ class Reconciler:
         """Carry out Steps for one link; a refusal is remembered for the next look."""
         if not steps or link is None:
             return []
-        on_link = tuple(step for step in steps if not isinstance(step, Ensure | Release))
+        on_link = tuple(step for step in steps if not isinstance(step, Ensure))
         try:
             self._ground.ensure(record.vif.id, [step.needed for step in steps if isinstance(step, Ensure)])
             for refused in self._kernel.execute(on_link):
@@ -299,90 +303,12 @@ class Reconciler:
         failure = fail(error, record.vif, link, memory.failure, time.monotonic())
         _remember(record, tap, replace(memory, failure=failure))
 
-    async def _say(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
-        """Tell the toolstack what there is to tell, then settle the record and the audit trail."""
-        vif = record.vif
-        if self._policy.daemon.mode == "observe":
-            record.settle(_observed(decision), link)
-            return
-        self._ground.claim(vif.id, _needs(record, decision))
-        if decision.tap_verdict is not None:
-            await self._tell_tap(record, decision, decision.tap_verdict)
-        if (verdict := decision.verdict) is not None:
-            error = verdict.error
-            told = await backend.write_verdict(
-                self._client, vif, error=error, frontend_mtu=verdict.frontend_mtu, mac=verdict.mac
-            )
-            if not told:
-                decision = replace(decision, reason="the toolstack took the device back")
-                if link is not None and record.memory.connected != incarnation(link):
-                    self._release(link)
-            elif error is None:
-                if verdict.mac is not None:
-                    self._directory.note(vif.id, "mac", verdict.mac)
-                self._directory.note(vif.id, "hotplug-status", CONNECTED)
-                decision = replace(decision, state=VifState.CONNECTED, reason=None)
-            else:
-                self._directory.note(vif.id, "hotplug-error", error)
-                self._directory.note(vif.id, "hotplug-status", "error")
-        await self._mark(vif.id)
-        if decision.remove_backend:
-            await backend.remove_backend(self._client, vif)
-        self._trail.settle(record, decision, link, done)
-        if decision.state is VifState.CONNECTED:
-            record.connected_by = self._policy
-
-    async def _mark(self, vif_id: VifId) -> None:
-        """Show the hotplug scripts whether xenstore holds verdicts on this vif."""
-        vif = self._directory.get(vif_id)
-        if vif is not None and not await self._marks.settle(self._client, vif):
-            self._queue.hint_later(vif_id, _RETRY)
-
-    def _release(self, link: Link | None) -> None:
-        """Take out of service a link that was never connected, as far as the kernel lets us."""
-        steps = release(link) if link is not None else ()
-        try:
-            if steps:
-                self._kernel.execute(steps)
-        except StepRefused as refused:
-            if not refused.link_gone:
-                _log.error("a port could not be taken down", why=str(refused))
-
-    async def _tell_tap(self, record: Record, decision: Decision, verdict: str) -> None:
-        vif = record.vif
-        if verdict:
-            told = await backend.write_tap_verdict(self._client, vif, verdict)
-        else:
-            told = await backend.clear_tap_verdict(self._client, vif)
-        if told:
-            self._directory.note(vif.id, "xennetd-tap", verdict or None)
-            record.vif = replace(vif, tap_status=verdict or None)
-            self._trail.tap_told(record, decision, verdict)
-
     def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
         """xenstored is there and would not have what we wrote: say so, and try again, since nobody else will."""
         record = self._records.get(vif_id)
         if record is not None:
             self._trail.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), record.link, [])
         self._queue.hint_later(vif_id, _RETRY_REFUSED)
-
-    async def _broken(self, vif_id: VifId, defect: Exception) -> None:
-        """A defect of ours hit one vif: it gets a verdict, like any other error."""
-        record = self._records.get(vif_id)
-        if record is None:
-            return
-        record.broken_until = time.monotonic() + _RETRY_DEFECT
-        error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
-        self._trail.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
-        if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status != CONNECTED:
-            self._release(self._kernel.links.of(vif_id))
-        if self._policy.daemon.mode == "enforce" and record.vif.hotplug_status not in (CONNECTED, "error"):
-            try:
-                await backend.write_verdict(self._client, record.vif, error=error.sentence)
-            except ToolstackError:
-                return
-            self._directory.note(vif_id, "hotplug-status", "error")
-            await self._mark(vif_id)
 
     def _record(self, vif: Vif) -> Record:
         record = self._records.get(vif.id)
@@ -426,27 +352,9 @@ class Reconciler:
         return all(owner is None or owner.removing for owner in owners)
 
 
-def _needs(record: Record, decision: Decision) -> frozenset[GroundObject]:
-    """Return what the host must go on having for a vif: nothing for one that is not, and was not, to be connected."""
-    attachment = decision.attachment
-    if attachment is None or (decision.state is VifState.ERROR and record.memory.connected is None):
-        return frozenset()
-    return attachment.needs
-
-
 def _remembered(record: Record, tap: bool) -> PortMemory:
     return record.memory.tap if tap else record.memory.port
 
 
 def _remember(record: Record, tap: bool, port: PortMemory) -> None:
     record.memory = replace(record.memory, tap=port) if tap else replace(record.memory, port=port)
-
-
-def _observed(decision: Decision) -> Decision:
-    """What a look came to, said in words because nothing may be done."""
-    would = [step.describe() for step in decision.steps]
-    if decision.verdict is not None:
-        would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
-    if not would:
-        return decision
-    return replace(decision, reason="observing; would: " + "; ".join(would))

@@ -1,7 +1,7 @@
 """Steps: what is to be done to one link, each with the one line that plan, log, audit and tests show.
 
 A Step names its link by index, so that it can only ever hit the link that was looked at; the name is for people.
-Every Step is idempotent. Two are not about a link: `Ensure` and `Release` of an object of the host's own.
+Every Step is idempotent. One is not about a link: `Ensure`, of an object of the host's own.
 """
 
 from __future__ import annotations
@@ -212,16 +212,6 @@ class Ensure:
         return self.needed.describe()
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Take away an object of the host's own that nobody needs any more, and what it was before us comes back."""
-
-    object: GroundObject
-
-    def describe(self) -> str:
-        return f"no longer needed: {self.object.describe()}"
-
-
 def _route(route: Route, name: str) -> str:
     source = f" src {route.source}" if route.source is not None else ""
     return f"{route.destination} dev {name}{source} metric {route.metric} proto {ROUTE_PROTOCOL}"
@@ -244,4 +234,4 @@ LinkStep = (
     | DeleteNeighbour
     | SetSetting
 )
-Step = LinkStep | Ensure | Release
+Step = LinkStep | Ensure
