@@ -136,8 +136,9 @@ class Daemon:
 
     def close(self) -> None:
         """End it if it runs, and stop listening to it."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             self.kill9()
+        self._process = None
         if self._notify is not None:
             self._notify.close()
             self._notify = None

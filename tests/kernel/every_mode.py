@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from tests.bed.daemon import STAND_IN
@@ -60,7 +61,7 @@ def populate(bed: Bed, guest: MakeGuest, specs: Mapping[str, VifSpec] = SPECS) -
 def served(*networks: str) -> list[int]:
     """Wait until each network has its dnsmasq, and return their process ids."""
     files = [Path("/var/lib/xennetd", network) for network in networks]
-    return [eventually(lambda file=file: pid_in(file)) for file in files]  # type: ignore[misc]
+    return [eventually(partial(pid_in, file)) for file in files]
 
 
 def pid_in(directory: Path) -> int | None:

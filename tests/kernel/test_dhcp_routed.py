@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,12 @@ def serve(host: Host, care: Care, *networks: Network) -> None:
     for each in networks:
         make_link(host, each)
         care.serve(each)
-    for each in networks:
-        eventually(lambda: pid(each.name) and pid(f"{each.name}:ipv6"))  # noqa: B023
+    eventually(lambda: all(pid(each.name) and pid(f"{each.name}:ipv6") for each in networks))
+
+
+def default_route6(guest: NetNs) -> str:
+    """The guest's IPv6 default route, empty while it has none."""
+    return guest.run("ip", "-6", "route", "show", "default").stdout
 
 
 def add_routed_guest(host: Host, mac: str, domid: int, *addresses: str, link_local: bool = True) -> NetNs:
@@ -113,7 +118,7 @@ def test_two_routed_networks_give_each_guest_its_own(host: Host, care: Care) -> 
     db = add_routed_guest(host, DB, 2, "10.92.0.5", "fd92::5")
     assert (udhcpc(web)["ip"], udhcpc(db)["ip"]) == ("10.91.0.5", "10.92.0.5")
     for guest, address in ((web, "fd91::5"), (db, "fd92::5")):
-        eventually(lambda: guest.run("ip", "-6", "route", "show", "default").stdout, timeout=30.0)  # noqa: B023
+        eventually(partial(default_route6, guest), timeout=30.0)
         assert dhclient(guest, 6)["new_ip6_address"] == address
 
 
