@@ -23,6 +23,11 @@ STAND_IN = "[daemon]\nstand_in = true\n"
 """The least a test's configuration needs: veths with an alternative name count as netback's links."""
 
 
+def program(module: str) -> list[str]:
+    """How a program of ours is started by its module."""
+    return [sys.executable, "-m", module]
+
+
 class Daemon:
     """One xennetd with a configuration of its own; started by `start`.
 
@@ -84,10 +89,8 @@ class Daemon:
             self.wait_ready(timeout)
         return self
 
-    @staticmethod
-    def command(module: str) -> list[str]:
-        """How a program of ours is started by its module."""
-        return [sys.executable, "-m", module]
+    def command(self, module: str) -> list[str]:
+        return program(module)
 
     @property
     def pid(self) -> int:

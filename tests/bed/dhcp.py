@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tests.bed.netns import Host, NetNs
 from xennetd.daemon.dhcp import DhcpHosts, DhcpServices
@@ -36,19 +36,19 @@ TYPES = {"A": 1, "PTR": 12, "AAAA": 28}
 
 
 def network(
-    name: str = "lab", mode: Mode = Mode.NAT, subnets: tuple[str, ...] = ("10.77.0.0/24",), **more: object
+    name: str = "lab", mode: Mode = Mode.NAT, subnets: tuple[str, ...] = ("10.77.0.0/24",), **more: Any
 ) -> Network:
     """A network with `dhcp`, its bridge named after it."""
     found = [ipaddress.ip_network(each) for each in subnets]
     ipv4 = next((each for each in found if isinstance(each, ipaddress.IPv4Network)), None)
     ipv6 = next((each for each in found if isinstance(each, ipaddress.IPv6Network)), None)
-    settings = {
+    settings: dict[str, Any] = {
         "bridge": "" if mode is Mode.ROUTE else f"xn-{name}",
         "domain": f"{name}.internal",
         "ra": "slaac" if ipv6 is not None else "off",
         **more,
     }
-    return Network(name, mode, subnet4=ipv4, subnet6=ipv6, dhcp=True, **settings)  # type: ignore[arg-type]
+    return Network(name, mode, subnet4=ipv4, subnet6=ipv6, dhcp=True, **settings)
 
 
 def told(network: str, mac: str, *addresses: str, name: str | None = None) -> DhcpHost:

@@ -55,7 +55,8 @@ class Services:
         self._end.close()
         self._thread.join()
         for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
         self._selector.close()
 
     def offer(self, place: Place, port: int = WHO) -> None:

@@ -19,7 +19,7 @@ class Defective(Daemon):
         self._program = directory / "defective.py"
         self._program.write_text(f"{defect}\nimport sys\nfrom xennetd.daemon.main import main\nsys.exit(main())\n")
 
-    def command(self, module: str) -> list[str]:  # type: ignore[override]
+    def command(self, module: str) -> list[str]:
         if module == "xennetd.daemon.main":
             return [sys.executable, str(self._program)]
         return super().command(module)

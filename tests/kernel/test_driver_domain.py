@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -41,8 +42,8 @@ def run(netdom: Domain, bed: Bed, daemon: MakeDaemon) -> Run:
     return lambda config: daemon(config, xenstored_path=bed.xenstored.domain_socket(5))
 
 
-def in_netdom(**keys: object) -> VifSpec:
-    return VifSpec(backend_domid=5, **keys)  # type: ignore[arg-type]
+def in_netdom(**keys: Any) -> VifSpec:
+    return VifSpec(backend_domid=5, **keys)
 
 
 def test_a_guest_is_attached_without_a_name(bed: Bed, guest: MakeGuest, run: Run, journal: Journal) -> None:

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from tests.bed.daemon import RUNTIME, STAND_IN, Daemon
+from tests.bed.daemon import RUNTIME, STAND_IN, program
 from tests.bed.guest import Bed
 from tests.bed.systemd import Journal
 from tests.bed.xen import REPOSITORY
@@ -36,6 +37,11 @@ service.load_files = load_files
 """
 
 
+def exceptions(journal: Journal, since: int) -> list[str]:
+    """The tracebacks in the journal from the entry number `since` on."""
+    return [entry["EXCEPTION_TEXT"] for entry in journal.entries[since:] if "EXCEPTION_TEXT" in entry]
+
+
 class ByHand(Protocol):
     def __call__(self, config: str, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]: ...
 
@@ -49,7 +55,7 @@ def by_hand(bed: Bed, tmp_path: Path) -> Iterator[ByHand]:
         (tmp_path / "by-hand.toml").write_text(config)
         started.append(
             subprocess.Popen(
-                [*before, *Daemon.command("xennetd.daemon.main"), "--config", tmp_path / "by-hand.toml", *arguments],
+                [*before, *program("xennetd.daemon.main"), "--config", tmp_path / "by-hand.toml", *arguments],
                 env=bed.xenstored.environment() | {"PYTHONPATH": str(REPOSITORY)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -203,8 +209,8 @@ class TestHangup:
             for _ in range(2):
                 seen = len(journal.entries)
                 xennetd.signal(signal.SIGHUP)
-                told = eventually(lambda: [e for e in journal.entries[seen:] if "EXCEPTION_TEXT" in e])  # noqa: B023
-                assert "RuntimeError: a defect" in told[0]["EXCEPTION_TEXT"]
+                told = eventually(partial(exceptions, journal, seen))
+                assert "RuntimeError: a defect" in told[0]
             assert xennetd.ask("list") == []
             ready = [message for message in xennetd.notify.messages if "READY" in message.fields]
             assert len(ready) == 3, "systemd waits for the end of each reload"

@@ -219,7 +219,7 @@ def test_a_link_stays_down_when_a_step_before_is_refused(lane: Lane) -> None:
     for wrong in (
         AddAddress(index, "vif1.0", ip_interface("ff02::1/64")),
         SetSetting(index, "vif1.0", Setting(4, "vif1.0", "no_such_setting", 1)),
-        SetSetting(index, "vif1.0", Setting(4, "vif1.0", "forwarding", "x")),  # type: ignore[arg-type]
+        SetSetting(index, "vif1.0", Setting(4, "vif1.0", "forwarding", 1 << 40)),
     ):
         with pytest.raises(StepRefused) as refused:
             lane.do(wrong, SetUp(index, "vif1.0"), AddRoute(index, "vif1.0", ROUTE6))

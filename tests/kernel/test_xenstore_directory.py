@@ -115,7 +115,7 @@ async def test_a_vif_comes_and_goes(xenstored: Xenstored, toolstack: Toolstack) 
         key = VifId(web.domid, 0)
         await follower.until(lambda: follower.directory.get(key) is not None)
         toolstack.detach_vif(vif)
-        await follower.until(lambda: follower.directory.get(key).removing)  # type: ignore[union-attr]
+        await follower.until(lambda: (known := follower.directory.get(key)) is not None and known.removing)
         toolstack.forget_vif(vif)
         await follower.until(lambda: follower.directory.get(key) is None)
         assert set(follower.changed) == {key}

@@ -189,8 +189,8 @@ class SimulatedDirectory:
 
     def note(self, vif: VifId, node: str, value: str | None) -> None:
         if vif in self._vifs:
-            known = {"hotplug-status": "hotplug_status", "hotplug-error": "hotplug_error"}[node]
-            self._vifs[vif] = replace(self._vifs[vif], **{known: value})  # type: ignore[arg-type]
+            known: dict[str, Any] = {node.replace("-", "_"): value}
+            self._vifs[vif] = replace(self._vifs[vif], **known)
 
     async def refresh(self, vif: VifId) -> Vif | None:
         await asyncio.sleep(0)

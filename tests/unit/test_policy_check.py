@@ -19,9 +19,10 @@ LAB = Network(
     "lab", Mode.NAT, "xn-lab", subnet4=IPv4Network("10.77.0.0/24"), subnet6=IPv6Network("2001:db8:77::/64"), dhcp=True
 )
 DMZ = Network("dmz", Mode.ROUTE, subnet4=IPv4Network("192.0.2.0/28"), uplink="eth0")
+NO_HOST = HostNotes()
 
 
-def sentences(policy: Policy, host: HostNotes = HostNotes()) -> list[str]:  # noqa: B008 (frozen)
+def sentences(policy: Policy, host: HostNotes = NO_HOST) -> list[str]:
     return [note.sentence for note in check(policy, host)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ network = "web-tier"
 
 def dnsmasq(name: str) -> str:
     return do("systemctl", "show", "--value", f"--property={name}", DNSMASQ).strip()
+
+
+def runs_again(killed: str) -> bool:
+    return dnsmasq("MainPID") not in (killed, "0") and dnsmasq("ActiveState") == "active"
 
 
 @pytest.fixture
@@ -99,9 +104,9 @@ def test_systemd_starts_it_again_whether_we_run_or_not(host: Machine, served: No
     for stop in (False, True):
         if stop:
             do("systemctl", "stop", UNIT)
-        pid = dnsmasq("MainPID")
+        killed = dnsmasq("MainPID")
         do("systemctl", "kill", "--signal=KILL", DNSMASQ)
-        until(lambda: dnsmasq("MainPID") not in (pid, "0") and dnsmasq("ActiveState") == "active", timeout=60.0)  # noqa: B023
+        until(partial(runs_again, killed), timeout=60.0)
 
 
 def test_it_goes_with_its_network(host: Machine, served: None) -> None:

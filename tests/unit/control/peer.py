@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 
 NOBODY = 65534
+
+PYTHON = (sys.executable, "-I", "-S", "-c")
+"""Runs a script with nothing of the environment's, as any user can."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
@@ -73,8 +77,22 @@ def attach(number: int) -> Event:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
+        while not condition():  # noqa: ASYNC110 - of any kind: most have no event
             await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def beside(*command: str) -> AsyncIterator[str]:
+    """Run a program beside the server, and kill it at the end. Gives the first line that it prints."""
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=null)
+    try:
+        assert process.stdout is not None
+        yield (await process.stdout.readline()).decode()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 ASK = """
@@ -107,7 +125,7 @@ def as_user(uid: int, gid: int, *command: str) -> list[str]:
 
 async def ask_as(uid: int, gid: int, path: str, calls: list[tuple[str, dict[str, Any]]]) -> Any:
     process = await asyncio.create_subprocess_exec(
-        *as_user(uid, gid, sys.executable, "-I", "-S", "-c", ASK, path, json.dumps(calls)),
+        *as_user(uid, gid, *PYTHON, ASK, path, json.dumps(calls)),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     out, err = await process.communicate()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import json
-import subprocess
-import sys
 import time
 
 from tests.unit.control.bed import FakeDaemon, row
-from tests.unit.control.peer import NOBODY, Peer, as_user, ask_as, monitor, needs_root, run
+from tests.unit.control.peer import NOBODY, PYTHON, Peer, as_user, ask_as, beside, monitor, needs_root, run
 from xennetd.daemon.audit import BACKLOG, Audit
 from xennetd.daemon.control import MAX_PEERS
 from xennetd.model.event import Event, EventKind
@@ -68,18 +67,10 @@ while True: s.sendall(call)
 
 def test_a_peer_that_never_ceases_to_ask_starves_nobody(path: str) -> None:
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
-        flood = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-I", "-S", "-c", FLOOD, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        try:
-            assert flood.stdout is not None
-            await asyncio.to_thread(flood.stdout.readline)
+        async with beside(*PYTHON, FLOOD, path):
             other = await Peer.connect(path)
             for _ in range(20):
                 assert "parameters" in await other.call("Check")
-        finally:
-            flood.kill()
-            flood.wait()
 
     run(scenario, path)
 
@@ -96,22 +87,13 @@ for number in range(1 << 30):
 def test_a_peer_that_never_ceases_to_connect_starves_nobody(path: str) -> None:
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
         other = await Peer.connect(path)
-        floods = [
-            subprocess.Popen([sys.executable, "-I", "-S", "-c", CONNECT, path], stdout=subprocess.PIPE)  # noqa: ASYNC220
-            for _ in range(3)
-        ]
-        try:
-            for flood in floods:
-                assert flood.stdout is not None
-                await asyncio.to_thread(flood.stdout.readline)
+        async with contextlib.AsyncExitStack() as floods:
+            for _ in range(3):
+                await floods.enter_async_context(beside(*PYTHON, CONNECT, path))
             for _ in range(20):
                 begin = time.perf_counter()
                 await other.call("Check")
                 assert time.perf_counter() - begin < 2
-        finally:
-            for flood in floods:
-                flood.kill()
-                flood.communicate()
 
     run(scenario, path)
 
@@ -172,19 +154,10 @@ def test_another_users_crowd_neither_keeps_root_out_nor_puts_it_out(path: str) -
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
         first = await Peer.connect(path)
         await first.call("Status")
-        crowd = subprocess.Popen(  # noqa: ASYNC220
-            as_user(NOBODY, NOBODY, sys.executable, "-I", "-S", "-c", CROWD, path, str(MAX_PEERS + 20)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        try:
-            assert crowd.stdout is not None
-            assert await asyncio.to_thread(crowd.stdout.readline) == b"in\n"
+        async with beside(*as_user(NOBODY, NOBODY, *PYTHON, CROWD, path, str(MAX_PEERS + 20))) as said:
+            assert said == "in\n"
             assert "parameters" in await (await Peer.connect(path)).call("Status")
             assert "parameters" in await first.call("Status")
-        finally:
-            crowd.kill()
-            crowd.communicate()
 
     run(scenario, path, group=grp.getgrgid(NOBODY).gr_name)
 
