@@ -76,7 +76,7 @@ class Wire:
     def frames(self, timeout: float = 0.0) -> list[Frame]:
         """All since the last call; if there is none yet, those that come first in `timeout` seconds."""
         select.select([self._socket], [], [], timeout)
-        found = []
+        found: list[Frame] = []
         while True:
             try:
                 raw, where = self._socket.recvfrom(65536)
@@ -162,7 +162,7 @@ def _ip(text: str) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data + bytes(len(data) % 2)) // 2}H", data + bytes(len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{len(data + bytes(len(data) % 2)) // 2}H", data + bytes(len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 from tests.bed import hotplug, xen
+from tests.bed.daemon import STAND_IN
 from tests.bed.toolstack import VifSpec
 from tests.bench.single import attach_once
-from tests.bench.stage import STAND_IN, Stage, Verdicts
+from tests.bench.stage import Stage, Verdicts
 from tests.bench.table import Aim, Row
 
 UPLINK = "eth9"
@@ -33,7 +35,7 @@ match = { bridge = "store" }
 network = "store"
 """
 
-_ROUTED = {"ip": "192.0.2.17", "gatewaydev": UPLINK}
+_ROUTED: dict[str, Any] = {"ip": "192.0.2.17", "gatewaydev": UPLINK}
 _BESIDE_STOCK = {
     "a route by vif-xennetd-route": (VifSpec("vif-xennetd-route", **_ROUTED), VifSpec("vif-route", **_ROUTED)),
     "NAT by vif-xennetd-nat": (

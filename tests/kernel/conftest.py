@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -228,6 +229,12 @@ def services(host: Host) -> Iterator[Services]:
     services.close()
 
 
+def passes_frames(link: Path) -> bool:
+    """Whether a link (below /sys/class/net) has a carrier as the kernel sees it, or is none."""
+    state = link / "operstate"
+    return not state.exists() or state.read_text() == "up\n"
+
+
 @pytest.fixture
 def inhabit(services: Services) -> Inhabit:
     def configure(guest: Guest, *addresses: str, gateways: Sequence[str] = ()) -> Place:
@@ -236,12 +243,12 @@ def inhabit(services: Services) -> Inhabit:
         # The kernel looks at carriers once a second; only then do frames pass.
         vif = Path("/sys/class/net", guest.vif.netdev)
         for link in (vif, vif / "master"):
-            eventually(lambda state=link / "operstate": not state.exists() or state.read_text() == "up\n")
+            eventually(partial(passes_frames, link))
         eventually(lambda: guest.namespace.links()["eth0"]["operstate"] == "UP", interval=0.02)
         Site.give(guest.namespace, *addresses, gateways=tuple(gateways))
         for gateway in gateways:
             on_link = f"{gateway}%eth0" if gateway.startswith("fe80") else gateway
-            eventually(lambda to=on_link: guest.namespace.ping(to, wait=0.2))
+            eventually(partial(guest.namespace.ping, on_link, wait=0.2))
         hosts = [address.partition("/")[0] for address in addresses]
         first = {":" in host: host for host in reversed(hosts)}
         place = Place(guest.name, guest.namespace, first.get(False, ""), first.get(True, ""))

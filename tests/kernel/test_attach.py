@@ -108,7 +108,7 @@ def test_an_attach_is_one_record_with_everything_that_matters(
     web = guest("web-1", VifSpec(ip="192.0.2.7 2001:db8::7/64", mac="00:16:3e:01:02:03", bridge="elsewhere"))
     web.connect()
 
-    entry = journal.wait_for(XENNET_EVENT="attach", XENNET_VIF=web.vif.netdev)
+    entry = dict(journal.wait_for(XENNET_EVENT="attach", XENNET_VIF=web.vif.netdev))
     assert int(entry.pop("XENNET_DURATION_US")) < 1_000_000
     assert entry.pop("MESSAGE").startswith(f'{web.vif.netdev} of web-1 attached to xenbr0 by policy "web tier" in ')
     assert entry == {

@@ -206,7 +206,12 @@ def test_all_that_is_made_is_held_and_ours_and_leaves_no_trace(foreign: Seen) ->
 
 def test_a_later_daemon_finds_and_takes_away_what_an_earlier_one_made(foreign: Seen) -> None:
     before = foreign()
-    with_hands(lambda our: [our.ensure(each) for each in ALL] and None)
+
+    def earlier(our: Hands) -> None:
+        for each in ALL:
+            our.ensure(each)
+
+    with_hands(earlier)
 
     def later(our: Hands) -> None:
         made = foreign()

@@ -64,7 +64,7 @@ class Stage:
                 bed.toolstack.forget_vif(vif)
                 del self.vifs[vif_id], self.names[vif_id]
             case Op.MEDDLE:
-                bed.host.rtnl.set(altname(vif), up=False, master=0)
+                bed.host.rtnl.set(altname(vif), up=False, master="")
 
 
 def eventually(holds: Callable[[], bool], timeout: float = 5.0) -> bool:

@@ -161,7 +161,7 @@ class TestForwards:
             )
             for name, place in everybody.items()
         }
-        expected = dict.fromkeys(everybody, ("web", "web", "db"))
+        expected: dict[str, tuple[str | None, ...]] = dict.fromkeys(everybody, ("web", "web", "db"))
         if br_netfilter:  # The bridge redirects the frame itself then, and never back to the port that it came from.
             expected |= {"web": (None, None, "db"), "db": ("web", "web", None)}
         assert reached == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class TestAGuestMoves:
             self.put(xennetd, where)
             ip(web.namespace, "address flush dev eth0")
             site.give(web.namespace, f"{ADDRESS4[where]}/24", gateways=(gateways[where],))
-            eventually(lambda to=gateways[where]: web.namespace.ping(to, wait=0.3))
+            eventually(partial(web.namespace.ping, gateways[where], wait=0.3))
             if where in ("edge", "lab"):
                 eventually(lambda: web.namespace.ping(SERVER4, wait=0.3))
 

@@ -48,10 +48,11 @@ class Case:
 def settings(vif: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is different for every vif: sources are checked, and what a guest sends does not configure the host."""
     names = ("ipv4 {}/rp_filter = {}", "ipv6 {}/accept_ra = {}", "ipv6 {}/addr_gen_mode = {}")
-    return tuple(
+    stock, ours = (
         tuple(f"sysctl {name.format(vif, value)}" for name, value in zip(names, values, strict=True))
         for values in ((0, 1, 0), (1, 0, 1))
     )
+    return stock, ours
 
 
 def known(vif: str, address: str) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], timeout: float = 10.0, interval: float = 0.005) -> T:
+def eventually(look: Callable[[], T | None], timeout: float = 10.0, interval: float = 0.005) -> T:
     """Call `look` until it returns something true, and return that. AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (found := look()):

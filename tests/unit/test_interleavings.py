@@ -34,7 +34,7 @@ from xennetd.model.link import IFF_UP, Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan import port
-from xennetd.plan.steps import Rename, SetUp, Step
+from xennetd.plan.steps import LinkStep, Rename, SetUp
 from xennetd.policy.config import Policy
 from xennetd.xenstore.parse import NODES, parse_vif
 
@@ -145,7 +145,7 @@ class SimulatedKernel:
         if changes:
             self.changed(changes)
 
-    def execute(self, steps: tuple[Step, ...]) -> list[StepRefused]:
+    def execute(self, steps: tuple[LinkStep, ...]) -> list[StepRefused]:
         try:
             for step in steps:
                 self._execute(step)
@@ -153,7 +153,7 @@ class SimulatedKernel:
         finally:
             self.poll()
 
-    def _execute(self, step: Step) -> None:
+    def _execute(self, step: LinkStep) -> None:
         link = self._world.links.get(step.index)
         if link is None:
             raise StepRefused(step, errno.ENODEV, "")

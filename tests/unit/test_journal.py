@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from xennetd.daemon.journal import INFO, Journal, Stderr, encode, line
 
-FIELDS = {"MESSAGE": "vif7.0 is part of xenbr0", "PRIORITY": INFO, "XENNET_VIF": "vif7.0"}
+FIELDS: dict[str, str | int] = {"MESSAGE": "vif7.0 is part of xenbr0", "PRIORITY": INFO, "XENNET_VIF": "vif7.0"}
 
 
 def decode(data: bytes) -> dict[str, str]:
@@ -52,7 +52,7 @@ class Journald:
         os.unlink(self.path)
 
     def drain(self) -> list[dict[str, str]]:
-        entries = []
+        entries: list[dict[str, str]] = []
         while True:
             try:
                 data, fds, _, _ = socket.recv_fds(self.socket, 1 << 20, 1)

@@ -105,6 +105,7 @@ def test_a_long_name_has_a_link_too() -> None:
 def test_only_the_private_address_of_a_routed_network_has_a_prefix() -> None:
     gateway4, gateway6, link_local, private = unported_addresses(network("lab", Mode.ROUTE, DUAL))
     assert (str(gateway4), str(gateway6), str(link_local)) == ("10.77.0.1/32", "fd77::1/128", "fe80::1/64")
+    assert isinstance(private.network, IPv6Network)
     assert private.network.subnet_of(IPv6Network("fd00::/8"))
     assert private.network.prefixlen == 64
 

@@ -176,6 +176,7 @@ def test_an_address_of_the_host_itself_is_refused() -> None:
 def test_a_guest_of_a_nat_network_is_told_its_address_and_gets_its_ports() -> None:
     found = got(to(LAB), host=TableHost((ETH0, BRIDGE), IPV6, HOST.ways_out))
     (address,) = found.ips
+    assert isinstance(address, IPv4Network)
     assert address.subnet_of(IPv4Network("10.77.0.0/24"))
     assert found.needs == {
         DhcpHost("lab", MAC, (address.network_address,), "web-1.lab.internal"),

@@ -38,7 +38,7 @@ from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan import port
-from xennetd.plan.steps import AddRoute, SetSetting, Step
+from xennetd.plan.steps import AddRoute, LinkStep, SetSetting
 from xennetd.policy.config import Policy
 from xennetd.xenstore.parse import NODES, parse_vif
 
@@ -136,7 +136,7 @@ class RoutedKernel(SimulatedKernel):
             dump = [address_message(index, each.ip.packed, each.network.prefixlen) for each in link.addresses]
             self.changed(self.links.reload_addresses(index, dump))
 
-    def _execute(self, step: Step) -> None:
+    def _execute(self, step: LinkStep) -> None:
         world = self._routed_world
         link = world.links.get(step.index)
         if link is None:
@@ -226,9 +226,9 @@ def check(world: RoutedWorld, reconciler: Reconciler, heap: Heap) -> None:
     if not world.nodes:
         assert heap.there == []
     for vif, record in reconciler.records.items():
-        link = world.link_of(vif)
         if record.state is VifState.ERROR:
-            assert link is None or not link.routes
+            left = world.link_of(vif)
+            assert left is None or not left.routes
             assert record.error is not None
             assert "in use by another guest" in record.error.sentence
 

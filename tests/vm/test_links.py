@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -27,6 +28,11 @@ def test_a_vlan_filtering_bridge_takes_guests_into_its_default_vlan(host: Machin
     assert not one.ping("10.8.0.2"), "these two are in two VLANs now"
 
 
+def takes_leg(leg: str) -> bool:
+    """Add a leg to the bond. It takes none that is up, and the host's networkd puts each new link up."""
+    return run("ip", "link", "set", leg, "down", "master", "bond0").returncode == 0
+
+
 def test_guests_leave_by_a_bond_and_survive_the_loss_of_a_leg(host: Machine, guest: MakeGuest) -> None:
     do("ip", "link", "add", "bond0", "type", "bond", "mode", "active-backup", "miimon", "50")
     beyond = host.guest("beyond")
@@ -36,8 +42,7 @@ def test_guests_leave_by_a_bond_and_survive_the_loss_of_a_leg(host: Machine, gue
     for leg in ("leg0", "leg1"):
         host.rtnl.add_veth(leg, leg, beyond.fd)
         beyond.rtnl.set(leg, master="wire", up=True)
-        # The host's networkd puts each new link up, and a bond takes none that is up.
-        until(lambda leg=leg: run("ip", "link", "set", leg, "down", "master", "bond0").returncode == 0)
+        until(partial(takes_leg, leg))
     host.bridge("br0")
     do("ip", "link", "set", "bond0", "master", "br0", "up")
     web = guest("web", VifSpec(bridge="br0"), address="10.8.0.1/24")

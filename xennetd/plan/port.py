@@ -21,6 +21,7 @@ from xennetd.plan.steps import (
     DeleteAddress,
     DeleteNeighbour,
     DeleteRoute,
+    Ensure,
     LinkStep,
     Rename,
     SetAddress,
@@ -32,6 +33,7 @@ from xennetd.plan.steps import (
     SetNeighbour,
     SetSetting,
     SetUp,
+    Step,
 )
 
 _T = TypeVar("_T")
@@ -128,10 +130,10 @@ def release(link: Link) -> tuple[LinkStep, ...]:
     return tuple(steps)
 
 
-def apply(steps: Iterable[LinkStep], link: Link) -> Link:
+def apply(steps: Iterable[Step], link: Link) -> Link:
     """Return what `link` is once `steps` have been done to it: the kernel's part, as far as these Steps go."""
     for step in steps:
-        if step.index != link.index:
+        if isinstance(step, Ensure) or step.index != link.index:
             continue
         match step:
             case SetDown():

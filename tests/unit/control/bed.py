@@ -150,7 +150,8 @@ class Served:
 
     def record(self, event: Event) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (self.audit.record(event), done.set()))
+        self._loop.call_soon_threadsafe(self.audit.record, event)
+        self._loop.call_soon_threadsafe(done.set)
         done.wait(5)
 
     def wait_for_monitor(self) -> None:

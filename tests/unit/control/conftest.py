@@ -38,7 +38,7 @@ def run(path: str, capsys: pytest.CaptureFixture[str]) -> Run:
         try:
             status = main.main(["--control", path, *arguments])
         except SystemExit as end:
-            status = end.code
+            status = int(end.code or 0)
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

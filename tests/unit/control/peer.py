@@ -32,9 +32,13 @@ class Peer:
 
     @classmethod
     async def connect(cls, path: str) -> Peer:
-        peer = cls()
-        peer.reader, peer.writer = await asyncio.open_unix_connection(path, limit=1 << 24)
-        return peer
+        return cls(*await asyncio.open_unix_connection(path, limit=1 << 24))
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        assert isinstance(writer.transport, asyncio.Transport)
+        self.transport = writer.transport
 
     def send(self, method: str, *, raw: bytes | None = None, **call: Any) -> None:
         method = method if "." in method else f"org.xennetd.Control.{method}"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -181,7 +182,8 @@ def test_nothing_from_a_guest_reaches_the_terminal_raw(
     verb: list[str], where: str, served: Served, run: Run, path: str
 ) -> None:
     names = ("vm", "uuid", "mac", "network", "bridge", "vlan", "error", "reason", "policy", "link", "tap", "script")
-    served.daemon.rows = [row(7, ips=[HOSTILE], warnings=[HOSTILE], state="error", **dict.fromkeys(names, HOSTILE))]
+    values: dict[str, Any] = dict.fromkeys(names, HOSTILE)
+    served.daemon.rows = [row(7, ips=[HOSTILE], warnings=[HOSTILE], state="error", **values)]
     served.record(Event(EventKind.ERROR, HOSTILE, VifId(7, 0)))
     out = run(*verb)[1] if where == "a pipe" else uncoloured(on_terminal(path, *verb, columns=1000))
     assert "evil" in out

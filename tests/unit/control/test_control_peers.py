@@ -19,7 +19,7 @@ def test_a_monitor_that_does_not_read_costs_a_bounded_backlog_and_is_told_what_i
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
         peer = await monitor(path)
         await peer.receive()
-        peer.writer.transport.pause_reading()
+        peer.transport.pause_reading()
         (subscription,) = audit._subscriptions
         sent = 0
         while subscription._lost < 100:
@@ -28,7 +28,7 @@ def test_a_monitor_that_does_not_read_costs_a_bounded_backlog_and_is_told_what_i
             await asyncio.sleep(0)
             assert sent < 5000
         assert len(subscription._events) <= BACKLOG
-        peer.writer.transport.resume_reading()
+        peer.transport.resume_reading()
         received = lost = 0
         while received + lost < sent:
             reply = (await peer.receive())["parameters"]
@@ -42,7 +42,7 @@ def test_a_peer_that_asks_and_never_reads_is_not_served_further(path: str) -> No
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
         daemon.rows = [row(number) for number in range(1000)]
         deaf, other = await Peer.connect(path), await Peer.connect(path)
-        deaf.writer.transport.pause_reading()
+        deaf.transport.pause_reading()
         for _ in range(500):
             deaf.send("List")
         await asyncio.sleep(0.1)
