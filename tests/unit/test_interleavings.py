@@ -39,6 +39,8 @@ from xennetd.policy.config import Policy
 from xennetd.xenstore.parse import NODES, parse_vif
 
 BRIDGE = 2
+ROUNDS = 6
+"""Looks at everything, after which a world must be at rest."""
 
 
 @dataclass
@@ -249,12 +251,24 @@ def events(audit: list[Event]) -> list[str]:
 
 
 async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[World, Reconciler, list[Event]]:
-    """Let everything happen, then let the daemon hear of everything and come to rest."""
+    """Let everything happen to a world of bridges."""
     world = World()
     kernel, directory = SimulatedKernel(world), SimulatedDirectory(world)
+    reconciler, audit = await run(world, kernel, directory, Ground({}), lives, moments)
+    return world, reconciler, audit
+
+
+async def run(
+    world: World,
+    kernel: SimulatedKernel,
+    directory: SimulatedDirectory,
+    ground: Ground,
+    lives: tuple[Life, ...],
+    moments: tuple[Moment, ...],
+) -> tuple[Reconciler, list[Event]]:
+    """Let everything happen, then let the daemon hear of everything and come to rest."""
     audit: list[Event] = []
-    trail, others = (SimpleNamespace(record=audit.append), mock.Mock(), Marks()), (Ground({}), nobody())
-    parts: Any = (kernel, directory, None, *trail, *others)
+    parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock(), Marks(), ground, nobody())
     reconciler = Reconciler(Policy(), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
@@ -264,14 +278,14 @@ async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[Wo
             for turn in range(moment.pause):
                 (kernel if turn % 2 else directory).poll()
                 await asyncio.sleep(0)
-        for _ in range(4):
+        for _ in range(ROUNDS):
             kernel.poll()
             directory.poll()
             await reconciler.look_at_all()
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-    return world, reconciler, audit
+    return reconciler, audit
 
 
 def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> None:

@@ -9,37 +9,29 @@ import asyncio
 import errno
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.schedules import Life, Moment, Op, schedules
-from tests.unit.hosts import nobody
 from tests.unit.test_ground import Heap
-from tests.unit.test_interleavings import SimulatedBackend, SimulatedDirectory, SimulatedKernel, World
+from tests.unit.test_interleavings import SimulatedDirectory, SimulatedKernel, World, run
 from tests.unit.test_rtnl import address_message, attribute, route_message
-from xennetd.daemon import teller as teller_module
 from xennetd.daemon.ground import Ground
-from xennetd.daemon.marks import Marks
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.kernel import rtnl_ip
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import Links
-from xennetd.model.event import Event
 from xennetd.model.ground import RANKS, ProxyNeighbour
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan import port
 from xennetd.plan.steps import AddRoute, LinkStep, SetSetting
-from xennetd.policy.config import Policy
 from xennetd.xenstore.parse import NODES, parse_vif
 
 UPLINK = 1
@@ -175,29 +167,11 @@ class RoutedDirectory(SimulatedDirectory):
 async def play(
     lives: tuple[Life, ...], moments: tuple[Moment, ...], wanted: Sequence[str], domains: Sequence[int]
 ) -> tuple[RoutedWorld, Reconciler, Heap]:
-    """Let everything happen, then let the daemon hear of everything and come to rest."""
+    """Let everything happen to a world of routes."""
     world = RoutedWorld(wanted=wanted, domains=domains)
     kernel, directory, heap = RoutedKernel(world), RoutedDirectory(world), Heap()
-    audit: list[Event] = []
     hands: Any = dict.fromkeys(RANKS, heap)
-    parts: Any = (SimpleNamespace(record=audit.append), mock.Mock(), Marks(), Ground(hands), nobody())
-    surroundings: Any = (kernel, directory, None)
-    reconciler = Reconciler(Policy(), *surroundings, *parts)
-    kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
-    with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
-        running = asyncio.ensure_future(reconciler.run())
-        for moment in moments:
-            world.happen(lives[moment.life], moment.op)
-            for turn in range(moment.pause):
-                (kernel if turn % 2 else directory).poll()
-                await asyncio.sleep(0)
-        for _ in range(6):
-            kernel.poll()
-            directory.poll()
-            await reconciler.look_at_all()
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+    reconciler, _ = await run(world, kernel, directory, Ground(hands), lives, moments)
     return world, reconciler, heap
 
 
