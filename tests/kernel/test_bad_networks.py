@@ -9,7 +9,7 @@ import pytest
 from tests.bed.daemon import STAND_IN
 from tests.bed.guest import Bed
 from tests.bed.reach import ask
-from tests.bed.site import HOST4, ROUTER6, Site, ip
+from tests.bed.site import HOST4, ROUTER4, ROUTER6, Site, ip
 from tests.bed.state import changes, host_state
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import FENCE, Inhabit, MakeDaemon, MakeGuest
@@ -42,6 +42,8 @@ def test_networks_that_overlap_are_no_configuration(site: Site, daemon: MakeDaem
         (STAND_IN, VifSpec("vif-xennetd-route", ip="203.0.113.11", gatewaydev="eth7"), 'uplink "eth7" does not exist'),
         (STAND_IN, VifSpec("vif-xennetd-route", ip="203.0.113.11", gatewaydev="../eth0"), '"../eth0"'),
         (STAND_IN, VifSpec("vif-xennetd-route", ip=HOST4), f"address {HOST4} is the host's own, on eth0"),
+        (STAND_IN, VifSpec("vif-xennetd-route", ip=ROUTER4), f"address {ROUTER4} is that of the host's router"),
+        (STAND_IN, VifSpec("vif-xennetd-route", ip=ROUTER6), f"address {ROUTER6} is that of the host's router"),
         (STAND_IN, VifSpec("vif-xennetd-nat", ip="10.0.0.5 10.0.0.6"), "one address"),
         (STAND_IN, VifSpec("vif-xennetd-nat", ip="2001:db8:5::1"), "IPv4 only"),
         (STAND_IN, VifSpec("vif-xennetd-nat", ip="10.0.0.255"), "its last octet must be 1 to 254"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xennetd.daemon.claims import Claims
-from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPNetwork
+from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPAddress, IPNetwork
 from xennetd.model.link import Link
 
 
@@ -17,6 +17,7 @@ class TableHost:
     links: tuple[Link, ...] = ()
     settings: Mapping[tuple[int, str, str], int] = field(default_factory=dict)
     ways_out: Mapping[int, str] = field(default_factory=dict)
+    routers: tuple[IPAddress, ...] = ()
 
     def link(self, name: str) -> Link | None:
         return next((link for link in self.links if link.name == name), None)
@@ -39,6 +40,9 @@ class TableHost:
                 if address.version == destination.version and address.ip in destination:
                     return link
         return None
+
+    def router(self, destination: IPNetwork) -> IPAddress | None:
+        return next((each for each in self.routers if each in destination), None)
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         for link in self.links:

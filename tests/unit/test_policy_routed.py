@@ -173,6 +173,15 @@ def test_an_address_of_the_host_itself_is_refused() -> None:
     assert "the host's own" in error(vif=replace(VIF, ips=ips("192.0.2.10"))).sentence
 
 
+@pytest.mark.parametrize("wanted", ["192.0.2.1", "192.0.2.0/29"])
+def test_an_address_of_the_hosts_router_is_refused_as_long_as_it_is_that(wanted: str) -> None:
+    host = TableHost((ETH0,), IPV6, HOST.ways_out, routers=(IPv4Address("192.0.2.1"),))
+    refused = error(vif=replace(VIF, ips=ips(wanted)), host=host)
+    assert refused.sentence.startswith("address 192.0.2.1 is that of the host's router")
+    assert refused.waits_on == {"default route"}
+    assert got(vif=replace(VIF, ips=ips(wanted))).routing is not None
+
+
 def test_a_guest_of_a_nat_network_is_told_its_address_and_gets_its_ports() -> None:
     found = got(to(LAB), host=TableHost((ETH0, BRIDGE), IPV6, HOST.ways_out))
     (address,) = found.ips

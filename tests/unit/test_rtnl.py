@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 from hypothesis import given
@@ -45,7 +45,8 @@ def route_message(index: int, destination: bytes, *attributes: bytes, gone: bool
     family = socket.AF_INET6 if len(destination) == 16 else socket.AF_INET
     length, table, protocol = header.get("length", 8 * len(destination)), header.get("table", 254), 120
     body = struct.pack("=BBBBBBBBI", family, length, 0, 0, table, header.get("protocol", protocol), 253, 1, 0)
-    body += attribute(4, struct.pack("=I", index)) + attribute(6, struct.pack("=I", 2)) + b"".join(attributes)
+    body += (attribute(4, struct.pack("=I", index)) if index else b"") + attribute(6, struct.pack("=I", 2))
+    body += b"".join(attributes)
     body += attribute(1, destination) if length else b""
     kind = rtnl_ip.RTM_DELROUTE if gone else rtnl_ip.RTM_NEWROUTE
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
@@ -225,6 +226,33 @@ def test_a_default_route_is_looked_up_and_both_links_are_told_of() -> None:
     assert {change.new.name for change in links.reload_routes([default]) if change.new} == {"eth0"}
     changes = links.reload_routes([route_message(3, GUEST, length=0, protocol=16)])
     assert {change.new.name for change in changes if change.new} == {"eth0", "eth1"}
+    changes = links.reload_routes([route_message(3, GUEST, attribute(5, GATEWAY), length=0, protocol=16)])
+    assert {change.new.name for change in changes if change.new} == {"eth1"}
+
+
+TWO_HOPS = b"".join(
+    struct.pack("=HBBi", 16, 0, 0, index) + attribute(5, router) for index, router in ((3, GATEWAY), (2, GUEST))
+)
+VIA_IPV6 = struct.pack("=H", socket.AF_INET6) + IPv6Address("fe80::1").packed
+
+
+@pytest.mark.parametrize(
+    ("index", "hops", "router"),
+    [
+        (3, attribute(5, GATEWAY), "192.0.2.1"),
+        (3, attribute(18, VIA_IPV6), "fe80::1"),
+        (0, attribute(9, TWO_HOPS), "192.0.2.1"),
+        (3, b"", None),
+    ],
+    ids=["a router", "one of the other family", "the first of two hops", "no router"],
+)
+def test_where_a_default_route_leads(index: int, hops: bytes, router: str | None) -> None:
+    links = fed(link_message(2, "eth0"), link_message(3, "eth1"))
+    changes = links.reload_routes([route_message(index, GUEST, hops, length=0, protocol=16)])
+    assert [change.new.name for change in changes if change.new] == ["eth1"]
+    assert links.default_uplink(4) == links.link("eth1")
+    anywhere = [links.router(IPv4Network("0.0.0.0/0")), links.router(IPv6Network("::/0"))]
+    assert [str(each) for each in anywhere if each] == ([router] if router else [])
 
 
 def test_a_port_message_of_the_bridge_changes_the_port_and_nothing_else() -> None:

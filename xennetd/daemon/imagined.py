@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xennetd.model.ground import BRIDGE_GROUP, IPNetwork
+from xennetd.model.ground import BRIDGE_GROUP, IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
 from xennetd.policy.config import Policy
 
@@ -39,6 +39,9 @@ class Imagined:
 
     def owner(self, destination: IPNetwork) -> Link | None:
         return self._host.owner(destination)
+
+    def router(self, destination: IPNetwork) -> IPAddress | None:
+        return self._host.router(destination)
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         return self._host.neighbouring(subnet)

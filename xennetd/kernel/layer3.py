@@ -72,10 +72,20 @@ class Layer3:
             return self._having.get(destination.network_address, set())
         return {index for address, indexes in self._having.items() if address in destination for index in indexes}
 
+    @property
+    def defaults(self) -> frozenset[DefaultRoute]:
+        """All default routes."""
+        return frozenset(self._defaults)
+
     def default(self, version: int) -> int | None:
         """Return the index of the link that the default route with the least metric leads through."""
         found = [(default.metric, default.index) for default in self._defaults if default.version == version]
         return min(found, key=lambda each: each[0])[1] if found else None
+
+    def router(self, destination: IPNetwork) -> IPAddress | None:
+        """Return a router in `destination` that a default route leads to."""
+        routers = (default.router for default in self._defaults)
+        return next((router for router in routers if router is not None and router in destination), None)
 
     def load(self, dump: Iterable[tuple[bytes, Header]]) -> None:
         """Take in a complete dump."""

@@ -14,12 +14,12 @@ from ipaddress import ip_network
 from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.layer3 import Doubts, Layer3
 from xennetd.kernel.netlink import Header, NetlinkFormatError
-from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPNetwork
+from xennetd.kernel.rtnl_ip import DefaultRoute
+from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPAddress, IPNetwork
 from xennetd.model.link import BridgePort, Link
 from xennetd.model.vif import VifId
 
 _AF_BRIDGE = 7
-_VERSIONS = (4, 6)
 _SETTINGS = "/proc/sys/net"
 
 
@@ -27,8 +27,8 @@ _SETTINGS = "/proc/sys/net"
 class LinkChange:
     """A link before and after. `old` is None for one that appeared, `new` for one that went.
 
-    Both are the same link when nothing of it has changed but that a default route has come to it or left it, or
-    (`settings`) that somebody has set one of its settings below /proc/sys/net.
+    Both are the same link when nothing of it has changed but a default route through it, or (`settings`) that somebody
+    has set one of its settings below /proc/sys/net.
     """
 
     old: Link | None
@@ -104,6 +104,10 @@ class Links:
         links = (self._by_index.get(index) for index in self._layer3.having(destination))
         return next((link for link in links if link is not None), None)
 
+    def router(self, destination: IPNetwork) -> IPAddress | None:
+        """Return a router in this destination that a default route leads to."""
+        return self._layer3.router(destination)
+
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         """Return a link that is not ours, with an address of the host's in a subnet that overlaps this one."""
         for link in self._by_index.values():
@@ -137,7 +141,7 @@ class Links:
                     found[rtnl.link_key(data, message)[1]] = (data, message)
                 else:
                     others.append((data, message))
-        before = self._default_uplinks()
+        before = self._layer3.defaults
         self._layer3.load(others)
         changes = [self._remove(index) for index in self._by_index.keys() - found.keys()]
         changes += [self._take(index, data, message) for index, (data, message) in found.items()]
@@ -145,7 +149,7 @@ class Links:
 
     def reload_routes(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a dump of the main table's routes."""
-        before = self._default_uplinks()
+        before = self._layer3.defaults
         self._layer3.reload_routes(datagrams)
         return self._complete([]) + self._rerouted(before)
 
@@ -210,14 +214,10 @@ class Links:
         self._doubt_sources()
         return [change for change in changes if change.old != change.new]
 
-    def _default_uplinks(self) -> tuple[int | None, ...]:
-        return tuple(self._layer3.default(version) for version in _VERSIONS)
-
-    def _rerouted(self, before: tuple[int | None, ...]) -> list[LinkChange]:
-        """Return the news of default routes for the links that they have come to or left."""
-        moved = [pair for pair in zip(before, self._default_uplinks(), strict=True) if pair[0] != pair[1]]
-        links = {index: self._by_index.get(index) for pair in moved for index in pair if index is not None}
-        return [LinkChange(link, link) for link in links.values() if link is not None]
+    def _rerouted(self, before: frozenset[DefaultRoute]) -> list[LinkChange]:
+        """Return the news of default routes for the links that they have come to or left, or on which they changed."""
+        links = {self._by_index.get(default.index) for default in before ^ self._layer3.defaults}
+        return [LinkChange(link, link) for link in links if link is not None]
 
     def _doubt_sources(self) -> None:
         """A route goes with its preferred source address once no link that is up has that any more."""

@@ -78,6 +78,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _S32 = struct.Struct("=i")
 _RTNEXTHOP = struct.Struct("=HBBi")
+_RTVIA = struct.Struct("=H")
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -101,11 +102,12 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True)
 class DefaultRoute:
-    """A default route of the main table, whoever's it is. `index` is the link of its first next hop."""
+    """A default route of the main table, whoever's it is, by its first next hop: link and router."""
 
     version: int
     index: int
     metric: int
+    router: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def parse_route(data: bytes, message: Header) -> RouteChange | DefaultRoute | No
         found = {kind: (at, stop) for kind, at, stop in attributes(data, message.start + 12, message.end)}
         metric = U32.unpack_from(data, found[_RTA_PRIORITY][0])[0] if _RTA_PRIORITY in found else 0
         if not length:
-            return DefaultRoute(4 if family == socket.AF_INET else 6, _output(data, found), metric)
+            return _default(data, family, found, metric)
         if _RTA_OIF not in found or found.keys() & {_RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_NH_ID}:
             return None
         (index,) = U32.unpack_from(data, found[_RTA_OIF][0])
@@ -171,14 +173,23 @@ def parse_route(data: bytes, message: Header) -> RouteChange | DefaultRoute | No
     return RouteChange(index, route, message.type == RTM_DELROUTE)
 
 
-def _output(data: bytes, found: dict[int, tuple[int, int]]) -> int:
-    """Return the index of the link that a route leads to, of the first next hop where there are several, 0 for none."""
+def _default(data: bytes, family: int, found: dict[int, tuple[int, int]], metric: int) -> DefaultRoute:
+    """Return a default route. Its `index` is 0 where the kernel names no link."""
+    index = 0
     if _RTA_OIF in found:
-        return int(U32.unpack_from(data, found[_RTA_OIF][0])[0])
-    if _RTA_MULTIPATH in found:
-        _length, _flags, _hops, index = _RTNEXTHOP.unpack_from(data, found[_RTA_MULTIPATH][0])
-        return int(index)
-    return 0
+        (index,) = U32.unpack_from(data, found[_RTA_OIF][0])
+    elif _RTA_MULTIPATH in found:
+        at = found[_RTA_MULTIPATH][0]
+        length, _flags, _hops, index = _RTNEXTHOP.unpack_from(data, at)
+        found = {kind: (start, end) for kind, start, end in attributes(data, at + _RTNEXTHOP.size, at + length)}
+    router = None
+    if _RTA_GATEWAY in found:
+        router = _address(family, data[slice(*found[_RTA_GATEWAY])])
+    elif _RTA_VIA in found:  # of the other family: struct rtvia
+        at, end = found[_RTA_VIA]
+        (other,) = _RTVIA.unpack_from(data, at)
+        router = _address(other, data[at + _RTVIA.size : end])
+    return DefaultRoute(4 if family == socket.AF_INET else 6, index, metric, router)
 
 
 def settings_index(data: bytes, message: Header) -> int | None:

@@ -108,6 +108,10 @@ class HostView(Protocol):
         """Return a link with an address of the host's in this destination."""
         ...
 
+    def router(self, destination: IPNetwork) -> IPAddress | None:
+        """Return a router in this destination that a default route leads to."""
+        ...
+
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         """Return a link that is not ours, with an address of the host's in a subnet that overlaps this one."""
         ...

@@ -245,7 +245,7 @@ def _basename(script: str) -> str:
 
 
 def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
-    """A guest can't have an address of the host's own."""
+    """A guest can't have an address of the host's own, nor its router's."""
     for each in found:
         owner = host.owner(each)
         if owner is not None:
@@ -253,6 +253,12 @@ def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
             detail = f"{sentence}, on {owner.name}"
             guests = owner.group == GUEST_GROUP  # its name is not this guest's business
             raise HostError(sentence if guests else detail, detail=detail, waits_on=frozenset({owner.name}))
+        router = host.router(each)
+        if router is not None:
+            raise HostError(
+                f"address {router} is that of the host's router: its default route would lead to this guest",
+                waits_on=frozenset({routed.DEFAULT_ROUTE}),
+            )
 
 
 def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:
