@@ -137,6 +137,12 @@ class Daemon:
         shutil.rmtree(RUNTIME, ignore_errors=True)
         return status
 
+    def reload(self, config: str) -> None:
+        """Have it take another configuration, and wait until everything is as that says."""
+        self.configure(config)
+        told = self.ctl("reload")
+        assert told.returncode == 0, told.stdout + told.stderr
+
     def close(self) -> None:
         """End it if it runs, and stop listening to it."""
         if self._process is not None and self._process.poll() is None:

@@ -23,6 +23,7 @@ from tests.kernel.every_mode import (
     elements,
     neighbours,
     networks,
+    policy,
     proxied,
     same,
     served,
@@ -193,22 +194,44 @@ class TestTheSameAddressTwice:
         first.destroy()
         connected(bed, second.vif)
 
+    @pytest.mark.parametrize("names", [("keeper", "late"), ("late", "keeper")], ids=lambda names: f"{names[0]} first")
     def test_after_a_restart_it_is_the_one_that_was_connected_who_keeps_it(
+        self, bed: Bed, site: Site, guest: MakeGuest, daemon: MakeDaemon, journal: Journal, names: tuple[str, str]
+    ) -> None:
+        xennetd = daemon(STAND_IN + policy("late", 'deny = "later"'))
+        spec = VifSpec(script="vif-xennetd-route", ip="203.0.113.11")
+        guests = {name: guest(name, spec) for name in names}
+        keeper, late = guests["keeper"], guests["late"]
+        connected(bed, keeper.vif)
+        assert "later" in refused(bed, late.vif)
+        xennetd.reload(STAND_IN)
+        assert "in use" in (late.hotplug_error() or "")
+        xennetd.kill9()
+        xennetd.start()
+        assert way(site.host, "203.0.113.11") == keeper.vif.netdev
+        assert late.hotplug_status() == "error"
+        attached = {entry["XENNET_VIF"] for entry in journal.entries if entry.get("XENNET_EVENT") == "attach"}
+        assert attached == {keeper.vif.netdev}, "it was never anybody else's"
+        keeper.destroy()
+        connected(bed, late.vif)
+        assert way(site.host, "203.0.113.11") == late.vif.netdev
+
+    def test_one_that_was_denied_for_a_while_does_not_take_it_back(
         self, bed: Bed, site: Site, guest: MakeGuest, daemon: MakeDaemon
     ) -> None:
         xennetd = daemon()
         spec = VifSpec(script="vif-xennetd-route", ip="203.0.113.11")
-        loser, keeper = guest("loser", replace(spec, ip="203.0.113.10")), guest("keeper", spec)
-        for each in (loser, keeper):
-            connected(bed, each.vif)
-        late = guest("late", spec, domid=loser.domain.domid + 100)
-        assert "in use" in refused(bed, late.vif)
-        xennetd.kill9()
-        xennetd.start()
-        assert way(site.host, "203.0.113.11") == keeper.vif.netdev
-        keeper.destroy()
-        connected(bed, late.vif)
-        assert way(site.host, "203.0.113.11") == late.vif.netdev
+        first = guest("first", spec)
+        connected(bed, first.vif)
+        xennetd.reload(STAND_IN + policy("first", 'deny = "it is quarantined"'))
+        second = guest("second", spec)
+        connected(bed, second.vif)
+        xennetd.reload(STAND_IN)
+        assert way(site.host, "203.0.113.11") == second.vif.netdev
+        counts = status(xennetd)["counts"]
+        assert (counts["connected"], counts["error"]) == (1, 1)
+        second.destroy()
+        eventually(lambda: way(site.host, "203.0.113.11") == first.vif.netdev)
 
 
 @pytest.mark.usefixtures("dnsmasq")

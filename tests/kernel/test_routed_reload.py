@@ -55,18 +55,12 @@ def on_a_host(site: Site, bed: Bed) -> None:
     bed.host.bridge("xenbr0", address="10.0.0.254/24")
 
 
-def reload(xennetd: Daemon, text: str) -> None:
-    xennetd.configure(text)
-    told = xennetd.ctl("reload")
-    assert told.returncode == 0, told.stdout + told.stderr
-
-
 class TestAGuestMoves:
     """Without a break: it is the same link, and the toolstack hears nothing of it."""
 
     def put(self, xennetd: Daemon, where: str) -> None:
         fixed = f'ip = ["{ADDRESS4[where]}"]\n' if where in ("edge", "lab", "store") else ""
-        reload(xennetd, NETWORKS + policy("web", fixed + OUTCOMES[where]))
+        xennetd.reload(NETWORKS + policy("web", fixed + OUTCOMES[where]))
 
     def is_in(self, site: Site, web: Guest, where: str) -> bool:
         """Whether it is in its place, and nowhere else."""
@@ -136,10 +130,10 @@ class TestANetwork:
         xennetd = daemon()
         settle()
         before = host_state(site.host, without=FENCE)
-        reload(xennetd, EVERY_MODE)
+        xennetd.reload(EVERY_MODE)
         served("lab", "store")
         assert {"xn-lab", "xn-store"} <= set(site.host.links())
-        reload(xennetd, STAND_IN)
+        xennetd.reload(STAND_IN)
         assert same(before, lambda: host_state(site.host, without=FENCE))
 
     def test_with_another_subnet_renumbers_its_guests(
@@ -150,7 +144,7 @@ class TestANetwork:
         lab = guest("lab-1")
         lab.connect()
         assert "10.77.0." in str(told("lab"))
-        reload(xennetd, networks(self.LAB4.replace("10.77", "10.99") + "dhcp = true\n"))
+        xennetd.reload(networks(self.LAB4.replace("10.77", "10.99") + "dhcp = true\n"))
         assert bed.host.addresses("xn-lab")[0] == "10.99.0.1/24"
         assert not any(address.startswith("10.77") for address in bed.host.addresses("xn-lab"))
         assert "10.99.0." in str(told("lab"))
@@ -163,10 +157,10 @@ class TestANetwork:
         lab = guest("lab-1", VifSpec(ip="10.77.0.5"))
         lab.connect()
         assert not any(Path("/var/lib/xennetd").iterdir())
-        reload(xennetd, networks(self.LAB4 + "dhcp = true\n"))
+        xennetd.reload(networks(self.LAB4 + "dhcp = true\n"))
         (dnsmasq,) = served("lab")
         assert "10.77.0.5" in str(told("lab"))
-        reload(xennetd, networks(self.LAB4))
+        xennetd.reload(networks(self.LAB4))
         eventually(lambda: not Path(f"/proc/{dnsmasq}").exists())
         eventually(lambda: not any(Path("/var/lib/xennetd").iterdir()))
 
@@ -196,9 +190,9 @@ class TestANetwork:
             each.connect()
         served("lab", "store")
         count = len(trace.netlink())
-        reload(xennetd, EVERY_MODE)
+        xennetd.reload(EVERY_MODE)
         assert trace.netlink()[count:] == []
-        reload(xennetd, EVERY_MODE.replace("port = 8080", "port = 8081"))
+        xennetd.reload(EVERY_MODE.replace("port = 8080", "port = 8081"))
         changed = trace.netlink()[count:]
         assert changed
         assert all("NFT_MSG" in line or "NFNL" in line for line in changed), changed
@@ -279,12 +273,12 @@ class TestObserve:
         up = [*(each.vif.netdev for each in everyone.values()), "xenbr0", "xn-lab", "xn-store"]
         eventually(lambda: all(bed.host.links()[name]["operstate"] == "UP" for name in up))
         before = held(bed)
-        reload(xennetd, self.OBSERVE)
+        xennetd.reload(self.OBSERVE)
         assert same(before, lambda: held(bed))
         site.host.run("nft", "flush", "set", "inet", "xennetd", "masquerade4")
         everyone["edge-1"].destroy()
         eventually(lambda: "edge-1" not in {row["vm"] for row in xennetd.ask("list")})
-        reload(xennetd, EVERY_MODE)
+        xennetd.reload(EVERY_MODE)
         eventually(lambda: elements(site.host, "masquerade4") != "")
         eventually(lambda: "192.0.2.17" not in proxied(site.host))
         assert {row["vm"] for row in xennetd.ask("list") if row["state"] == "connected"} == set(SPECS) - {"edge-1"}
@@ -297,6 +291,6 @@ def test_a_guest_that_nobody_routes_yet_can_be_moved_there(
     xennetd = daemon(NETWORKS + policy("web", OUTCOMES["denied"]))
     web = guest("web", VifSpec(ip="192.0.2.17"))
     bed.toolstack.xs.until(f"{web.vif.backend}/hotplug-status", "error")
-    reload(xennetd, NETWORKS + policy("web", OUTCOMES["edge"]))
+    xennetd.reload(NETWORKS + policy("web", OUTCOMES["edge"]))
     connected(bed, web.vif)
     assert way(site.host, "192.0.2.17") == web.vif.netdev

@@ -220,6 +220,7 @@ def test_an_address_that_no_guest_of_the_network_can_have(address: str, why: str
 def claimed(*vifs: Vif, policy: Policy, host: TableHost) -> Claims:
     claims = nobody()
     for vif in vifs:
+        claims.meet(vif.id, connected=True, in_service=True)
         claims.set(vif, f"{vif.id} of {vif.vm}", resolve(policy, vif, host, claims), connected=True)
     return claims
 

@@ -13,7 +13,7 @@ from xennetd.model.attachment import Attachment
 from xennetd.model.errors import XennetdError
 from xennetd.model.ground import IPAddress, IPNetwork
 from xennetd.model.vif import Vif, VifId
-from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
+from xennetd.policy.addresses import Claim, Name, allocation_key, claims_of, full
 
 _Key = TypeVar("_Key")
 
@@ -24,11 +24,22 @@ class _Entry:
     its VM's name in its network."""
 
     claim: Claim
-    names: frozenset[tuple[str, str]]
+    names: frozenset[Name]
     network: str | None
     key: tuple[str, int]
     hosts: frozenset[IPAddress]
     prefixes: frozenset[IPNetwork]
+
+    @property
+    def addresses(self) -> tuple[object, ...]:
+        """All addresses, and in which network."""
+        return self.hosts, self.prefixes, self.network
+
+    def has(self, what: IPNetwork | Name) -> bool:
+        """Return whether this is among the claims."""
+        if isinstance(what, tuple):
+            return what in self.names
+        return what in self.prefixes or (what.num_addresses == 1 and what.network_address in self.hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +66,40 @@ class Claims:
         self._entries: dict[VifId, _Entry] = {}
         self._since: dict[int, int] = {}
         self._known: dict[int, set[VifId]] = {}
+        self._connected: dict[VifId, bool] = {}
         self._count = 0
         self._by_host: dict[IPAddress, set[VifId]] = {}
-        self._by_name: dict[tuple[str, str], set[VifId]] = {}
+        self._by_name: dict[Name, set[VifId]] = {}
         self._by_network: dict[str, set[VifId]] = {}
         self._by_key: dict[tuple[str, tuple[str, int]], set[VifId]] = {}
         self._with_prefix: set[VifId] = set()
 
-    def since(self, asking: VifId) -> int:
-        """Return when a vif's domain was first heard of, as a number in that order."""
-        self._known.setdefault(asking.domid, set()).add(asking)
-        if asking.domid not in self._since:
+    def meet(self, vif: VifId, *, connected: bool, in_service: bool) -> None:
+        """Note that a vif is going to be looked at, and whether it is connected.
+
+        What a connected vif has when it is met first, after our start, is not known yet: whatever it asks for, if its
+        link is in service. Later it has what it has claimed. One that was refused meanwhile has nothing.
+        """
+        known = self._known.setdefault(vif.domid, set())
+        if vif.domid not in self._since:
             self._count += 1
-            self._since[asking.domid] = self._count
-        return self._since[asking.domid]
+            self._since[vif.domid] = self._count
+        found = vif not in known and connected and in_service
+        known.add(vif)
+        self._connected.pop(vif, None)
+        if connected and (found or vif in self._entries):
+            self._connected[vif] = found
+
+    def since(self, asking: VifId) -> int:
+        """Return when a vif's domain was met first, as a number in that order."""
+        return self._since.get(asking.domid, self._count + 1)
+
+    def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
+        """Return whether a connected vif has this address, network or name."""
+        if asking not in self._connected:
+            return False
+        entry = self._entries.get(asking)
+        return self._connected[asking] if entry is None else entry.has(what)
 
     def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
         """Return the live claims of others on a destination that this one overlaps."""
@@ -84,9 +115,9 @@ class Claims:
                 found.add(vif)
         return [self._entries[vif].claim for vif in sorted(found) if vif != asking]
 
-    def namesakes(self, name: str, place: str, asking: VifId) -> list[Claim]:
-        """Return the other live vifs with this MAC in the same place, or with a VM of this name in the same network."""
-        return [self._entries[vif].claim for vif in sorted(self._by_name.get((name, place), ())) if vif != asking]
+    def namesakes(self, name: Name, asking: VifId) -> list[Claim]:
+        """Return the other live vifs that go by this name."""
+        return [self._entries[vif].claim for vif in sorted(self._by_name.get(name, ())) if vif != asking]
 
     def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
         """Return the addresses in this network of a live vif with this (uuid, devid)."""
@@ -123,11 +154,12 @@ class Claims:
             self._by_key.setdefault((entry.network, entry.key), set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
+        same = old if old is not None and old.claim == entry.claim else None
         rivals: set[VifId] = set()
-        for name in entry.names ^ (old.names if old is not None else frozenset()):
+        for name in entry.names ^ (same.names if same is not None else frozenset()):
             rivals |= self._by_name.get(name, set())
         rivals.discard(vif.id)
-        if old is not None and (old.hosts, old.prefixes, old.network) == (entry.hosts, entry.prefixes, entry.network):
+        if same is not None and same.addresses == entry.addresses:
             return Change(frozenset(rivals))
         rivals |= {claim.vif for each in ips for claim in self.claims(each, vif.id)}
         return Change(frozenset(rivals), _freed(vif.id, old) if old is not None else frozenset())
@@ -136,6 +168,7 @@ class Claims:
         """Forget a vif's claims; `gone`: and that it was ever there."""
         if gone:
             _discard(self._known, vif.domid, vif)
+            self._connected.pop(vif, None)
             if vif.domid not in self._known:
                 self._since.pop(vif.domid, None)
         entry = self._entries.pop(vif, None)
@@ -161,7 +194,7 @@ class Claims:
         self._with_prefix.discard(vif)
 
 
-def _names(vif: Vif, attachment: Attachment) -> Iterator[tuple[str, str]]:
+def _names(vif: Vif, attachment: Attachment) -> Iterator[Name]:
     if attachment.mac is not None:
         yield attachment.mac, attachment.place
     if attachment.network is not None and vif.vm is not None:

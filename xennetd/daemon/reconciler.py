@@ -98,8 +98,17 @@ class Reconciler:
         self._queue.hint(vif)
 
     async def look_at_all(self) -> None:
-        """Look at every vif there is, and return when each has been looked at to the end."""
-        await self._queue.look_at({*self._directory, *self._records})
+        """Look at every vif there is, and return when each has been looked at to the end.
+
+        Those in service come first: what they have is not for those who still wait.
+        """
+
+        def waits(vif: VifId) -> bool:
+            known, link = self._directory.get(vif), self._kernel.links.of(vif)
+            return known is None or known.hotplug_status != CONNECTED or link is None or not link.up
+
+        vifs = {*self._directory, *self._records}
+        await self._queue.look_at(sorted(vifs, key=lambda vif: (waits(vif), vif)))
 
     async def probe(self) -> None:
         """Return once a probe has gone through the queue of hints."""
@@ -224,6 +233,7 @@ class Reconciler:
         policy = self._policy
         links = self._kernel.links
         host = Imagined(links, policy) if policy.daemon.mode == "observe" else links
+        self._claims.meet(vif.id, connected=record.connected, in_service=link is not None and link.up)
         decision = decide(
             Look(
                 vif=vif,
@@ -258,8 +268,7 @@ class Reconciler:
         """Note what the vif claims for itself, and have those looked at whom that concerns."""
         vif, attachment = record.vif, decision.attachment
         if attachment is not None:
-            connected = vif.hotplug_status == CONNECTED or record.memory.connected is not None
-            self._announce(self._claims.set(vif, record.title, attachment, connected=connected))
+            self._announce(self._claims.set(vif, record.title, attachment, connected=record.connected))
         else:
             self._announce(self._claims.drop(vif.id))
 

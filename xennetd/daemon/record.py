@@ -12,7 +12,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif, plain
-from xennetd.plan.decide import Decision, Incarnation, Memory
+from xennetd.plan.decide import CONNECTED, Decision, Incarnation, Memory
 from xennetd.policy.config import Policy
 
 
@@ -37,6 +37,11 @@ class Record:
     broken_until: float = 0.0
     waits_on: frozenset[str] = frozenset()
     connected_by: Policy | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the toolstack has been told that it is, even if xenstore has forgotten it in a reconnect."""
+        return self.vif.hotplug_status == CONNECTED or self.memory.connected is not None
 
     def settle(self, decision: Decision, link: Link | None) -> bool:
         """Take over what a look came to. Returns whether the state or the error changed."""

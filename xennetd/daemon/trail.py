@@ -50,7 +50,7 @@ class Trail:
                 message = f"{record.title} gets no network: {record.error.detail}"
                 self._audit.record(record.event(kind, message, error=record.error.sentence))
             case VifState.DETACHING:
-                found_connected = was is None and record.vif.hotplug_status == CONNECTED
+                found_connected = was is None and record.vif.hotplug_status == CONNECTED and not record.memory.fresh
                 if record.memory.connected is not None or found_connected:
                     self.detached(record)
 

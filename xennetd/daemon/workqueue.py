@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
 from xennetd.model.vif import VifId
 
@@ -49,14 +49,15 @@ class WorkQueue:
         """Drop a hint, because what it hints at is being looked at right now."""
         self._waiting.pop(vif, None)
 
-    async def look_at(self, vifs: Iterable[VifId]) -> None:
-        """Return when each of these vifs has been looked at, until no hint of it was left."""
+    async def look_at(self, vifs: Sequence[VifId]) -> None:
+        """Have these vifs looked at in this order; return when each has been, until no hint of it was left."""
         self._awaited.update(vifs)
         if not self._awaited:
             return
         self._none_awaited.clear()
-        for vif in sorted(self._awaited):
-            self.hint(vif)
+        for vif in vifs:
+            self._waiting[vif] = self._waiting.pop(vif, time.monotonic())
+        self._wake.set()
         await self._none_awaited.wait()
 
     async def probe(self) -> None:

@@ -21,13 +21,16 @@ from xennetd.policy.config import Network
 from xennetd.policy.grammar import for_guests
 from xennetd.policy.network import unfit
 
+Name = tuple[str, str]
+"""What a guest goes by, and where: its MAC and a place, its VM's name and a network."""
+
 _MOST_PROBES = 1 << 16
 """Addresses that are tried before a subnet counts as full; an IPv4 subnet that is larger is never that full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A vif that has an address, or wants it. `since` is in which order its domain came."""
+    """A vif that has an address, or wants it. `connected`: it has it. `since` is in which order its domain came."""
 
     vif: VifId
     uuid: str | None
@@ -47,8 +50,12 @@ class Others(Protocol):
         """Return in which order the domain of the vif that asks came: of two, the lower came first."""
         ...
 
-    def namesakes(self, name: str, place: str, asking: VifId) -> Collection[Claim]:
-        """Return the other live vifs with this MAC in the same place, or with a VM of this name in the same network."""
+    def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
+        """Return whether the vif that asks is connected and has had this since, as a `Claim` says of others."""
+        ...
+
+    def namesakes(self, name: Name, asking: VifId) -> Collection[Claim]:
+        """Return the other live vifs that go by this name."""
         ...
 
     def allocated(self, network: str, key: tuple[str, int]) -> Collection[IPAddress]:
@@ -122,7 +129,7 @@ def uncontested(
     for each in destinations:
         later = False
         for claim in others.claims(each, vif.id):
-            if not yields(vif, claim, others):
+            if not yields(vif, each, claim, others):
                 continue
             if claim.uuid is not None and claim.uuid == vif.uuid:
                 later = True
@@ -139,15 +146,15 @@ def uncontested(
     return tuple(kept), tuple(said)
 
 
-def yields(vif: Vif, claim: Claim, others: Others) -> bool:
+def yields(vif: Vif, what: IPNetwork | Name, claim: Claim, others: Others) -> bool:
     """Return whether a vif leaves to another what only one of them can have.
 
     In a reboot or a migration the later vif of a domain (by its uuid) has it, of one domain's vifs the first; with
-    anybody else's, who has it keeps it.
+    anybody else's, who has it keeps it. Of two vifs, just one yields.
     """
     since = others.since(vif.id)
     if claim.uuid is None or claim.uuid != vif.uuid:
-        return (not claim.connected, claim.since, claim.vif) < (vif.hotplug_status != "connected", since, vif.id)
+        return (not claim.connected, claim.since, claim.vif) < (not others.has(vif.id, what), since, vif.id)
     if claim.vif.domid == vif.id.domid:
         return claim.vif.devid < vif.id.devid
     return claim.since > since

@@ -17,7 +17,7 @@ from xennetd.model.link import HostView, Link
 from xennetd.model.text import dns_label, visible
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.policy import bridged, routed
-from xennetd.policy.addresses import Others, guest_destinations, uncontested, yields
+from xennetd.policy.addresses import Name, Others, guest_destinations, uncontested, yields
 from xennetd.policy.config import Match, Network, Policy, Rule
 from xennetd.policy.firewall import forward_element, rules
 from xennetd.policy.mac import mac_warnings, stable_mac
@@ -163,8 +163,8 @@ def _network_needs(
     Of several guests with one MAC, or one name, only one can have what goes by that.
     """
 
-    def has(name: str, where: str) -> bool:
-        return not any(yields(vif, claim, others) for claim in others.namesakes(name, where, vif.id))
+    def goes_by(name: Name) -> bool:
+        return not any(yields(vif, name, claim, others) for claim in others.namesakes(name, vif.id))
 
     hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
     needs: list[GroundObject] = []
@@ -173,10 +173,10 @@ def _network_needs(
             raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
         label = dns_label(vif.vm or "")
         name = f"{label}.{network.domain}" if label is not None else None
-        if has(mac, place(bridge, network.name)):
+        if goes_by((mac, place(bridge, network.name))):
             needs.append(DhcpHost(network.name, mac, tuple(hosts), name))
     for forward in network.forwards:
-        if vif.vm is not None and forward.to == vif.vm and has(vif.vm, network.name):
+        if vif.vm is not None and forward.to == vif.vm and goes_by((vif.vm, network.name)):
             firsts: dict[int, IPAddress] = {}
             for address in hosts:
                 firsts.setdefault(address.version, address)
@@ -196,7 +196,7 @@ def _mac(vif: Vif, rule: Rule | None, where: str, others: Others) -> tuple[str |
             mac = wanted
         else:
             warnings.append(f"its MAC stays {mac} until it starts anew: the guest uses it already")
-    claims = others.namesakes(mac, where, vif.id) if mac is not None else ()
+    claims = others.namesakes((mac, where), vif.id) if mac is not None else ()
     return mac, [*warnings, *mac_warnings(vif, mac, where, claims)]
 
 
