@@ -142,7 +142,8 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     _add(
         commands, "reload", verbs.reload, "read the configuration again",
         "Read the configuration again and make it so; interfaces for which nothing changes are not touched. When it "
-        "has an error nothing changes at all, the errors are printed, and the exit status is 1.",
+        "has an error nothing changes at all, the errors are printed, and the exit status is 1. With the new policy in "
+        "force, problems that the daemon then has are printed too, as status shows them.",
         "  xennetctl check && xennetctl reload",
     )  # fmt: skip
     for name, run, help_, description, example in (

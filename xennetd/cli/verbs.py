@@ -72,6 +72,11 @@ def monitor(arguments: argparse.Namespace) -> int:
 
 def reload(arguments: argparse.Namespace) -> int:
     client.call(arguments.control, "Reload", timeout=client.RELOAD_TIMEOUT)
+    problems = client.call(arguments.control, "Status")["status"]["problems"]
+    for problem in problems:
+        complain(problem)
+    if problems:
+        complain("the new policy is in force, and these are the problems now")
     return FINE
 
 

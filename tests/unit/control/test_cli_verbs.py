@@ -36,8 +36,17 @@ def test_changing_a_vif_says_which(verb: str, said: str, served: Served, run: Ru
 
 
 def test_reload_is_silent_when_all_is_well(served: Served, run: Run) -> None:
+    served.daemon.rows = [row(7)]
     assert run("reload") == (0, "", "")
     assert served.daemon.asked == ["reload"]
+
+
+def test_a_reload_tells_of_problems_that_there_are_with_the_new_policy(served: Served, run: Run) -> None:
+    served.daemon.rows = [row(7, state="error", error="it is quarantined")]
+    assert run("reload") == (
+        0, "", "xennetctl: vif7.0 of vm-7: it is quarantined\n"
+        "xennetctl: the new policy is in force, and these are the problems now\n",
+    )  # fmt: skip
 
 
 def test_a_bad_reload_prints_every_problem_and_exits_1(served: Served, run: Run) -> None:
