@@ -10,12 +10,11 @@ import structlog
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.ground import Ground
 from xennetd.kernel.links import LinkChange, is_guest_port
-from xennetd.model.attachment import Mode
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ground import GroundObject
 from xennetd.model.link import HostView
-from xennetd.plan.networks import needs
+from xennetd.plan.networks import named_links, needs
 from xennetd.policy.config import Policy
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +34,7 @@ class Networks:
         self, policy: Policy, host: HostView, ground: Ground, audit: Audit, cured: Callable[[set[str]], None]
     ) -> None:
         self._policy = policy
+        self._links = named_links(policy)
         self._host = host
         self._ground = ground
         self._audit = audit
@@ -47,6 +47,7 @@ class Networks:
     def set_policy(self, policy: Policy) -> None:
         """Make the networks of another policy. What is needed no more is taken away by `retire`."""
         self._policy = policy
+        self._links = named_links(policy)
         self.look(settle=False)
 
     def hint(self) -> None:
@@ -54,11 +55,20 @@ class Networks:
         self._wake.set()
 
     def links_changed(self, changes: Iterable[LinkChange]) -> None:
-        """Take a hint from the kernel's view. Guests' links are no part of a network."""
-        if any(network.mode is not Mode.BRIDGE for network in self._policy.networks.values()) and any(
-            link is not None and not is_guest_port(link) for change in changes for link in (change.old, change.new)
-        ):
+        """Take a hint from the kernel's view.
+
+        A guest's link is no part of a network, nor is one without an address that no network names: those of containers
+        come and go.
+        """
+        if self._links and any(map(self._concerns, changes)):
             self._wake.set()
+
+    def _concerns(self, change: LinkChange) -> bool:
+        news = change.old == change.new  # of a setting, or of a default route
+        return any(
+            link is not None and not is_guest_port(link) and (news or link.addresses or link.name in self._links)
+            for link in (change.old, change.new)
+        )
 
     def problem(self, name: str) -> XennetdError | None:
         """Return why a network can't be had now, in a sentence that a guest may read and a detail for the journal."""

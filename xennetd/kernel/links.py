@@ -27,8 +27,8 @@ _SETTINGS = "/proc/sys/net"
 class LinkChange:
     """A link before and after. `old` is None for one that appeared, `new` for one that went.
 
-    Both are the same link when nothing of it has changed but a default route through it, or (`settings`) that somebody
-    has set one of its settings below /proc/sys/net.
+    Both are the same link when nothing of it has changed but one of the default routes, this or another one, or
+    (`settings`) that somebody has set one of its settings below /proc/sys/net.
     """
 
     old: Link | None
@@ -215,8 +215,9 @@ class Links:
         return [change for change in changes if change.old != change.new]
 
     def _rerouted(self, before: frozenset[DefaultRoute]) -> list[LinkChange]:
-        """Return the news of default routes for the links that they have come to or left, or on which they changed."""
-        links = {self._by_index.get(default.index) for default in before ^ self._layer3.defaults}
+        """Return the news that default routes have changed, for all links that they lead or led through."""
+        now = self._layer3.defaults
+        links = {self._by_index.get(default.index) for default in before | now} if before != now else set()
         return [LinkChange(link, link) for link in links if link is not None]
 
     def _doubt_sources(self) -> None:

@@ -32,6 +32,13 @@ def needs(policy: Policy, network: Network, host: HostView) -> frozenset[GroundO
     return frozenset(found)
 
 
+def named_links(policy: Policy) -> frozenset[str]:
+    """Return the names of the links that networks of ours consist of, or lead through."""
+    networks = [network for network in policy.networks.values() if network.mode is not Mode.BRIDGE]
+    names = {name for each in networks for name in (each.bridge, each.served_link, each.uplink)}
+    return frozenset(name for name in names if name)
+
+
 def _check(network: Network, host: HostView) -> None:
     if network.uplink is not None and host.link(network.uplink) is None:
         raise PolicyError(
