@@ -90,7 +90,8 @@ def test_those_who_may_not_open_the_socket_are_told_how_they_could(served: Serve
 class Monitor:
     def __init__(self, path: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            command(path, "monitor", *arguments),
+            # Who runs in the background of a shell has its SIGINT ignored, and his children too.
+            ["env", "--default-signal=INT", *command(path, "monitor", *arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
