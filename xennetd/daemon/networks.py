@@ -70,6 +70,12 @@ class Networks:
             for link in (change.old, change.new)
         )
 
+    def catch_up(self) -> None:
+        """Look now if there is a hint: a guest whose network is put right at once need not hear that it was not."""
+        if self._wake.is_set():
+            self._wake.clear()
+            self.look()
+
     def problem(self, name: str) -> XennetdError | None:
         """Return why a network can't be had now, in a sentence that a guest may read and a detail for the journal."""
         found = self._problems.get(name)
@@ -139,7 +145,7 @@ class Networks:
                 async with asyncio.timeout(patience if self._problems else None):
                     await self._wake.wait()
                 patience = 1.0
+                self.catch_up()
             except TimeoutError:
                 patience = min(patience * 2, _RETRY_LONGEST)
-            self._wake.clear()
-            self.look()
+                self.look()

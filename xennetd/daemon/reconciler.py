@@ -8,7 +8,7 @@ Rule 3: whatever goes wrong while one vif is looked after stays with that vif.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -34,7 +34,7 @@ from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMemory, decide, fail, incarnation
 from xennetd.plan.refusal import not_taken, refusal
-from xennetd.plan.steps import Ensure, SetMtu, Step
+from xennetd.plan.steps import Ensure, SetMaster, SetMtu, Step
 from xennetd.policy.config import Policy
 from xennetd.policy.resolve import owned, resolve
 from xennetd.xenstore import backend
@@ -56,7 +56,10 @@ With a defect nothing but its end, or `retry`, brings on an earlier look: each l
 
 
 class Reconciler:
-    """Brings every vif to what policy says of it, and remembers where each one stands."""
+    """Brings every vif to what policy says of it, and remembers where each one stands.
+
+    `prepare` is called before each look at a vif, to see to what the vif may stand on.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Reconciler:
         marks: Marks,
         ground: Ground,
         claims: Claims,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._policy = policy
         self._kernel = kernel
@@ -78,6 +82,7 @@ class Reconciler:
         self._marks = marks
         self._ground = ground
         self._claims = claims
+        self._prepare = prepare
         self._queue = WorkQueue()
         self._teller = Teller(kernel, directory, client, self._trail, marks, ground, self._queue.hint_later)
         self._belonging = Belonging()
@@ -188,6 +193,7 @@ class Reconciler:
         before: Decision | None = None
         replaced = False
         for _ in range(_ROUNDS):
+            self._prepare()
             self._queue.served(vif_id)  # what it hints at is looked at right now
             if self._is_replaced(vif_id):
                 # The news of its directory may not have come yet, and nothing may be decided by the older one's.
@@ -290,13 +296,17 @@ class Reconciler:
             self._fail(record, link, error, tap=tap)
             return []
         except StepRefused as refused:
-            if not refused.link_gone:
+            if not refused.link_gone and not self._bridge_gone(refused.step):
                 why = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
                 self._fail(record, link, why, tap=tap)
             return []
         if any(isinstance(step, SetMtu) and step.index == link.index for step in on_link):
             _remember(record, tap, replace(_remembered(record, tap), mtu_given=incarnation(link)))
         return list(steps)
+
+    def _bridge_gone(self, step: Step) -> bool:
+        """Whether a link could not become the port of a bridge because that has gone: then it is decided anew."""
+        return isinstance(step, SetMaster) and step.master != 0 and self._kernel.links.by_index(step.master) is None
 
     def _doubt(self, record: Record, decision: Decision, link: Link | None, tap: Link | None) -> None:
         """What was done does not show: read the links themselves, and if it still does not, say so."""

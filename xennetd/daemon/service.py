@@ -78,7 +78,16 @@ class Service:
         self._networks = Networks(policy, self._kernel.links, self._ground, audit, self._cured)
         claims = Claims(hosts.lease, hosts.leases, self._networks.problem)
         self._reconciler = Reconciler(
-            policy, self._kernel, self._directory, self._client, audit, self._hooks, self._marks, self._ground, claims
+            policy,
+            self._kernel,
+            self._directory,
+            self._client,
+            audit,
+            self._hooks,
+            self._marks,
+            self._ground,
+            claims,
+            self._networks.catch_up,
         )
 
     async def run(self) -> None:
