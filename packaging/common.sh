@@ -7,8 +7,8 @@ python=/usr/bin/python3 # Debian's, for which python3-systemd is built; another 
 # What the service needs.
 service_packages=(python3 python3-venv python3-systemd python3-nftables xenstore-utils ca-certificates)
 # What the sandbox and the tests need besides.
-bed_packages=(bridge-utils busybox dnsmasq-base gcc iproute2 iputils-ping isc-dhcp-client libc6-dev nftables procps
-    shellcheck strace systemd udev util-linux)
+bed_packages=(bridge-utils busybox dnsmasq-base gcc iproute2 iputils-ping isc-dhcp-client libc6-dev net-tools nftables
+    procps shellcheck strace systemd udev util-linux)
 # What the tests in emulated machines need besides.
 # shellcheck disable=SC2034 # for packaging/test
 machine_packages=(debootstrap debian-archive-keyring e2fsprogs gpgv qemu-system-x86)

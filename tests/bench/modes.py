@@ -57,6 +57,7 @@ _NEIGHBOURS = (
 
 def rows(rounds: int, ours_a_round: int) -> list[Row]:
     """Attach one guest after the other: each round once by the stock script, several times by us."""
+    xen.program("ifconfig", "net-tools")  # stock's vif-route wants it
     xen.program("nft", "nftables")
     xen.program("dnsmasq", "dnsmasq-base")
     ours: dict[str, list[float]] = {name: [] for name in (*_BESIDE_STOCK, *_ALONE)}

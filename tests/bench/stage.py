@@ -175,7 +175,8 @@ class Verdicts:
         values = {path: self._xs.get(path) for path in self._all}
         others = {path: value for path, value in values.items() if value != "connected"}
         if others:
-            raise RuntimeError(f"not connected: {others}")
+            why = {path: self._xs.get(path.replace("hotplug-status", "hotplug-error")) for path in others}
+            raise RuntimeError(f"not connected: {others}, because of {why}")
         return seen
 
 
