@@ -10,7 +10,7 @@ import pytest
 from tests.unit.hosts import TableHost
 from xennetd.daemon.ground import Ground
 from xennetd.daemon.networks import Networks
-from xennetd.kernel.links import LinkChange
+from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange
 from xennetd.model.attachment import Mode
 from xennetd.model.link import Link
 from xennetd.model.vif import VifId
@@ -40,8 +40,8 @@ def is_woken(change: LinkChange, *networks: Network) -> bool:
         LinkChange(None, Link(3, "eth1")),
         LinkChange(CONTAINER, WITH_ADDRESS),
         LinkChange(WITH_ADDRESS, CONTAINER),
-        LinkChange(CONTAINER, CONTAINER, settings=True),
-        LinkChange(CONTAINER, CONTAINER),
+        LinkChange(Link(2, "eth0"), Link(2, "eth0"), settings=True),
+        DEFAULT_ROUTES,
     ],
     ids=["bridge", "served link", "uplink", "new uplink", "address", "address gone", "setting", "default route"],
 )
@@ -55,10 +55,11 @@ def test_what_networks_are_made_of(change: LinkChange) -> None:
     [
         LinkChange(None, CONTAINER),
         LinkChange(CONTAINER, None),
+        LinkChange(CONTAINER, CONTAINER, settings=True),
         LinkChange(None, VIF),
         LinkChange(VIF, VIF, settings=True),
     ],
-    ids=["a container's", "it goes", "a guest's", "a guest's settings"],
+    ids=["a container's", "it goes", "its settings", "a guest's", "a guest's settings"],
 )
 def test_what_they_are_not_made_of(change: LinkChange) -> None:
     assert not is_woken(change, LAB, EDGE, LAN)

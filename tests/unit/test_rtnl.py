@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
-from xennetd.kernel.links import LinkChange, Links
+from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, Links
 from xennetd.kernel.netlink import NetlinkFormatError
 from xennetd.model.vif import VifId
 
@@ -218,16 +218,19 @@ def test_foreign_routes_are_none_of_ours() -> None:
     assert links.feed(messages) == []
 
 
-def test_a_default_route_is_looked_up_and_both_links_are_told_of() -> None:
+def test_a_default_route_is_looked_up_and_each_change_of_it_told() -> None:
     links = fed(link_message(2, "eth0"), link_message(3, "eth1"))
     default = route_message(2, GUEST, length=0, protocol=16)
     links.feed([default])
     assert links.doubts.routes
-    assert {change.new.name for change in links.reload_routes([default]) if change.new} == {"eth0"}
-    changes = links.reload_routes([route_message(3, GUEST, length=0, protocol=16)])
-    assert {change.new.name for change in changes if change.new} == {"eth0", "eth1"}
-    changes = links.reload_routes([route_message(3, GUEST, attribute(5, GATEWAY), length=0, protocol=16)])
-    assert {change.new.name for change in changes if change.new} == {"eth1"}
+    assert links.reload_routes([default]) == [DEFAULT_ROUTES]
+    assert links.reload_routes([default]) == []
+    assert links.reload_routes([route_message(3, GUEST, length=0, protocol=16)]) == [DEFAULT_ROUTES]
+    through = route_message(3, GUEST, attribute(5, GATEWAY), length=0, protocol=16)
+    assert links.reload_routes([through]) == [DEFAULT_ROUTES]
+    links.feed([link_message(3, "eth1", kind=rtnl.RTM_DELLINK)])
+    assert links.doubts.routes
+    assert links.reload_routes([]) == [DEFAULT_ROUTES], "although nobody knows its link any more"
 
 
 TWO_HOPS = b"".join(
@@ -237,22 +240,27 @@ VIA_IPV6 = struct.pack("=H", socket.AF_INET6) + IPv6Address("fe80::1").packed
 
 
 @pytest.mark.parametrize(
-    ("index", "hops", "router"),
+    ("index", "hops", "routers"),
     [
-        (3, attribute(5, GATEWAY), "192.0.2.1"),
-        (3, attribute(18, VIA_IPV6), "fe80::1"),
-        (0, attribute(9, TWO_HOPS), "192.0.2.1"),
-        (3, b"", None),
+        (3, attribute(5, GATEWAY), {"192.0.2.1"}),
+        (3, attribute(18, VIA_IPV6), {"fe80::1"}),
+        (0, attribute(9, TWO_HOPS), {"192.0.2.1", "10.9.0.5"}),
+        (3, b"", set()),
     ],
-    ids=["a router", "one of the other family", "the first of two hops", "no router"],
+    ids=["a router", "one of the other family", "two hops", "no router"],
 )
-def test_where_a_default_route_leads(index: int, hops: bytes, router: str | None) -> None:
+def test_where_a_default_route_leads(index: int, hops: bytes, routers: set[str]) -> None:
     links = fed(link_message(2, "eth0"), link_message(3, "eth1"))
-    changes = links.reload_routes([route_message(index, GUEST, hops, length=0, protocol=16)])
-    assert [change.new.name for change in changes if change.new] == ["eth1"]
+    links.reload_routes([route_message(index, GUEST, hops, length=0, protocol=16)])
     assert links.default_uplink(4) == links.link("eth1")
-    anywhere = [links.router(IPv4Network("0.0.0.0/0")), links.router(IPv6Network("::/0"))]
-    assert [str(each) for each in anywhere if each] == ([router] if router else [])
+    possible = ["192.0.2.1", "10.9.0.5", "fe80::1", "192.0.2.2"]
+    assert {each for each in possible if str(links.router(ip_network(each))) == each} == routers
+
+
+def test_a_guest_that_is_the_hosts_router_is_not_in_its_own_way() -> None:
+    links = fed(link_message(9, "vif7.0", PARENT))
+    links.reload_routes([route_message(9, GUEST, attribute(5, GATEWAY), length=0, protocol=16)])
+    assert links.router(IPv4Network("192.0.2.1")) is None
 
 
 def test_a_port_message_of_the_bridge_changes_the_port_and_nothing_else() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from xennetd.kernel.links import LinkChange, Links
+from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, Links
 from xennetd.model.link import Link
 from xennetd.model.vif import Vif, VifId
 from xennetd.policy.bridged import ANY_BRIDGE
@@ -71,7 +71,7 @@ class Belonging:
                 names.add(bridge.name)  # it has room for a port now
         if new is not None and new.kind == "bridge" and old is None:
             names.add(ANY_BRIDGE)
-        if old == new and not change.settings:
+        if change == DEFAULT_ROUTES:
             names.add(DEFAULT_ROUTE)
         return self.waiting_on(names)
 

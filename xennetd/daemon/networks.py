@@ -9,7 +9,7 @@ import structlog
 
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.ground import Ground
-from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, is_guest_port
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ground import GroundObject
@@ -42,13 +42,15 @@ class Networks:
         self._problems: dict[str, XennetdError] = {}
         self._known: set[str] = set()
         self._missing: dict[str, tuple[GroundObject, ...]] = {}
+        self._guests_move = False
         self._wake = asyncio.Event()
 
     def set_policy(self, policy: Policy) -> None:
-        """Make the networks of another policy. What is needed no more is taken away by `retire`."""
+        """Make the networks of another policy. What is needed no more is taken away by `retire`, not before."""
         self._policy = policy
         self._links = named_links(policy)
-        self.look(settle=False)
+        self._guests_move = True
+        self.look()
 
     def hint(self) -> None:
         """Ask for a look: something that networks are made of may have changed."""
@@ -64,9 +66,8 @@ class Networks:
             self._wake.set()
 
     def _concerns(self, change: LinkChange) -> bool:
-        news = change.old == change.new  # of a setting, or of a default route
-        return any(
-            link is not None and not is_guest_port(link) and (news or link.addresses or link.name in self._links)
+        return change == DEFAULT_ROUTES or any(
+            link is not None and not is_guest_port(link) and (link.addresses or link.name in self._links)
             for link in (change.old, change.new)
         )
 
@@ -74,7 +75,10 @@ class Networks:
         """Look now if there is a hint: a guest whose network is put right at once need not hear that it was not."""
         if self._wake.is_set():
             self._wake.clear()
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                self._wake.set()  # A defect: `run` meets it too, and it is none of a guest's.
 
     def problem(self, name: str) -> XennetdError | None:
         """Return why a network can't be had now, in a sentence that a guest may read and a detail for the journal."""
@@ -93,10 +97,10 @@ class Networks:
         would = {name: "; ".join(each.describe() for each in missing) for name, missing in self._missing.items()}
         return [f"network {name}: would: {text}" for name, text in would.items() if text]
 
-    def look(self, *, settle: bool = True) -> None:
+    def look(self) -> None:
         """Make what is missing of each network, or (in observe mode) note what that is.
 
-        With `settle`, what a network needed before and does not need any more is taken away.
+        What a network needed before and does not need any more is taken away, unless guests are still to move.
         """
         observes = self._policy.daemon.mode == "observe"
         before = set(self._problems)
@@ -112,7 +116,7 @@ class Networks:
                 self._known.add(name)
                 lost = [each.describe() for each in missing if each in self._ground.needs(name)]
                 self._ground.ensure(name, missing)
-                if settle:
+                if not self._guests_move:
                     self._ground.claim(name, needed)
             except (HostError, PolicyError) as error:
                 known = self._problems.get(name)
@@ -127,9 +131,12 @@ class Networks:
             del self._problems[name]
         if cured := before - self._problems.keys():
             self._cured({network_key(name) for name in cured})
+        if self._problems and not before:
+            self._wake.set()  # `run` waits without end while all is well; now it has a reason to try again.
 
     def retire(self) -> None:
         """Take away what networks needed before this policy; all guests are where it wants them now."""
+        self._guests_move = False
         if self._policy.daemon.mode == "observe":
             return
         self.look()
@@ -145,7 +152,7 @@ class Networks:
                 async with asyncio.timeout(patience if self._problems else None):
                     await self._wake.wait()
                 patience = 1.0
-                self.catch_up()
             except TimeoutError:
                 patience = min(patience * 2, _RETRY_LONGEST)
-                self.look()
+            self._wake.clear()
+            self.look()

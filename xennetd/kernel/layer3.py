@@ -82,11 +82,6 @@ class Layer3:
         found = [(default.metric, default.index) for default in self._defaults if default.version == version]
         return min(found, key=lambda each: each[0])[1] if found else None
 
-    def router(self, destination: IPNetwork) -> IPAddress | None:
-        """Return a router in `destination` that a default route leads to."""
-        routers = (default.router for default in self._defaults)
-        return next((router for router in routers if router is not None and router in destination), None)
-
     def load(self, dump: Iterable[tuple[bytes, Header]]) -> None:
         """Take in a complete dump."""
         self.touched.update(self._on)
@@ -169,8 +164,8 @@ class Layer3:
 
     def gone(self, index: int) -> None:
         """A link has gone, and with it all that was on it."""
+        self.down(index)
         if index in self._on:
-            self.down(index)
             for address in tuple(self._on[index].addresses):
                 self._delete_address(index, address)
             del self._on[index]

@@ -27,13 +27,16 @@ _SETTINGS = "/proc/sys/net"
 class LinkChange:
     """A link before and after. `old` is None for one that appeared, `new` for one that went.
 
-    Both are the same link when nothing of it has changed but one of the default routes, this or another one, or
-    (`settings`) that somebody has set one of its settings below /proc/sys/net.
+    Both are the same link when (`settings`) somebody has set one of its settings below /proc/sys/net, and both are None
+    when it is the default routes that have changed.
     """
 
     old: Link | None
     new: Link | None
     settings: bool = False
+
+
+DEFAULT_ROUTES = LinkChange(None, None)
 
 
 def is_guest_port(link: Link) -> bool:
@@ -105,8 +108,13 @@ class Links:
         return next((link for link in links if link is not None), None)
 
     def router(self, destination: IPNetwork) -> IPAddress | None:
-        """Return a router in this destination that a default route leads to."""
-        return self._layer3.router(destination)
+        """Return a router in this destination that a default route leads to, if it is no routed guest itself."""
+        for default in self._layer3.defaults:
+            for router in default.routers:
+                link = self._by_index.get(default.index)
+                if router in destination and (link is None or not is_guest_port(link)):
+                    return router
+        return None
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         """Return a link that is not ours, with an address of the host's in a subnet that overlaps this one."""
@@ -215,10 +223,8 @@ class Links:
         return [change for change in changes if change.old != change.new]
 
     def _rerouted(self, before: frozenset[DefaultRoute]) -> list[LinkChange]:
-        """Return the news that default routes have changed, for all links that they lead or led through."""
-        now = self._layer3.defaults
-        links = {self._by_index.get(default.index) for default in before | now} if before != now else set()
-        return [LinkChange(link, link) for link in links if link is not None]
+        """Return the news of default routes, if there is any."""
+        return [DEFAULT_ROUTES] if before != self._layer3.defaults else []
 
     def _doubt_sources(self) -> None:
         """A route goes with its preferred source address once no link that is up has that any more."""

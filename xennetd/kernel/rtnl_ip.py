@@ -102,12 +102,12 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True)
 class DefaultRoute:
-    """A default route of the main table, whoever's it is, by its first next hop: link and router."""
+    """A default route of the main table, whoever's it is: the link of its first next hop, and the routers of all."""
 
     version: int
     index: int
     metric: int
-    router: IPAddress | None = None
+    routers: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +176,32 @@ def parse_route(data: bytes, message: Header) -> RouteChange | DefaultRoute | No
 def _default(data: bytes, family: int, found: dict[int, tuple[int, int]], metric: int) -> DefaultRoute:
     """Return a default route. Its `index` is 0 where the kernel names no link."""
     index = 0
+    hops = [found]
     if _RTA_OIF in found:
         (index,) = U32.unpack_from(data, found[_RTA_OIF][0])
     elif _RTA_MULTIPATH in found:
-        at = found[_RTA_MULTIPATH][0]
-        length, _flags, _hops, index = _RTNEXTHOP.unpack_from(data, at)
-        found = {kind: (start, end) for kind, start, end in attributes(data, at + _RTNEXTHOP.size, at + length)}
-    router = None
-    if _RTA_GATEWAY in found:
-        router = _address(family, data[slice(*found[_RTA_GATEWAY])])
-    elif _RTA_VIA in found:  # of the other family: struct rtvia
-        at, end = found[_RTA_VIA]
+        at, end = found[_RTA_MULTIPATH]
+        hops = []
+        while at < end:
+            length, _flags, _weight, out = _RTNEXTHOP.unpack_from(data, at)
+            if length < _RTNEXTHOP.size or at + length > end:
+                raise NetlinkFormatError(f"next hop of {length} bytes")
+            inner = attributes(data, at + _RTNEXTHOP.size, at + length)
+            hops.append({kind: (start, stop) for kind, start, stop in inner})
+            index = index or out
+            at += length
+    routers = (_router(data, family, hop) for hop in hops)
+    return DefaultRoute(_version(family), index, metric, tuple(each for each in routers if each is not None))
+
+
+def _router(data: bytes, family: int, hop: dict[int, tuple[int, int]]) -> IPAddress | None:
+    if _RTA_GATEWAY in hop:
+        return _address(family, data[slice(*hop[_RTA_GATEWAY])])
+    if _RTA_VIA in hop:  # of the other family: struct rtvia
+        at, end = hop[_RTA_VIA]
         (other,) = _RTVIA.unpack_from(data, at)
-        router = _address(other, data[at + _RTVIA.size : end])
-    return DefaultRoute(4 if family == socket.AF_INET else 6, index, metric, router)
+        return _address(other, data[at + _RTVIA.size : end])
+    return None
 
 
 def settings_index(data: bytes, message: Header) -> int | None:
@@ -250,6 +262,10 @@ def _address(family: int, raw: bytes) -> IPAddress:
 
 def _network(family: int, raw: bytes, length: int) -> IPNetwork:
     return IPv4Network((raw, length)) if family == socket.AF_INET else IPv6Network((raw, length))
+
+
+def _version(family: int) -> int:
+    return 4 if family == socket.AF_INET else 6
 
 
 def _family(version: int) -> int:

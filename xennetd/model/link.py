@@ -109,7 +109,7 @@ class HostView(Protocol):
         ...
 
     def router(self, destination: IPNetwork) -> IPAddress | None:
-        """Return a router in this destination that a default route leads to."""
+        """Return a router in this destination that a default route leads to, if it is no routed guest itself."""
         ...
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:

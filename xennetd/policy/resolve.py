@@ -256,7 +256,7 @@ def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
         router = host.router(each)
         if router is not None:
             raise HostError(
-                f"address {router} is that of the host's router: its default route would lead to this guest",
+                f"address {router} is that of the host's router, to which its default route leads: use another in ip=",
                 waits_on=frozenset({routed.DEFAULT_ROUTE}),
             )
 
