@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.hosts import nobody
+from xennetd.daemon.claims import Claims
 from xennetd.model.attachment import Attachment, Mode
 from xennetd.model.errors import HostError
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.policy.addresses import destination, uncontested, yields
+from xennetd.policy.addresses import destination, holder, uncontested
 
 WANTED = ("198.51.100.7", "198.51.100.0/29", "198.51.100.9")
 IDS = (VifId(3, 0), VifId(3, 1), VifId(4, 0), VifId(9, 0))
@@ -51,7 +52,7 @@ class Guests:
             self.claims.drop(vif.id)
             guest.has = False
             return
-        attachment = Attachment(vif.id, Mode.ROUTE, ips=wanted)
+        attachment = Attachment(vif.id, Mode.ROUTE, ips=wanted, held=frozenset(kept))
         self.claims.set(vif, str(vif.id), attachment, connected=guest.connected)
         guest.has = guest.connected = bool(kept)
 
@@ -117,16 +118,68 @@ def test_nobody_takes_an_address_from_another_domain(wants: Sequence[str], moves
     assert all(guest.has for guest in having)
 
 
-def test_of_two_that_are_both_told_that_they_are_connected_one_yields() -> None:
+def test_of_two_that_are_both_told_that_they_are_connected_one_has_it() -> None:
     claims = nobody()
     wanted = destination(IPv4Interface(WANTED[0]))
-    vifs = [
-        Vif(VifId(domid, 0), XenbusState.INIT_WAIT, True, "", ips=(IPv4Interface(WANTED[0]),), uuid=str(domid))
-        for domid in (1, 2)
-    ]
+    vifs = [vif_of(domid, str(domid)) for domid in (1, 2)]
     for connected in (False, True):
         for vif in vifs:
             claims.meet(vif.id, connected=connected, in_service=True)
-            claims.set(vif, "", Attachment(vif.id, Mode.ROUTE, ips=(wanted,)), connected=connected)
-    yielding = [yields(vif, wanted, claim, claims) for vif in vifs for claim in claims.claims(wanted, vif.id)]
-    assert yielding == [False, True]
+            attachment = Attachment(vif.id, Mode.ROUTE, ips=(wanted,), held=frozenset({wanted}))
+            claims.set(vif, "", attachment, connected=connected)
+    assert [holder(vif, wanted, claims.claims(wanted, vif.id), claims) is None for vif in vifs] == [True, False]
+
+
+NAME = ("00:16:3e:00:00:01", 'bridge "xn-lab"')
+
+
+def vif_of(domid: int, uuid: str) -> Vif:
+    vif = VifId(domid, 0)
+    return Vif(vif, XenbusState.INIT_WAIT, True, "", mac=NAME[0], ips=(IPv4Interface(WANTED[0]),), uuid=uuid)
+
+
+def look_at_name(claims: Claims, vif: Vif) -> bool:
+    """As the reconciler looks at a connected vif; who does not have the name is connected all the same."""
+    claims.meet(vif.id, connected=True, in_service=True)
+    has = holder(vif, NAME, claims.namesakes(NAME, vif.id), claims) is None
+    held = frozenset({NAME}) if has else frozenset()
+    claims.set(vif, "", Attachment(vif.id, Mode.NAT, bridge="xn-lab", mac=NAME[0], held=held), connected=True)
+    return has
+
+
+@given(st.lists(st.integers(0, 3), max_size=12), st.lists(st.sampled_from("ab"), min_size=4, max_size=4))
+def test_of_many_with_one_name_one_has_it_and_no_stranger_takes_it(looks: list[int], uuids: list[str]) -> None:
+    claims = nobody()
+    vifs = [vif_of(domid, uuid) for domid, uuid in zip((3, 4, 5, 9), uuids, strict=True)]
+    owner: str | None = None
+    for number in looks:
+        if look_at_name(claims, vifs[number]):
+            assert owner in (None, vifs[number].uuid), "another domain has it already"
+            owner = vifs[number].uuid
+    for _ in range(4):
+        having = [vif.uuid for vif in vifs if look_at_name(claims, vif)]
+    assert len(having) == 1
+    assert owner in (None, *having)
+
+
+def test_which_vif_of_a_domain_is_the_later_one_does_not_depend_on_who_is_looked_at_first() -> None:
+    claims = nobody()
+    wanted = destination(IPv4Interface(WANTED[0]))
+    old, new = vif_of(5, "a"), vif_of(9, "a")
+    for vif in (old, new):
+        claims.came(vif.id)
+    for vif, connected in ((new, True), (old, False)):
+        claims.meet(vif.id, connected=connected, in_service=connected)
+        found = holder(vif, wanted, claims.claims(wanted, vif.id), claims)
+        assert (found is None) == (vif is new)
+        claims.set(vif, "", Attachment(vif.id, Mode.ROUTE, ips=(wanted,)), connected=connected)
+
+
+def test_who_is_connected_at_last_frees_nothing() -> None:
+    claims = nobody()
+    wanted = destination(IPv4Interface(WANTED[0]))
+    vif = vif_of(1, "a")
+    attachment = Attachment(vif.id, Mode.ROUTE, ips=(wanted,), held=frozenset({wanted}), network="edge")
+    claims.set(vif, "", attachment, connected=False)
+    assert claims.set(vif, "", attachment, connected=True).freed == frozenset()
+    assert claims.set(vif, "", replace(attachment, ips=()), connected=True).freed

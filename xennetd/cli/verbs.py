@@ -72,7 +72,11 @@ def monitor(arguments: argparse.Namespace) -> int:
 
 def reload(arguments: argparse.Namespace) -> int:
     client.call(arguments.control, "Reload", timeout=client.RELOAD_TIMEOUT)
-    problems = client.call(arguments.control, "Status")["status"]["problems"]
+    try:
+        problems = client.call(arguments.control, "Status")["status"]["problems"]
+    except (client.Refusal, client.Unreachable) as error:
+        complain(f"the new policy is in force; how the daemon is now can't be told: {error}")
+        return FINE
     for problem in problems:
         complain(problem)
     if problems:

@@ -6,14 +6,14 @@ It is filled from what was decided for each vif last, so it is as complete as th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from xennetd.model.attachment import Attachment
+from xennetd.model.attachment import Attachment, Name
 from xennetd.model.errors import XennetdError
 from xennetd.model.ground import IPAddress, IPNetwork
 from xennetd.model.vif import Vif, VifId
-from xennetd.policy.addresses import Claim, Name, allocation_key, claims_of, full
+from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
 
 _Key = TypeVar("_Key")
 
@@ -21,7 +21,7 @@ _Key = TypeVar("_Key")
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """One live vif's claims. `hosts` are single addresses, `prefixes` whole networks, `names` its MAC where it is and
-    its VM's name in its network."""
+    its VM's name in its network. `held` is what it has of all that."""
 
     claim: Claim
     names: frozenset[Name]
@@ -29,6 +29,7 @@ class _Entry:
     key: tuple[str, int]
     hosts: frozenset[IPAddress]
     prefixes: frozenset[IPNetwork]
+    held: frozenset[IPNetwork | Name]
 
     @property
     def addresses(self) -> tuple[object, ...]:
@@ -36,10 +37,14 @@ class _Entry:
         return self.hosts, self.prefixes, self.network
 
     def has(self, what: IPNetwork | Name) -> bool:
-        """Return whether this is among the claims."""
-        if isinstance(what, tuple):
-            return what in self.names
-        return what in self.prefixes or (what.num_addresses == 1 and what.network_address in self.hosts)
+        """Return whether it has this name, or an address in this destination."""
+        if not self.claim.has or isinstance(what, tuple):
+            return self.claim.has and what in self.held
+        return any(not isinstance(each, tuple) and _overlap(each, what) for each in self.held)
+
+    def to(self, what: IPNetwork | Name) -> Claim:
+        """Return the claim to this."""
+        return replace(self.claim, has=self.has(what))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +70,9 @@ class Claims:
         self.problem = problem
         self._entries: dict[VifId, _Entry] = {}
         self._since: dict[int, int] = {}
-        self._known: dict[int, set[VifId]] = {}
-        self._connected: dict[VifId, bool] = {}
+        self._there: dict[int, set[VifId]] = {}
+        self._in_service: dict[VifId, bool] = {}
+        """Of connected vifs: whether their link is."""
         self._count = 0
         self._by_host: dict[IPAddress, set[VifId]] = {}
         self._by_name: dict[Name, set[VifId]] = {}
@@ -74,32 +80,35 @@ class Claims:
         self._by_key: dict[tuple[str, tuple[str, int]], set[VifId]] = {}
         self._with_prefix: set[VifId] = set()
 
-    def meet(self, vif: VifId, *, connected: bool, in_service: bool) -> None:
-        """Note that a vif is going to be looked at, and whether it is connected.
-
-        What a connected vif has when it is met first, after our start, is not known yet: whatever it asks for, if its
-        link is in service. Later it has what it has claimed. One that was refused meanwhile has nothing.
-        """
-        known = self._known.setdefault(vif.domid, set())
+    def came(self, vif: VifId) -> None:
+        """Note that a vif is there. Of two domains, the one that is noted first came first."""
+        self._there.setdefault(vif.domid, set()).add(vif)
         if vif.domid not in self._since:
             self._count += 1
             self._since[vif.domid] = self._count
-        found = vif not in known and connected and in_service
-        known.add(vif)
-        self._connected.pop(vif, None)
-        if connected and (found or vif in self._entries):
-            self._connected[vif] = found
+
+    def meet(self, vif: VifId, *, connected: bool, in_service: bool) -> None:
+        """Note that a vif is going to be looked at, and whether it is connected.
+
+        What a connected vif has is what it was given. After our start that is not known yet, and counts as whatever it
+        asks for, if its link is in service. The link of one that was refused is not.
+        """
+        self.came(vif)
+        self._in_service.pop(vif, None)
+        if connected:
+            self._in_service[vif] = in_service
 
     def since(self, asking: VifId) -> int:
-        """Return when a vif's domain was met first, as a number in that order."""
+        """Return when a vif's domain came, as a number in that order."""
         return self._since.get(asking.domid, self._count + 1)
 
     def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
         """Return whether a connected vif has this address, network or name."""
-        if asking not in self._connected:
-            return False
+        in_service = self._in_service.get(asking)
         entry = self._entries.get(asking)
-        return self._connected[asking] if entry is None else entry.has(what)
+        if in_service is None or entry is None:
+            return bool(in_service)
+        return what in entry.held
 
     def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
         """Return the live claims of others on a destination that this one overlaps."""
@@ -113,11 +122,11 @@ class Claims:
         for vif in self._with_prefix:
             if any(_overlap(each, destination) for each in self._entries[vif].prefixes):
                 found.add(vif)
-        return [self._entries[vif].claim for vif in sorted(found) if vif != asking]
+        return [self._entries[vif].to(destination) for vif in sorted(found) if vif != asking]
 
     def namesakes(self, name: Name, asking: VifId) -> list[Claim]:
         """Return the other live vifs that go by this name."""
-        return [self._entries[vif].claim for vif in sorted(self._by_name.get(name, ())) if vif != asking]
+        return [self._entries[vif].to(name) for vif in sorted(self._by_name.get(name, ())) if vif != asking]
 
     def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
         """Return the addresses in this network of a live vif with this (uuid, devid)."""
@@ -138,6 +147,7 @@ class Claims:
             key=allocation_key(vif),
             hosts=frozenset(each.network_address for each in ips if each.prefixlen == each.max_prefixlen),
             prefixes=frozenset(each for each in ips if each.prefixlen != each.max_prefixlen),
+            held=attachment.held,
         )
         old = self._entries.get(vif.id)
         if old == entry:
@@ -154,22 +164,19 @@ class Claims:
             self._by_key.setdefault((entry.network, entry.key), set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
-        same = old if old is not None and old.claim == entry.claim else None
-        rivals: set[VifId] = set()
-        for name in entry.names ^ (same.names if same is not None else frozenset()):
+        rivals = {claim.vif for each in ips for claim in self.claims(each, vif.id)}
+        for name in entry.names | (old.names if old is not None else frozenset()):
             rivals |= self._by_name.get(name, set())
         rivals.discard(vif.id)
-        if same is not None and same.addresses == entry.addresses:
-            return Change(frozenset(rivals))
-        rivals |= {claim.vif for each in ips for claim in self.claims(each, vif.id)}
-        return Change(frozenset(rivals), _freed(vif.id, old) if old is not None else frozenset())
+        freed = _freed(vif.id, old) if old is not None and old.addresses != entry.addresses else frozenset()
+        return Change(frozenset(rivals), freed)
 
     def drop(self, vif: VifId, *, gone: bool = False) -> Change:
         """Forget a vif's claims; `gone`: and that it was ever there."""
         if gone:
-            _discard(self._known, vif.domid, vif)
-            self._connected.pop(vif, None)
-            if vif.domid not in self._known:
+            _discard(self._there, vif.domid, vif)
+            self._in_service.pop(vif, None)
+            if vif.domid not in self._there:
                 self._since.pop(vif.domid, None)
         entry = self._entries.pop(vif, None)
         if entry is None:

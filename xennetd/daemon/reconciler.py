@@ -112,8 +112,10 @@ class Reconciler:
             known, link = self._directory.get(vif), self._kernel.links.of(vif)
             return known is None or known.hotplug_status != CONNECTED or link is None or not link.up
 
-        vifs = {*self._directory, *self._records}
-        await self._queue.look_at(sorted(vifs, key=lambda vif: (waits(vif), vif)))
+        vifs = sorted({*self._directory, *self._records})
+        for vif in vifs:
+            self._claims.came(vif)  # in this order, whatever the order of the looks
+        await self._queue.look_at(sorted(vifs, key=waits))
 
     async def probe(self) -> None:
         """Return once a probe has gone through the queue of hints."""
@@ -347,13 +349,13 @@ class Reconciler:
         return record.seen is not None and record.seen != incarnation(link)
 
     def _gone(self, vif_id: VifId) -> None:
+        self._announce(self._claims.drop(vif_id, gone=True))
         record = self._records.pop(vif_id, None)
         if record is None:
             return
         self._marks.forget(vif_id)
         self._belonging.rename(vif_id, record.vif, None)
         self._belonging.wait(vif_id, record.waits_on, ())
-        self._announce(self._claims.drop(vif_id, gone=True))
         if self._policy.daemon.mode == "enforce":
             self._ground.claim(vif_id, frozenset())
         if record.memory.connected is not None and self._policy.daemon.mode == "enforce":

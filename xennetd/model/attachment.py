@@ -37,14 +37,18 @@ class Routing:
     settings: tuple[tuple[int, str, int], ...]
 
 
+Name = tuple[str, str]
+"""What a guest goes by, and where: its MAC and a `place`, its VM's name and a network."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """What one vif must be part of: a bridge's port, or routed. `warnings` are for people, not errors.
 
     `mtu` is what the link gets at attach; None leaves it as it is. `mac` is the guest's, or what it is to be. `ips` are
-    its addresses and prefixes as far as they are known. `needs` is what the host must have for it. `waits_on` names the
-    links, and the other things, on which all that depends. `network` and `policy` are None where the vif's own nodes
-    decided.
+    its addresses and prefixes as far as they are known; of what only one guest can have, `held` is what it has: of
+    them, and of names. `needs` is what the host must have for it. `waits_on` names the links, and the
+    other things, on which all that depends. `network` and `policy` are None where the vif's own nodes decided.
     """
 
     vif: VifId
@@ -55,6 +59,7 @@ class Attachment:
     mac: str | None = None
     routing: Routing | None = None
     ips: tuple[IPNetwork, ...] = ()
+    held: frozenset[IPNetwork | Name] = frozenset()
     needs: frozenset[GroundObject] = frozenset()
     waits_on: frozenset[str] = frozenset()
     network: str | None = None

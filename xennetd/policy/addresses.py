@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from typing import Protocol
 
-from xennetd.model.attachment import Mode
+from xennetd.model.attachment import Mode, Name
 from xennetd.model.errors import GuestError, HostError, XennetdError
 from xennetd.model.ground import IPAddress, IPNetwork
 from xennetd.model.vif import IPInterface, Vif, VifId
@@ -21,21 +21,18 @@ from xennetd.policy.config import Network
 from xennetd.policy.grammar import for_guests
 from xennetd.policy.network import unfit
 
-Name = tuple[str, str]
-"""What a guest goes by, and where: its MAC and a place, its VM's name and a network."""
-
 _MOST_PROBES = 1 << 16
 """Addresses that are tried before a subnet counts as full; an IPv4 subnet that is larger is never that full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A vif that has an address, or wants it. `connected`: it has it. `since` is in which order its domain came."""
+    """A vif that has an address, a prefix or a name, or wants it. `since` is in which order its domain came."""
 
     vif: VifId
     uuid: str | None
     title: str
-    connected: bool
+    has: bool
     since: int
 
 
@@ -51,7 +48,7 @@ class Others(Protocol):
         ...
 
     def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
-        """Return whether the vif that asks is connected and has had this since, as a `Claim` says of others."""
+        """Return whether the vif that asks has this already, as a `Claim` says of others."""
         ...
 
     def namesakes(self, name: Name, asking: VifId) -> Collection[Claim]:
@@ -127,37 +124,35 @@ def uncontested(
     """
     kept, said = [], []
     for each in destinations:
-        later = False
-        for claim in others.claims(each, vif.id):
-            if not yields(vif, each, claim, others):
-                continue
-            if claim.uuid is not None and claim.uuid == vif.uuid:
-                later = True
-            else:
-                raise HostError(
-                    f"address {_text(each)} is in use by another guest",
-                    detail=f"address {_text(each)} is {claim.title}'s already",
-                    waits_on=frozenset({claims_of(claim.vif)}),
-                )
-        if later:
+        other = holder(vif, each, others.claims(each, vif.id), others)
+        if other is None:
+            kept.append(each)
+        elif other.uuid is not None and other.uuid == vif.uuid:
             said.append(f"{_text(each)} has gone over to a later vif of the same domain")
         else:
-            kept.append(each)
+            raise HostError(
+                f"address {_text(each)} is in use by another guest",
+                detail=f"address {_text(each)} is {other.title}'s already",
+                waits_on=frozenset({claims_of(other.vif)}),
+            )
     return tuple(kept), tuple(said)
 
 
-def yields(vif: Vif, what: IPNetwork | Name, claim: Claim, others: Others) -> bool:
-    """Return whether a vif leaves to another what only one of them can have.
+def holder(vif: Vif, what: IPNetwork | Name, claims: Collection[Claim], others: Others) -> Claim | None:
+    """Return who has what only one can have, of a vif that wants it and others that claim it; None: the vif itself.
 
-    In a reboot or a migration the later vif of a domain (by its uuid) has it, of one domain's vifs the first; with
-    anybody else's, who has it keeps it. Of two vifs, just one yields.
+    Among domains (by their uuid) who has it keeps it, else the one that came first gets it. Of one domain's vifs it is,
+    as in a reboot or a migration, the one in the later domid, and there the first.
     """
-    since = others.since(vif.id)
-    if claim.uuid is None or claim.uuid != vif.uuid:
-        return (not claim.connected, claim.since, claim.vif) < (not others.has(vif.id, what), since, vif.id)
-    if claim.vif.domid == vif.id.domid:
-        return claim.vif.devid < vif.id.devid
-    return claim.since > since
+    if not claims:
+        return None
+    mine = Claim(vif.id, vif.uuid, "", others.has(vif.id, what), others.since(vif.id))
+    domains: dict[str | VifId, list[Claim]] = {}
+    for claim in (mine, *claims):
+        domains.setdefault(claim.uuid or claim.vif, []).append(claim)
+    domain = min(domains.values(), key=lambda vifs: min((not each.has, each.since, each.vif) for each in vifs))
+    found = max(domain, key=lambda each: (each.since, -each.vif.devid))
+    return found if found is not mine else None
 
 
 def claims_of(vif: VifId) -> str:

@@ -7,17 +7,17 @@ Rule 3: a rule that can't be evaluated is not passed over: the next one might le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from xennetd.model.attachment import Attachment, Mode, place
+from xennetd.model.attachment import Attachment, Mode, Name, place
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError
 from xennetd.model.ground import GUEST_GROUP, DhcpHost, GroundObject, IPAddress, IPNetwork
 from xennetd.model.link import HostView, Link
 from xennetd.model.text import dns_label, visible
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.policy import bridged, routed
-from xennetd.policy.addresses import Name, Others, guest_destinations, uncontested, yields
+from xennetd.policy.addresses import Others, guest_destinations, holder, uncontested
 from xennetd.policy.config import Match, Network, Policy, Rule
 from xennetd.policy.firewall import forward_element, rules
 from xennetd.policy.mac import mac_warnings, stable_mac
@@ -84,10 +84,13 @@ def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others
     mac, warnings = _mac(vif, rule, place(bridge.name, None), others)
     found: tuple[IPNetwork, ...] = ()
     needs: list[GroundObject] = []
+    held: frozenset[IPNetwork | Name] = frozenset()
     if network is not None and network.own:
         found = _destinations(policy, vif, rule, network, others)
-        uncontested(vif, found, others)
-        needs = _network_needs(vif, mac, bridge.name, network, found, others)
+        kept, _ = uncontested(vif, found, others)
+        names = _names(vif, mac, bridge.name, network, others)
+        needs = _network_needs(vif, mac, bridge.name, network, found, names)
+        held = frozenset((*kept, *names))
     return Attachment(
         vif=vif.id,
         mode=network.mode if network is not None else Mode.BRIDGE,
@@ -96,6 +99,7 @@ def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others
         mtu=mtu,
         mac=mac,
         ips=found,
+        held=held,
         needs=frozenset(needs),
         network=network.name if network is not None else None,
         warnings=(*_mtu_warnings(mtu, bridge), *warnings),
@@ -122,8 +126,10 @@ def _routed(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others:
         needed, said = routed.needs(network, uplink, kept, host)
         needs += needed
         warnings += said
+    names: frozenset[Name] = frozenset()
     if network is not None:
-        needs += _network_needs(vif, mac, None, network, found, others)
+        names = _names(vif, mac, None, network, others)
+        needs += _network_needs(vif, mac, None, network, found, names)
     if not found:
         warnings.append("no ip= is given and no policy fixes an address: nothing is routed to this guest")
     if network is not None and network.dhcp and vif.vifname is not None:
@@ -137,6 +143,7 @@ def _routed(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others:
         mac=mac,
         routing=routed.without(routing, set(found) - set(kept)),
         ips=found,
+        held=frozenset((*kept, *names)),
         needs=frozenset(needs),
         waits_on=frozenset({uplink.name, routed.DEFAULT_ROUTE}),
         network=network.name if network is not None else None,
@@ -155,17 +162,25 @@ def _destinations(
     return guest_destinations(vif, network, fixed, reserved, others)
 
 
+def _names(vif: Vif, mac: str | None, bridge: str | None, network: Network, others: Others) -> frozenset[Name]:
+    """Return what the guest goes by in a network of ours: its MAC and its VM's name, unless another guest has them."""
+    wanted: list[Name] = []
+    if network.dhcp and mac is not None:
+        wanted.append((mac, place(bridge, network.name)))
+    if vif.vm is not None and any(forward.to == vif.vm for forward in network.forwards):
+        wanted.append((vif.vm, network.name))
+    return frozenset(name for name in wanted if holder(vif, name, others.namesakes(name, vif.id), others) is None)
+
+
 def _network_needs(
-    vif: Vif, mac: str | None, bridge: str | None, network: Network, found: tuple[IPNetwork, ...], others: Others
+    vif: Vif,
+    mac: str | None,
+    bridge: str | None,
+    network: Network,
+    found: tuple[IPNetwork, ...],
+    names: Collection[Name],
 ) -> list[GroundObject]:
-    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its.
-
-    Of several guests with one MAC, or one name, only one can have what goes by that.
-    """
-
-    def goes_by(name: Name) -> bool:
-        return not any(yields(vif, name, claim, others) for claim in others.namesakes(name, vif.id))
-
+    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its."""
     hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
     needs: list[GroundObject] = []
     if network.dhcp:
@@ -173,10 +188,10 @@ def _network_needs(
             raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
         label = dns_label(vif.vm or "")
         name = f"{label}.{network.domain}" if label is not None else None
-        if goes_by((mac, place(bridge, network.name))):
+        if (mac, place(bridge, network.name)) in names:
             needs.append(DhcpHost(network.name, mac, tuple(hosts), name))
     for forward in network.forwards:
-        if vif.vm is not None and forward.to == vif.vm and goes_by((vif.vm, network.name)):
+        if forward.to == vif.vm and (vif.vm, network.name) in names:
             firsts: dict[int, IPAddress] = {}
             for address in hosts:
                 firsts.setdefault(address.version, address)
