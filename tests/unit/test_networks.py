@@ -1,7 +1,9 @@
-"""Which news of links is worth a look at the networks."""
+"""When networks are looked at, and what becomes of them while a policy gives way to another."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from unittest import mock
 
@@ -12,6 +14,8 @@ from xennetd.daemon.ground import Ground
 from xennetd.daemon.networks import Networks
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange
 from xennetd.model.attachment import Mode
+from xennetd.model.errors import HostError
+from xennetd.model.ground import OwnBridge
 from xennetd.model.link import Link
 from xennetd.model.vif import VifId
 from xennetd.policy.config import Network, Policy
@@ -63,3 +67,60 @@ def test_what_networks_are_made_of(change: LinkChange) -> None:
 )
 def test_what_they_are_not_made_of(change: LinkChange) -> None:
     assert not is_woken(change, LAB, EDGE, LAN)
+
+
+GIVEN = frozenset({OwnBridge("xn-lab", "02:00:00:00:00:01")})
+
+
+def networks_of(*networks: Network, ground: mock.Mock) -> Networks:
+    policy = Policy(networks={network.name: network for network in networks})
+    return Networks(policy, TableHost((Link(2, "eth0"),)), ground, mock.Mock(), mock.Mock())
+
+
+@pytest.fixture
+def ground() -> mock.Mock:
+    made = mock.Mock(spec=Ground)
+    made.missing.return_value = ()
+    made.needs.return_value = GIVEN
+    return made
+
+
+def test_what_guests_are_in_goes_only_when_they_have_moved(ground: mock.Mock) -> None:
+    networks = networks_of(LAB, ground=ground)
+    networks.look()
+    ground.claim.reset_mock()
+    networks.set_policy(Policy(networks={"lab": replace(LAB, bridge="xn-other")}))
+    networks.hint()
+    networks.catch_up()
+    ground.claim.assert_not_called()
+    networks.retire()
+    assert [call.args[0] for call in ground.claim.call_args_list] == ["lab"]
+
+
+def test_a_defect_in_a_look_at_networks_is_not_a_guests(ground: mock.Mock) -> None:
+    networks = networks_of(LAB, ground=ground)
+    ground.missing.side_effect = RuntimeError("a defect")
+    networks.hint()
+    networks.catch_up()
+    assert networks._wake.is_set(), "it is still to be looked at, by the task that a defect ends"
+    with pytest.raises(RuntimeError):
+        asyncio.run(networks.run())
+
+
+def test_a_problem_that_a_reload_brings_is_tried_again(ground: mock.Mock) -> None:
+    networks = networks_of(ground=ground)
+    ground.missing.return_value = GIVEN
+    ground.ensure.side_effect = HostError("nftables refuses")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(networks.run())
+        await asyncio.sleep(0)
+        networks.set_policy(Policy(networks={"lab": LAB}))
+        networks.retire()
+        assert networks.problems() == ["nftables refuses"]
+        ground.ensure.side_effect = None
+        await asyncio.sleep(0.05)
+        assert networks.problems() == []
+        running.cancel()
+
+    asyncio.run(scenario())

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,21 @@ def test_a_reload_tells_of_problems_that_there_are_with_the_new_policy(served: S
         0, "", "xennetctl: vif7.0 of vm-7: it is quarantined\n"
         "xennetctl: the new policy is in force, and these are the problems now\n",
     )  # fmt: skip
+
+
+def test_a_reload_has_worked_even_if_the_daemon_then_does_not_answer(
+    served: Served, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(path: str, method: str, **how: Any) -> Any:
+        if method == "Status":
+            raise client.Unreachable("no answer within 10 s")
+        return ask(path, method, **how)
+
+    ask = client.call
+    monkeypatch.setattr(client, "call", call)
+    status, out, err = run("reload")
+    assert (status, out) == (0, "")
+    assert "the new policy is in force" in err
 
 
 def test_a_bad_reload_prints_every_problem_and_exits_1(served: Served, run: Run) -> None:
