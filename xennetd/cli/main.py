@@ -134,7 +134,7 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "file", metavar="FILE", nargs="?",
         help="check FILE alone, without the daemon (default: /etc/xennetd/xennetd.toml and /etc/xennetd/conf.d/*.toml)",
     )  # fmt: skip
-    file.complete = _FILES  # type: ignore[attr-defined]
+    file.complete = _FILES  # type: ignore[attr-defined] # shtab's
     _add_json(check, "a JSON object with the lists problems and notes")
 
 
@@ -179,7 +179,7 @@ def _add(
 
 
 def _add_vif(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("vif", metavar="VIF", help=_VIF).complete = _VIF_NAMES  # type: ignore[attr-defined]
+    verb.add_argument("vif", metavar="VIF", help=_VIF).complete = _VIF_NAMES  # type: ignore[attr-defined] # shtab's
 
 
 def _add_json(verb: argparse.ArgumentParser, what: str) -> None:
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns the exit status."""
     arguments = parser().parse_args(argv)
     arguments.control = arguments.control or where.control()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a TextIOWrapper
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
