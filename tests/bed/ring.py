@@ -35,12 +35,15 @@ class _Indexes(ctypes.Structure):
 
 
 def notify(directory: Path, port: int) -> None:
-    """Send an event to xenstored; one that finds the FIFO full is merged with those before it."""
+    """Send an event to xenstored; one that finds the FIFO full is merged with those before it.
+
+    It goes nowhere when xenstored is not running (ENXIO), or ends just now (EPIPE).
+    """
     try:
         events = os.open(directory / "events", os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
-        return  # ENXIO: xenstored is not running
-    with contextlib.suppress(BlockingIOError):
+        return
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):
         os.write(events, struct.pack("=I", port))
     os.close(events)
 

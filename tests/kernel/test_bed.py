@@ -14,6 +14,7 @@ import pytest
 from tests.bed import hotplug
 from tests.bed.guest import Bed, crowd
 from tests.bed.netns import Host
+from tests.bed.ring import notify_virq
 from tests.bed.systemd import Journal, Notify
 from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
@@ -131,6 +132,24 @@ class TestXenstored:
 
 
 class TestDomains:
+    def test_an_event_for_a_xenstored_that_ends_just_now_goes_nowhere(self, tmp_path: Path) -> None:
+        events = tmp_path / "events"
+        os.mkfifo(events)
+        over = threading.Event()
+
+        def come_and_go() -> None:
+            while not over.is_set():
+                os.close(os.open(events, os.O_RDONLY | os.O_NONBLOCK))
+
+        xenstored = threading.Thread(target=come_and_go)
+        xenstored.start()
+        try:
+            for _ in range(10_000):
+                notify_virq(tmp_path)
+        finally:
+            over.set()
+            xenstored.join()
+
     def test_introduction_and_release_are_told(self, bed: Bed) -> None:
         xs = bed.xenstored.connect()
         xs.watch("@introduceDomain", "in")
