@@ -42,7 +42,11 @@ class Channel(Protocol):
 
 
 class SocketChannel:
-    """xenstored's unix socket: a stream, in which any number of requests may be outstanding."""
+    """xenstored's unix socket: a stream, in which any number of requests may be outstanding.
+
+    What is sent first in a turn of the loop goes at once, all else together with the turn's end: a call for a whole
+    burst of vifs, not one for each.
+    """
 
     def __init__(
         self, sock: socket.socket, received: Callable[[bytes], None], lost: Callable[[ConnectionLost], None]
@@ -51,19 +55,18 @@ class SocketChannel:
         self._received = received
         self._lost = lost
         self._unsent = bytearray()
+        self._blocked = False
+        self._sent_this_turn = False
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
 
     def send(self, messages: Sequence[bytes]) -> None:
-        data = b"".join(messages)
-        if self._unsent:
-            self._unsent += data
-            return
-        sent = self._send(data)
-        if sent < len(data):
-            self._unsent += memoryview(data)[sent:]
-            self._loop.add_writer(self._sock, self._writable)
+        self._unsent += b"".join(messages)
+        if not self._sent_this_turn and not self._blocked:
+            self._sent_this_turn = True
+            self._loop.call_soon(self._turn_over)
+            self._flush()
 
     def answered(self, count: int) -> None:
         pass
@@ -75,19 +78,25 @@ class SocketChannel:
             self._loop.remove_writer(self._sock)
             self._sock.close()
 
-    def _send(self, data: bytes | bytearray) -> int:
+    def _turn_over(self) -> None:
+        self._sent_this_turn = False
+        if self._unsent and not self._blocked:
+            self._flush()
+
+    def _flush(self) -> None:
         try:
-            return self._sock.send(data)
+            del self._unsent[: self._sock.send(self._unsent)]
         except BlockingIOError:
-            return 0
+            pass
         except OSError as error:
             self._fail(f"the connection to xenstored broke: {error.strerror}")
-            return len(data)
-
-    def _writable(self) -> None:
-        del self._unsent[: self._send(self._unsent)]
-        if not self._unsent:
-            self._loop.remove_writer(self._sock)
+            return
+        if self._blocked != bool(self._unsent):
+            self._blocked = not self._blocked
+            if self._blocked:
+                self._loop.add_writer(self._sock, self._flush)
+            else:
+                self._loop.remove_writer(self._sock)
 
     def _readable(self) -> None:
         try:
