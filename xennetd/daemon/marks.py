@@ -82,9 +82,9 @@ class Marks:
         if not self._usable:
             return False
         try:
-            os.close(os.open(told / name, os.O_CREAT | os.O_WRONLY, 0o600))
+            os.close(os.open(f"{told}/{name}", os.O_CREAT | os.O_WRONLY, 0o600))
             self._told.add(name)
-            return os.access(waiting / name, os.F_OK)
+            return os.access(f"{waiting}/{name}", os.F_OK)
         except OSError as error:
             self._give_up(error)
             return True
@@ -93,7 +93,7 @@ class Marks:
         """Forget a script that waited."""
         _, waiting = self._directories
         with suppress(OSError):
-            os.unlink(waiting / name)
+            os.unlink(f"{waiting}/{name}")
 
     def forget(self, vif: VifId) -> None:
         """Take away the marks of a vif that is gone."""
@@ -112,7 +112,7 @@ class Marks:
         if name in self._told:
             self._told.remove(name)
             with suppress(OSError):
-                os.unlink(told / name)
+                os.unlink(f"{told}/{name}")
 
     def _give_up(self, error: OSError) -> None:
         told, waiting = self._directories

@@ -258,18 +258,16 @@ class Reconciler:
                 standing=record.attachment if record.connected_by is policy else None,
             )
         )
-        memory, now = record.memory, time.monotonic()
-        record.memory = replace(
-            memory,
-            port=replace(memory.port, name_awaited_since=decision.port.name_awaited_since),
-            tap=replace(memory.tap, name_awaited_since=decision.tap.name_awaited_since),
-        )
+        for port, is_tap in ((decision.port, False), (decision.tap, True)):
+            memory = _remembered(record, is_tap)
+            if memory.name_awaited_since != port.name_awaited_since:
+                _remember(record, is_tap, replace(memory, name_awaited_since=port.name_awaited_since))
         # Before anything is awaited: others are decided by it, and what it waits for may come meanwhile.
         self._claim(record, decision)
         self._belonging.wait(vif.id, record.waits_on, decision.waits_on)
         record.waits_on = decision.waits_on
         if decision.look_at is not None:
-            self._queue.hint_later(vif.id, max(0.0, decision.look_at - now))
+            self._queue.hint_later(vif.id, max(0.0, decision.look_at - time.monotonic()))
         return decision
 
     def _claim(self, record: Record, decision: Decision) -> None:

@@ -33,7 +33,9 @@ class Trail:
             case VifState.CONNECTED if link is not None:
                 known = record.memory.connected == incarnation(link)
                 found = decision.verdict is None and record.memory.connected is None and not record.memory.fresh
-                port = replace(record.memory.port, failure=None)
+                port = record.memory.port
+                if port.failure is not None:
+                    port = replace(port, failure=None)
                 record.memory = replace(record.memory, connected=incarnation(link), fresh=False, port=port)
                 if found and not done:
                     self.adopted += 1

@@ -68,8 +68,8 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: Others) -> Attachm
         raise problem
     attach = _routed if is_routed else _bridged
     attachment = attach(policy, vif, rule, host, others)
-    warnings = (*attachment.warnings, *_unused_warnings(vif, unused))
-    return replace(attachment, policy=rule.name if rule is not None else None, warnings=warnings)
+    warnings = _unused_warnings(vif, unused)
+    return replace(attachment, warnings=(*attachment.warnings, *warnings)) if warnings else attachment
 
 
 def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others: Others) -> Attachment:
@@ -102,6 +102,7 @@ def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others
         held=held,
         needs=frozenset(needs),
         network=network.name if network is not None else None,
+        policy=rule.name if rule is not None else None,
         warnings=(*_mtu_warnings(mtu, bridge), *warnings),
     )
 
@@ -147,6 +148,7 @@ def _routed(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others:
         needs=frozenset(needs),
         waits_on=frozenset({uplink.name, routed.DEFAULT_ROUTE}),
         network=network.name if network is not None else None,
+        policy=rule.name if rule is not None else None,
         warnings=(*warnings, *lost),
     )
 
