@@ -123,6 +123,10 @@ class Vif:
         return f"{self.netdev}-emu"
 
 
+_NAMESPACE = uuid.UUID("5f1c1d52-8c59-4b0e-a3c8-6d7f0f3d3a10")
+"""A domain's UUID is the same each time its test runs, and so are the addresses that depend on it."""
+
+
 def default_mac(domid: int, devid: int) -> str:
     """A guest's MAC address in Xen's range, the same each time for the same vif."""
     return f"00:16:3e:{domid >> 8 & 0x7F:02x}:{domid & 0xFF:02x}:{devid & 0xFF:02x}"
@@ -137,6 +141,7 @@ class Toolstack:
         self.xenstored = xenstored
         self.xs = xenstored.connect()
         self._domids = count(1)
+        self._created = count()
         # xen-init-dom0
         self.xs.write("/local/domain/0/domid", "0")
         self.xs.write("/local/domain/0/name", "Domain-0")
@@ -154,7 +159,9 @@ class Toolstack:
         if domid is None:
             domid = next(n for n in self._domids if not self.xs.exists(f"/local/domain/{n}"))
         self.xenstored.create_domain(domid)
-        domain = Domain(domid, name, uuid_ or str(uuid.uuid4()))
+        if uuid_ is None:
+            uuid_ = str(uuid.uuid5(_NAMESPACE, f"{name} {next(self._created)}"))
+        domain = Domain(domid, name, uuid_)
         path, vm, libxl = domain.path, f"/vm/{domain.uuid}", f"/libxl/{domid}"
         read_only = ("n0", f"r{domid}")
         own = (f"n{domid}",)
