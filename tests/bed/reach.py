@@ -18,6 +18,9 @@ WHO = 7
 WINDOW = 0.7
 """Seconds in which an answer counts; who is reached answers in two milliseconds, neighbour discovery included."""
 
+PATIENCE = 2.0
+"""The same for one who is asked alone, most often by TCP, which tries again after a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -94,7 +97,7 @@ def _answer(service: socket.socket, name: str) -> None:
         service.sendto(f"{name} {sender[0]}".encode(), sender)
 
 
-def ask(who: NetNs, address: str, port: int = WHO, *, tcp: bool = True, window: float = WINDOW) -> Answer | None:
+def ask(who: NetNs, address: str, port: int = WHO, *, tcp: bool = True, window: float = PATIENCE) -> Answer | None:
     """Ask from within a namespace; None when there is no answer, or a refusal."""
     with _request(who, address, port, tcp=tcp) as request:
         request.settimeout(window)

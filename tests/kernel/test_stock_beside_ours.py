@@ -327,6 +327,7 @@ class Side:
                 self._until_out_of_bridge(vif)
         for vif in vifs:
             self._until_addressed(vif)
+        eventually(self._carriers_are_told)
         self.state |= {f"{phase}/{key}": value for key, value in (*self._links(), *self._nodes())}
 
     def _until_out_of_bridge(self, vif: Vif) -> None:
@@ -338,6 +339,10 @@ class Side:
         """The kernel gives a port its link-local address when it gives it its carrier."""
         if "UP" in self._link(vif)["flags"]:
             eventually(lambda: self._link(vif)["operstate"] == "UP")
+
+    def _carriers_are_told(self) -> bool:
+        """The kernel looks at carriers once a second; until then a link has one and says that it has none."""
+        return not any({"NO-CARRIER", "LOWER_UP"} <= set(link["flags"]) for link in self._host.links().values())
 
     def _link(self, vif: Vif) -> dict[str, Any]:
         link = self._host.link(f"vif-{vif.domid}-{vif.devid}")
