@@ -12,6 +12,7 @@ from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.verdict import connected, refused
+from tests.kernel.wait import paused
 
 
 def test_the_port_gets_its_name(bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
@@ -87,6 +88,21 @@ class TestANameThatAnOlderVifHasStill:
         assert bed.host.links()["web-lan"]["master"] == "xenbr0"
         bed.toolstack.forget_vif(old.vif)
         assert new.hotplug_status() == "connected"
+
+    def test_is_waited_for_by_one_that_is_seen_with_the_end_of_the_other(
+        self, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, settle: Callable[[], None]
+    ) -> None:
+        bed.host.bridge("xenbr0")
+        xennetd = daemon()
+        old = guest("web", VifSpec(vifname="web-lan"))
+        old.connect()
+        with paused(xennetd.pid):
+            self.begin_removal(bed, old)
+            new = guest("web", VifSpec(vifname="web-lan"))
+        settle()
+        assert new.hotplug_status() == ""
+        bed.netback.destroy(old.vif)
+        connected(bed, new.vif)
 
     def test_is_waited_for_even_if_its_directory_is_gone(
         self, bed: Bed, guest: MakeGuest, old: Guest, settle: Callable[[], None]

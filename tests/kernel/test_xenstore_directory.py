@@ -15,7 +15,7 @@ import pytest
 from tests.bed.toolstack import Toolstack, VifSpec
 from tests.bed.xenstored import Dump, Xenstored
 from xennetd.model.errors import ToolstackError
-from xennetd.model.vif import VifId, XenbusState
+from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.xenstore import codec
 from xennetd.xenstore.client import Reply, Request, XenstoreClient
 from xennetd.xenstore.directory import SETTLE, Directory
@@ -35,11 +35,12 @@ def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]
 
 @dataclass(slots=True)
 class Follower:
-    """A directory that follows xenstored, and what it has reported so far."""
+    """A directory that follows xenstored, what it has reported so far, and all that it knew at each report."""
 
     directory: Directory
     client: Observed
     changed: list[VifId]
+    known: list[dict[VifId, Vif | None]]
 
     @property
     def reads(self) -> list[str]:
@@ -73,13 +74,20 @@ class Observed(XenstoreClient):
 @asynccontextmanager
 async def following(path: object) -> AsyncIterator[Follower]:
     changed: list[VifId] = []
+    known: list[dict[VifId, Vif | None]] = []
+
+    def report(vif: VifId) -> None:
+        changed.append(vif)
+        known.append({each: directory.get(each) for each in directory})
+
     client = Observed(str(path))
-    directory = Directory(client, changed.append)
+    directory = Directory(client, report)
     task = asyncio.create_task(directory.run())
     await directory.loaded.wait()
-    follower = Follower(directory, client, changed)
+    follower = Follower(directory, client, changed, known)
     await follower.quiet()
     changed.clear()
+    known.clear()
     client.reads.clear()
     yield follower
     task.cancel()
@@ -169,6 +177,23 @@ async def test_all_hints_at_hand_are_one_look_and_one_report(xenstored: Xenstore
         assert found is not None
         assert (found.state, found.bridge) == (XenbusState.CONNECTED, "xenbr9")
         assert len(follower.reads) == 4
+
+
+@story
+async def test_of_two_that_changed_at_once_none_is_reported_before_both_are_known(
+    xenstored: Xenstored, toolstack: Toolstack
+) -> None:
+    old, new = (toolstack.add_vif(toolstack.create_domain(name)) for name in ("old", "new"))
+    async with following(xenstored.socket) as follower:
+        toolstack.detach_vif(old)  # while our loop stands still
+        toolstack.xs.rm(f"{old.backend}/hotplug-status")  # so that all of its directory is to be looked at
+        toolstack.detach_vif(new)
+        for _ in range(50):
+            toolstack.xs.read("domid")
+        await follower.quiet()
+        assert follower.changed == [VifId(old.domid, 0), VifId(new.domid, 0)]
+        for known in follower.known:
+            assert [vif.removing for vif in known.values() if vif is not None] == [True, True]
 
 
 @story

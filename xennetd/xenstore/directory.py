@@ -233,19 +233,22 @@ class Directory:
         domains = {domid: (next(values), next(values)) for domid in domids}
         mtus = dict(zip(fronts, values, strict=True))
         found: dict[VifId, _Entry | None] = {}
+        unclear: list[VifId] = []
         for vif, untrusted_nodes in fresh.items():
             old = self._entries.get(vif)
             others: Mapping[str, bytes | None] = _NO_NODES
             if not whole and len(untrusted_nodes) < len(ALL_NODES):
                 if old is None or None in untrusted_nodes.values():
-                    # The whole directory may be gone: look at all of it rather than report half of that.
-                    self._hints.vifs[vif] = ALL_NODES
-                    self._wake.set()
+                    unclear.append(vif)
                     continue
                 others = old.untrusted_nodes
             names = domains.get(vif.domid, (None, None))
             untrusted_mtu = mtus[vif] if vif in mtus or old is None else old.untrusted_mtu
             found[vif] = _entry(vif, {**others, **untrusted_nodes}, *names, untrusted_mtu, old)
+        if unclear:
+            # Their whole directories may be gone: look at all of these rather than report half of that. And anew at the
+            # others, for what is done about one may depend on another that is leaving.
+            return await self._fetch({**wanted, **dict.fromkeys(unclear, ALL_NODES)})
         return found
 
     def _apply(self, found: Mapping[VifId, _Entry | None]) -> None:
