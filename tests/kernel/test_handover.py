@@ -32,7 +32,7 @@ from tests.kernel.every_mode import (
 )
 from tests.kernel.status import status
 from tests.kernel.verdict import connected, refused
-from tests.kernel.wait import eventually
+from tests.kernel.wait import eventually, paused
 
 MAC = "00:16:3e:0a:0b:0c"
 EDGE = VifSpec(ip="192.0.2.17 203.0.113.11 2001:db8::17", mac=MAC)
@@ -232,6 +232,32 @@ class TestTheSameAddressTwice:
         assert (counts["connected"], counts["error"]) == (1, 1)
         second.destroy()
         eventually(lambda: way(site.host, "203.0.113.11") == first.vif.netdev)
+
+    @pytest.mark.parametrize("domids", [(5, 15), (15, 5)])
+    def test_one_whose_end_is_seen_together_with_the_next_ones_beginning_is_not_in_its_way(
+        self,
+        bed: Bed,
+        site: Site,
+        guest: MakeGuest,
+        daemon: MakeDaemon,
+        journal: Journal,
+        settle: Callable[[], None],
+        domids: tuple[int, int],
+    ) -> None:
+        xennetd = daemon()
+        spec = VifSpec(script="vif-xennetd-route", ip="203.0.113.11")
+        first = guest("first", spec, domid=domids[0])
+        first.connect()
+        settle()
+        with paused(xennetd.pid):
+            bed.toolstack.detach_vif(first.vif)
+            bed.netfront.close(first.vif, first.namespace)
+            bed.netback.close(first.vif)
+            second = guest("second", spec, domid=domids[1])
+        settle()
+        assert second.hotplug_status() == "connected"
+        assert way(site.host, "203.0.113.11") == second.vif.netdev
+        assert not journal.having(XENNET_EVENT="error")
 
 
 @pytest.mark.usefixtures("dnsmasq")
