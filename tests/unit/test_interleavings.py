@@ -270,7 +270,7 @@ async def run(
     audit: list[Event] = []
     parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock(), Marks(), ground, nobody())
     reconciler = Reconciler(Policy(), *parts)
-    kernel.changed, directory.hint = reconciler.links_changed, reconciler.hint
+    kernel.changed, directory.hint = reconciler.links_changed, reconciler.vif_changed
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         running = asyncio.ensure_future(reconciler.run())
         for moment in moments:

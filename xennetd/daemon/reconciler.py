@@ -102,6 +102,14 @@ class Reconciler:
         """Ask for a look at one vif."""
         self._queue.hint(vif)
 
+    def vif_changed(self, vif: VifId) -> None:
+        """Take a hint from the directory. What a vif has that leaves is free for others before it is looked at itself:
+        who comes in the same batch of events may be looked at first, and must not be refused for it."""
+        self.hint(vif)
+        known = self._directory.get(vif)
+        if known is None or known.removing:
+            self._announce(self._claims.drop(vif))
+
     async def look_at_all(self) -> None:
         """Look at every vif there is, and return when each has been looked at to the end.
 

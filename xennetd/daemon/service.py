@@ -69,7 +69,7 @@ class Service:
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
         self._client = XenstoreClient()
-        self._directory = Directory(self._client, self._vif_changed)
+        self._directory = Directory(self._client, lambda vif: self._reconciler.vif_changed(vif))
         self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
         self._marks = Marks()
         self._dhcp = DhcpServices()
@@ -171,9 +171,6 @@ class Service:
         self._networks.hint()
         for vif in {*self._directory, *self._reconciler.records}:
             self._reconciler.retry(vif)  # What a vif in error waits for may have come.
-
-    def _vif_changed(self, vif: VifId) -> None:
-        self._reconciler.hint(vif)
 
     async def _reload_on_hangup(self) -> None:
         while True:
