@@ -17,10 +17,14 @@ from tests.bed.xenstored import Xenstored
 
 @dataclass(slots=True)
 class Bed:
-    """A whole Xen host: xenstored, its namespaces, its toolstack and the drivers at both ends of every vif."""
+    """A whole Xen host: xenstored, its namespaces, its toolstack and the drivers at both ends of every vif.
+
+    `patience` is how long a guest waits for its hotplug-status, in seconds.
+    """
 
     xenstored: Xenstored
     host: Host
+    patience: float = 10.0
     toolstack: Toolstack = field(init=False)
     netback: Netback = field(init=False)
     netfront: Netfront = field(init=False)
@@ -96,10 +100,10 @@ class Guest:
         if address:
             self.namespace.rtnl.add_address("eth0", address)
 
-    def connect(self, timeout: float = 10.0) -> None:
+    def connect(self, timeout: float | None = None) -> None:
         """Both drivers to state 4; TimeoutError if hotplug-status is not `connected` in time."""
         self._bed.netfront.connect(self.vif, self.namespace)
-        self._bed.netback.connect(self.vif, timeout)
+        self._bed.netback.connect(self.vif, self._bed.patience if timeout is None else timeout)
 
     def online(self) -> hotplug.Result:
         """Run the vif's script as libxl does after state 2."""

@@ -7,12 +7,13 @@ their order (reporter.py sends what it says of each). Nothing of a test's fixtur
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Lane:
         try:
             for report in self._reports(item):
                 item.ihook.pytest_runtest_logreport(report=report)
-        except (host.ImageError, TimeoutError, OSError) as error:
+        except (host.ImageError, TimeoutError, OSError, ValueError) as error:
             self._failure = f"the machine was lost in {item.nodeid}: {error}\n{self._tail()}\n{self._where()}"
             item.ihook.pytest_runtest_logreport(report=_lost(item, self._failure))
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -89,17 +90,21 @@ class Lane:
         if self._failure:
             pytest.fail(self._failure, pytrace=False)
 
-    def reboot(self) -> Rebooted:
-        """Reboot the machine in order, and return when it is up again."""
+    def reboot(self, ready: Sequence[str]) -> Rebooted:
+        """Reboot the machine in order, once the command `ready` has succeeded, and return when it is up again."""
         assert self._channel is not None
         channel = self._channel
+        answer = channel.run(*ready, timeout=150.0)
+        assert answer.status == 0, answer.output
         before = channel.run("cat", _BOOT_ID).output
         channel.run("systemctl", "reboot")
         deadline = time.monotonic() + _BOOT
         while True:
             channel.wait(deadline - time.monotonic())
-            if channel.run("cat", _BOOT_ID).output != before:
-                break
+            with contextlib.suppress(TimeoutError):  # the old system ended before it had answered
+                now = channel.run("cat", _BOOT_ID, timeout=5.0)
+                if now.status == 0 and now.output != before:
+                    break
             time.sleep(1.0)
         channel.run("systemctl", "is-system-running", "--wait", timeout=deadline - time.monotonic())
         journal = channel.run("journalctl", "-q", "-b", "-1", "-o", "short-monotonic", "--no-hostname").output

@@ -55,7 +55,7 @@ if os.environ.get("XENNETD_INSIDE"):
 
     @pytest.fixture
     def bed(host: Machine, xenstored: Xenstored) -> Iterator[Bed]:
-        bed = Bed(xenstored, host)
+        bed = Bed(xenstored, host, patience=60.0)
         yield bed
         bed.close()
 

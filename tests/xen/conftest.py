@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.image.remote import Lane, Rebooted
-from tests.xen.toolstack import Guest, Trail, do, ready, run
+from tests.xen.toolstack import BOOT_ADDRESS, Guest, Trail, do, ready, run
 
 if os.environ.get("XENNETD_INSIDE"):
 
@@ -68,4 +68,5 @@ else:
 
     @pytest.fixture(scope="session")
     def rebooted() -> Rebooted:
-        return _lane.reboot()
+        # A guest that has not yet come up can't be saved when the host goes down.
+        return _lane.reboot(ready=("ping", "-n", "-q", "-c", "1", "-w", "120", BOOT_ADDRESS))

@@ -95,6 +95,10 @@ class DriverDomain(Guest):
         output = self.run(f"journalctl --sync; journalctl --quiet --output=json {fields} XENNET_VIF={vif}")
         return [json.loads(line)["XENNET_EVENT"] for line in output.splitlines()]
 
+    def tells(self, vif: str, *events: str) -> None:
+        """Wait until these are the events of one vif: what they tell of is done before they are recorded."""
+        until(lambda: self.events(vif) == list(events), 60.0)
+
     def master(self, link: str) -> str:
         """Return the bridge in it that a link is a port of."""
         return self.run(f"basename $(readlink /sys/class/net/{link}/master)").strip()

@@ -21,7 +21,7 @@ def test_xennetd_is_ready_before_xendomains_starts_guests() -> None:
 
 def test_a_guest_that_xendomains_starts_comes_up_connected() -> None:
     domid = do("xl", "domid", "boot").strip()
-    assert node(f"/local/domain/0/backend/vif/{domid}/0/state") == "4"
+    until(lambda: node(f"/local/domain/0/backend/vif/{domid}/0/state") == "4")
     assert node(f"/local/domain/0/backend/vif/{domid}/0/script") == "/etc/xen/scripts/vif-xennetd"
     assert answers(BOOT_ADDRESS) < 60
 

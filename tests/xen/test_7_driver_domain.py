@@ -6,13 +6,13 @@ to disappear before it goes on without that: what is removed in less was removed
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pytest
 
 from tests.xen.driver_domain import DriverDomain
 from tests.xen.toolstack import BOOT_ADDRESS, Guest, answers, do, node, nodes, ping, row, run, until, xenstore
+from tests.xen.traffic import Pings
 
 PATIENCE = 10.0  # libxl's LIBXL_DESTROY_TIMEOUT
 
@@ -82,15 +82,15 @@ def test_a_guest_reaches_the_world_through_the_driver_domains_uplink(web: Guest)
 
 def test_no_ping_is_lost_while_the_daemon_is_killed_and_comes_back(netdom: DriverDomain, web: Guest) -> None:
     before = netdom.run(f"cat /sys/class/net/{web.vif()}/ifindex /sys/class/net/{web.vif()}/carrier_changes")
-    web.run(f"ping -i 0.1 -c 250 {netdom.address} > /pings & echo $! > /ping.pid")
-    netdom.run(
-        "pid() { systemctl show --value --property=MainPID xennetd; }; old=$(pid); systemctl kill -s KILL xennetd; "
-        "until [ $(pid) != $old ] && systemctl -q is-active xennetd; do sleep 0.5; done"
-    )
-    output = web.run("while kill -0 $(cat /ping.pid) 2>/dev/null; do sleep 0.2; done; tail -n 2 /pings", timeout=90)
-    lost = re.search(r"(\d+) packets transmitted, (\d+) packets received", output)
-    assert lost, output
-    assert lost[1] == lost[2] == "250"
+    with Pings(web, netdom.address) as pings:
+        pings.mark("killed")
+        netdom.run(
+            "pid() { systemctl show --value --property=MainPID xennetd; }; old=$(pid); systemctl kill -s KILL xennetd; "
+            "until [ $(pid) != $old ] && systemctl -q is-active xennetd; do sleep 0.5; done"
+        )
+        pings.mark("ready")
+    assert pings.answered_between("killed", "ready") > 20, str(pings)
+    assert pings.lost == 0, str(pings)
     assert before == netdom.run(f"cat /sys/class/net/{web.vif()}/ifindex /sys/class/net/{web.vif()}/carrier_changes")
     listed = netdom.row(web.vif())
     assert listed is not None
@@ -105,7 +105,7 @@ def test_network_detach_does_not_wait_for_xl_to_give_up(netdom: DriverDomain, we
     # Owned by the driver domain, as libxl made it: it may write that one node of the guest's directory.
     assert node(f"/local/domain/{web.domid}/device/vif/1/mtu") == "1400"
     assert detach(web) < PATIENCE
-    assert netdom.events(web.vif(1)) == ["attach", "detach"]
+    netdom.tells(web.vif(1), "attach", "detach")
 
 
 def test_a_bridge_that_does_not_exist_is_named_in_the_backend_directory(netdom: DriverDomain, web: Guest) -> None:
@@ -114,7 +114,7 @@ def test_a_bridge_that_does_not_exist_is_named_in_the_backend_directory(netdom: 
         xs.until(f"/local/domain/{netdom.domid}/backend/vif/{web.domid}/1/hotplug-status", "error", 30.0)
     assert 'bridge "xenbr7"' in str(web.backend("hotplug-error", 1))
     assert web.backend("state", 1) == "2"
-    assert netdom.events(web.vif(1)) == ["attach", "detach", "error"]
+    netdom.tells(web.vif(1), "attach", "detach", "error")
 
 
 def test_the_interface_is_attached_once_its_bridge_is_there(netdom: DriverDomain, web: Guest) -> None:
@@ -135,7 +135,7 @@ def test_destroy_does_not_wait_for_xl_to_give_up_and_leaves_nothing(netdom: Driv
     assert node(f"/local/domain/{netdom.domid}/backend/vif/{web.domid}") is None
     until(lambda: netdom.row(web.vif()) is None)
     assert web.vif() not in netdom.run("ls /sys/class/net").split()
-    assert netdom.events(web.vif()) == ["attach", "detach"]
+    netdom.tells(web.vif(), "attach", "detach")
 
 
 def test_xenstore_refused_nothing_and_was_never_lost(netdom: DriverDomain) -> None:

@@ -130,7 +130,7 @@ class Ports:
 
     def __enter__(self) -> Ports:
         self._output = tempfile.TemporaryFile("w+")
-        self._monitor = subprocess.Popen(["bridge", "-timestamp", "monitor"], stdout=self._output)
+        self._monitor = subprocess.Popen(["bridge", "-timestamp", "monitor", "link", "fdb"], stdout=self._output)
         self._begin = self._quiet()
         self._before = self._look()
         self._shown = {" ".join(_shown(name).split()) for name in self.names}
