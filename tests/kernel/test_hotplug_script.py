@@ -457,5 +457,7 @@ class TestWhatAnErrorMayHold:
 def test_many_at_once(script: Script, daemon: Daemon) -> None:
     """Twenty scripts wait; one verdict lets all go, and nothing stays."""
     processes = [script.start(*ONLINE, trace=False) for _ in range(20)]
-    threading.Timer(0.5, daemon.connect).start()
+    later = threading.Timer(0.5, daemon.connect)
+    later.start()
     assert [process.communicate(timeout=20) and process.returncode for process in processes] == [0] * 20
+    later.join()

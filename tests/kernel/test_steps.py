@@ -89,6 +89,8 @@ class Lane:
 @pytest.fixture
 def lane(host: Host) -> Iterator[Lane]:
     guests = host.guest("guests")
+    for each in ("all", "default"):  # the end of duplicate address detection is news too, a second later
+        Path(f"/proc/sys/net/ipv6/conf/{each}/accept_dad").write_text("0")
     for name in ("vif1.0", "vif2.0"):
         host.rtnl.add_veth(name, f"eth-{name}", guests.fd)
         guests.rtnl.set(f"eth-{name}", up=True)

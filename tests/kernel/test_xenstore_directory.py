@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -53,7 +53,9 @@ class Follower:
             await asyncio.sleep(0.001)
 
     async def quiet(self) -> None:
-        """Let everything that is on its way arrive."""
+        """Let everything that is on its way arrive, what it makes the directory read included."""
+        for _ in range(3):
+            await self.client.answered()
         await asyncio.sleep(0.03)
 
 
@@ -64,6 +66,12 @@ class Observed(XenstoreClient):
         super().__init__(path)
         self.reads: list[str] = []
         self.before: Callable[[], None] = lambda: None
+
+    async def answered(self) -> None:
+        """Return when xenstored has answered all that was asked of it, and what was done then has been done."""
+        with suppress(ToolstackError):
+            await super().exchange([Request(codec.READ, 0, codec.path_payload("domid"))])
+        await asyncio.sleep(0)
 
     def exchange(self, requests: Sequence[Request]) -> asyncio.Future[list[Reply]]:
         self.before()
