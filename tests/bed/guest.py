@@ -118,12 +118,17 @@ class Guest:
     def ping(self, address: str, count: int = 1) -> bool:
         return self.namespace.ping(address, count)
 
-    def detach(self, *, script: bool = False) -> None:
-        """The vif's removal from beginning to end, with the script's `offline` where libxl runs it if `script`."""
+    def begin_removal(self) -> None:
+        """The vif's removal until both drivers have closed: link and directories are still there."""
         bed = self._bed
         bed.toolstack.detach_vif(self.vif)
         bed.netfront.close(self.vif, self.namespace)
         bed.netback.close(self.vif)
+
+    def detach(self, *, script: bool = False) -> None:
+        """The vif's removal from beginning to end, with the script's `offline` where libxl runs it if `script`."""
+        bed = self._bed
+        self.begin_removal()
         if script:
             hotplug.run(bed.xenstored, self.vif, "offline")
         bed.netback.destroy(self.vif)

@@ -236,7 +236,6 @@ class TestTheSameAddressTwice:
     @pytest.mark.parametrize("end_first", [True, False])
     def test_one_whose_end_is_seen_together_with_the_next_ones_beginning_is_not_in_its_way(
         self,
-        bed: Bed,
         site: Site,
         guest: MakeGuest,
         daemon: MakeDaemon,
@@ -250,17 +249,12 @@ class TestTheSameAddressTwice:
         first.connect()
         settle()
 
-        def end() -> None:
-            bed.toolstack.detach_vif(first.vif)
-            bed.netfront.close(first.vif, first.namespace)
-            bed.netback.close(first.vif)
-
         with paused(xennetd.pid):
             if end_first:
-                end()
+                first.begin_removal()
             second = guest("second", spec)
             if not end_first:
-                end()
+                first.begin_removal()
         settle()
         assert second.hotplug_status() == "connected"
         assert way(site.host, "203.0.113.11") == second.vif.netdev

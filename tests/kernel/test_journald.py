@@ -156,12 +156,12 @@ def test_a_stalled_journald_blocks_nothing_and_what_was_lost_is_told_later(journ
     journal = Journal(stderr=Stderr(writer))
     audit = Audit(journal)
     journald.stall()
-    slow = 0
+    worst = 0.0
     for number in range(3000):
         begin = time.perf_counter()
         audit.record(Event(EventKind.ATTACH, f"vif{number}.0 is part of xenbr0", VifId(number, 0)))
-        slow += time.perf_counter() - begin > 0.1
-    assert slow <= 1, "the machine itself may stand still for a moment"
+        worst = max(worst, time.perf_counter() - begin)
+    assert worst < 0.1
     lost = journal.lost
     assert lost > 0, "neither journald's queue nor a pipe holds so many"
     on_stderr = os.read(reader, 1 << 20).count(b"XENNET_EVENT=attach")

@@ -69,15 +69,10 @@ class TestANameThatAnOlderVifHasStill:
         old.connect()
         return old
 
-    def begin_removal(self, bed: Bed, old: Guest) -> None:
-        bed.toolstack.detach_vif(old.vif)
-        bed.netfront.close(old.vif, old.namespace)
-        bed.netback.close(old.vif)
-
     def test_is_waited_for_and_taken_when_it_is_free(
         self, bed: Bed, guest: MakeGuest, old: Guest, settle: Callable[[], None]
     ) -> None:
-        self.begin_removal(bed, old)
+        old.begin_removal()
         new = guest("web", VifSpec(vifname="web-lan", mac="00:16:3e:00:00:01"))
         settle()
         assert new.hotplug_status() == ""
@@ -97,7 +92,7 @@ class TestANameThatAnOlderVifHasStill:
         old = guest("web", VifSpec(vifname="web-lan"))
         old.connect()
         with paused(xennetd.pid):
-            self.begin_removal(bed, old)
+            old.begin_removal()
             new = guest("web", VifSpec(vifname="web-lan"))
         settle()
         assert new.hotplug_status() == ""
@@ -107,7 +102,7 @@ class TestANameThatAnOlderVifHasStill:
     def test_is_waited_for_even_if_its_directory_is_gone(
         self, bed: Bed, guest: MakeGuest, old: Guest, settle: Callable[[], None]
     ) -> None:
-        self.begin_removal(bed, old)
+        old.begin_removal()
         bed.toolstack.forget_vif(old.vif)
         new = guest("web", VifSpec(vifname="web-lan"))
         settle()
@@ -123,7 +118,7 @@ class TestANameThatAnOlderVifHasStill:
 
     @pytest.mark.slow
     def test_is_given_up_after_ten_seconds(self, bed: Bed, guest: MakeGuest, old: Guest) -> None:
-        self.begin_removal(bed, old)
+        old.begin_removal()
         began = time.monotonic()
         new = guest("web", VifSpec(vifname="web-lan"))
         assert refused(bed, new.vif, 15.0) == 'the interface name "web-lan" is already in use on this host'

@@ -161,7 +161,7 @@ def test_a_stalled_journald_and_a_stalled_stderr_never_block_and_the_loss_is_tol
         begin = time.perf_counter()
         journal.send({"MESSAGE": str(number), "PRIORITY": INFO, "XENNET_X": "x" * 200})
         took.append(time.perf_counter() - begin)
-    assert sum(each > 0.1 for each in took) <= 1, "the machine itself may stand still for a moment"
+    assert max(took) < 0.1
     assert statistics.median(took) < 0.001
 
     entries = journald.drain()
