@@ -75,10 +75,11 @@ if os.environ.get("XENNETD_INSIDE"):
     def service(xenstored: Xenstored) -> Iterator[None]:
         do("systemctl", "start", UNIT)
         yield
-        for file in CONFIGURATION.glob("test*.toml"):
-            file.unlink()
         run("systemctl", "reset-failed", UNIT)
-        if run("systemctl", "is-active", UNIT).returncode == 0:
+        files = list(CONFIGURATION.glob("test*.toml"))
+        for file in files:
+            file.unlink()
+        if files and run("systemctl", "is-active", UNIT).returncode == 0:
             do("systemctl", "reload", UNIT)
 
     @pytest.fixture

@@ -36,7 +36,8 @@ class Machine(Host):
             subprocess.run(["ip", "netns", "delete", guest.name], check=True)
             guest.close()
         for name, link in self.links().items():
-            if link.get("linkinfo", {}).get("info_kind") in ("bridge", "bond", "dummy", "veth") and name != "xenbr0":
+            kind = link.get("linkinfo", {}).get("info_kind")
+            if kind in ("bridge", "bond", "dummy", "veth") and name != "xenbr0" and not name.startswith("xn-"):
                 subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
         NetNs.close(self)
 

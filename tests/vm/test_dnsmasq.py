@@ -20,6 +20,8 @@ NETWORK = "web-tier"
 
 DNSMASQ = "xennetd-dnsmasq@web\\x2dtier.service"
 
+HOSTS = Path(f"/var/lib/xennetd/{NETWORK}/hosts")
+
 CONFIG = """
 [network.web-tier]
 mode = "nat"
@@ -41,17 +43,25 @@ def runs_again(killed: str) -> bool:
     return dnsmasq("MainPID") not in (killed, "0") and dnsmasq("ActiveState") == "active"
 
 
+@pytest.fixture(scope="module")
+def policy() -> Iterator[Path]:
+    file = CONFIGURATION / "dnsmasq.toml"
+    yield file
+    if file.exists():
+        file.unlink()
+        do("systemctl", "start", UNIT)
+        do("systemctl", "reload", UNIT)
+        until(lambda: dnsmasq("ActiveState") == "inactive")
+
+
 @pytest.fixture
-def served(service: None) -> Iterator[None]:
-    file = CONFIGURATION / "test.toml"
-    file.write_text(CONFIG)
-    do("systemctl", "reload", UNIT)
+def served(service: None, policy: Path) -> None:
+    """The network is there, and no guest in it."""
+    if not policy.exists():
+        policy.write_text(CONFIG)
+        do("systemctl", "reload", UNIT)
     until(lambda: dnsmasq("ActiveState") == "active")
-    yield
-    do("systemctl", "start", UNIT)
-    file.unlink(missing_ok=True)
-    do("systemctl", "reload", UNIT)
-    until(lambda: dnsmasq("ActiveState") == "inactive")
+    until(lambda: not any(HOSTS.iterdir()))
 
 
 def test_verify_finds_nothing_wrong_with_the_template() -> None:
@@ -78,7 +88,7 @@ def test_a_guest_that_goes_is_forgotten_without_a_restart(bed: Bed, guest: MakeG
     pid = dnsmasq("MainPID")
     web = Guest(bed, "web-1", VifSpec())
     web.connect()
-    (file,) = Path(f"/var/lib/xennetd/{NETWORK}/hosts").iterdir()
+    (file,) = HOSTS.iterdir()
     web.destroy()
     until(lambda: not file.exists())
     stays = guest("web-2", VifSpec())
@@ -109,9 +119,9 @@ def test_systemd_starts_it_again_whether_we_run_or_not(host: Machine, served: No
         until(partial(runs_again, killed), timeout=60.0)
 
 
-def test_it_goes_with_its_network(host: Machine, served: None) -> None:
-    assert Path(f"/var/lib/xennetd/{NETWORK}").is_dir()
-    (CONFIGURATION / "test.toml").unlink()
+def test_it_goes_with_its_network(host: Machine, policy: Path, served: None) -> None:
+    assert HOSTS.is_dir()
+    policy.unlink()
     do("systemctl", "reload", UNIT)
     until(lambda: dnsmasq("ActiveState") == "inactive")
-    until(lambda: not Path(f"/var/lib/xennetd/{NETWORK}").exists())
+    until(lambda: not HOSTS.parent.exists())
