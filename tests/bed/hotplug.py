@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ TIMEOUT = 40.0
 
 SCRIPT = xen.REPOSITORY / "conf" / "vif-xennetd"
 
+_ASLEEP = re.compile(r"^State:\tS", re.MULTILINE)
+_SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\t(\d+)$", re.MULTILINE)
 _EXECVE = re.compile(r'execve\("[^"]*?([^"/]+)", .*\) = 0$')
 
 
@@ -161,17 +163,42 @@ class Script:
 
     def left_behind(self) -> list[str]:
         """The programs of this script that still run."""
-        mark = f"XENSTORED_PATH={self.xenstored.socket}".encode()
-        found = []
+        return list(self._processes().values())
+
+    def watching(self) -> bool:
+        """Whether the script's watch is in place, and the script waits for news."""
+        found = self._processes()
+        if not any(command.startswith("xenstore-watch ") for command in found.values()):
+            return False
+        # When all who could still have something to do sleep, and none has run in between.
+        sleepers = _sleepers([*found, self.xenstored.pid])
+        return sleepers is not None and sleepers == _sleepers([*found, self.xenstored.pid])
+
+    def _processes(self) -> dict[int, str]:
+        """The script's processes and their command lines."""
+        marks = {f"XENSTORED_PATH={self.xenstored.socket}".encode(), f"script={self.vif.script}".encode()}
+        found = {}
         for directory in Path("/proc").glob("[0-9]*"):
             try:
-                mine = mark in (directory / "environ").read_bytes().split(b"\0")
+                mine = marks <= set((directory / "environ").read_bytes().split(b"\0"))
                 command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
             if mine and int(directory.name) != os.getpid() and command:
-                found.append(command.strip())
+                found[int(directory.name)] = command.strip()
         return found
 
-    def watching(self) -> bool:
-        return any("xenstore-watch" in command and "timeout" not in command for command in self.left_behind())
+
+def _sleepers(pids: Sequence[int]) -> list[str] | None:
+    """How often each thread of these processes has gone to sleep; None if one is awake, or gone."""
+    found = []
+    try:
+        for pid in pids:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                status = (task / "status").read_text()
+                if not _ASLEEP.search(status):
+                    return None
+                found += [task.name, *_SWITCHES.findall(status)]
+    except OSError:
+        return None
+    return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ import pytest
 from tests.bed.guest import Bed
 from tests.bed.hotplug import Script
 from tests.bed.toolstack import Vif, VifSpec
+from tests.kernel.wait import paused
 from xennetd.daemon.marks import Marks
 from xennetd.model.vif import VifId
 
@@ -184,7 +185,6 @@ class TestTheVerdictComesLater:
     def test_an_error_is_printed(self, script: Script, daemon: Daemon) -> None:
         process = script.start(*ONLINE)
         until(script.watching)
-        time.sleep(0.1)
         daemon.refuse("denied")
         ended = script.end(process, 0)
         assert (ended.status, ended.stderr, ended.programs) == (1, "vif-xennetd: denied\n", THREE_STARTS)
@@ -192,7 +192,6 @@ class TestTheVerdictComesLater:
     def test_a_taps_verdict(self, script: Script, daemon: Daemon) -> None:
         process = script.start(*ADD)
         until(script.watching)
-        time.sleep(0.1)
         daemon.connect()
         time.sleep(0.1)
         assert process.poll() is None, "the vif's verdict is not the tap's"
@@ -204,7 +203,6 @@ class TestTheVerdictComesLater:
         """Here the same empty value again: it is no reason to stop waiting."""
         process = script.start(*ONLINE)
         until(script.watching)
-        time.sleep(0.1)
         daemon.bed.toolstack.xs.write(f"{daemon.vif.backend}/hotplug-status", "")
         time.sleep(0.1)
         assert process.poll() is None
@@ -216,36 +214,42 @@ class TestTheWatchIsFasterThanItsShell:
     """Its first event, or its second too, is there before the shell that started it has said which process it is."""
 
     @pytest.fixture(autouse=True)
-    def bash_says_so_late(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shell_says_so_when(self, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Have the shell say which process it is once this FIFO is opened for writing."""
+        fifo = tmp_path / "late"
+        os.mkfifo(fifo)
         script.shell = ["bash", "--posix"]
-        late = {"BASH_FUNC_echo%%": """() { case $1 in ended*) ;; *) sleep 0.5 ;; esac; builtin echo "$@"; }"""}
-        variables = script.variables() | late
+        echo = f'() {{ case $1 in ended*) ;; *) read -r _ <{fifo} ;; esac; builtin echo "$@"; }}'
+        variables = script.variables() | {"BASH_FUNC_echo%%": echo}
         monkeypatch.setattr(script, "variables", lambda: variables)
+        return fifo
 
-    def start(self, script: Script) -> subprocess.Popen[str]:
-        """Start the script, and wait for its watch to have had its first event."""
+    def test_and_the_verdict_comes_later(self, script: Script, shell_says_so_when: Path, daemon: Daemon) -> None:
         process = script.start(*ONLINE)
         until(script.watching)
-        time.sleep(0.2)
-        return process
-
-    def test_and_the_verdict_comes_later(self, script: Script, daemon: Daemon) -> None:
-        process = self.start(script)
-        time.sleep(0.5)
-        assert process.poll() is None
+        shell_says_so_when.write_text("\n")
+        until(script.watching)
         daemon.connect()
-        assert script.end(process, 0).status == 0
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS)
 
-    def test_and_so_is_the_daemon(self, script: Script, daemon: Daemon) -> None:
-        process = self.start(script)
+    def test_and_so_is_the_daemon(self, script: Script, shell_says_so_when: Path, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        until(script.watching)
         daemon.connect()
-        assert script.end(process, 0).status == 0
+        until(script.watching)
+        shell_says_so_when.write_text("\n")
+        ended = script.end(process, 0)
+        assert (ended.status, ended.programs) == (0, THREE_STARTS)
 
-    def test_and_no_mark_can_be_made(self, script: Script, daemon: Daemon) -> None:
+    def test_and_no_mark_can_be_made(self, script: Script, shell_says_so_when: Path, daemon: Daemon) -> None:
         shutil.rmtree(daemon.run / "waiting")
         shutil.rmtree(daemon.run / "told")
-        process = self.start(script)
+        process = script.start(*ONLINE)
+        until(script.watching)
         daemon.write("hotplug-status", "connected")
+        until(script.watching)
+        shell_says_so_when.write_text("\n")
         assert script.end(process, 0).status == 0
 
 
@@ -311,6 +315,15 @@ class TestTheWatchComesTooLate:
         ended = script.end(process, 0)
         assert (ended.status, ended.stderr, ended.programs) == (0, "", THREE_STARTS_ONE_HELD)
 
+    def test_and_the_daemon_is_killed_and_does_not_come_back(self, script: Script, daemon: Daemon) -> None:
+        """The verdict is found in the end."""
+        script.wrap("timeout", '[ "$1" = 30 ] || exec "$real" "$@"\nshift\nexec "$real" 1 "$@"')
+        process = script.start(*ONLINE)
+        with script.held():
+            daemon.write("hotplug-status", "connected")
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (0, "")
+
     def test_and_marks_can_no_longer_be_made(self, script: Script, daemon: Daemon) -> None:
         process = script.start(*ONLINE)
         with script.held():
@@ -359,7 +372,6 @@ class TestItNeverComes:
     def test_the_vif_is_removed(self, script: Script, bed: Bed, vif: Vif, daemon: Daemon) -> None:
         process = script.start(*ONLINE)
         until(script.watching)
-        time.sleep(0.1)
         bed.toolstack.detach_vif(vif)
         bed.netback.close(vif)
         ended = script.end(process, 0)
@@ -369,13 +381,12 @@ class TestItNeverComes:
     def test_the_directory_goes(self, script: Script, bed: Bed, vif: Vif, daemon: Daemon) -> None:
         process = script.start(*ONLINE)
         until(script.watching)
-        time.sleep(0.1)
         bed.toolstack.forget_vif(vif)
         ended = script.end(process, 0)
         assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
 
     def test_the_time_limit(self, script: Script, vif: Vif, daemon: Daemon) -> None:
-        script.wrap("timeout", '[ "$1" = 30 ] || exit 9\nshift\nexec "$real" 1 "$@"')
+        script.wrap("timeout", '[ "$1" = 30 ] || exec "$real" "$@"\nshift\nexec "$real" 1 "$@"')
         ended = script(*ONLINE)
         assert ended.status == 1
         assert ended.stderr == (
@@ -384,17 +395,48 @@ class TestItNeverComes:
         )
         assert script.left_behind() == []
 
+    def test_the_time_limit_holds_when_xenstored_answers_no_more(
+        self, script: Script, vif: Vif, daemon: Daemon
+    ) -> None:
+        script.wrap("timeout", 'shift\nexec "$real" 1 "$@"')
+        process = script.start(*ONLINE)
+        until(script.watching)
+        with paused(script.xenstored.pid):
+            ended = script.end(process, 0)
+        assert ended.status == 1
+        assert f"{vif.netdev} is not connected after 30 s" in ended.stderr
+
     @pytest.mark.slow
     def test_the_time_limit_in_full(self, script: Script, daemon: Daemon) -> None:
         ended = script(*ONLINE, timeout=40)
         assert ended.status == 1
         assert 29 < ended.seconds < 32
 
+    def test_it_is_gone_before_the_watch_and_the_daemon_notes_it_later(
+        self, script: Script, bed: Bed, vif: Vif, daemon: Daemon
+    ) -> None:
+        script.wrap("timeout", '[ "$1" = 30 ] || exec "$real" "$@"\nshift\nexec "$real" 1 "$@"')
+        script.hold("xenstore-watch")
+        process = script.start(*ONLINE)
+        with script.held():
+            bed.toolstack.forget_vif(vif)
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
+
+    def test_a_read_that_fails_is_not_taken_for_the_end(self, script: Script, vif: Vif, daemon: Daemon) -> None:
+        """As one does that finds too many transactions open, in a driver domain."""
+        script.wrap("xenstore-read", f'mkdir {script.tmp}/failed 2>/dev/null && exit 1\nexec "$real" "$@"')
+        process = script.start(*ONLINE)
+        until(script.watching)
+        daemon.connect()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (0, "")
+        assert (script.tmp / "failed").is_dir()
+
     def test_xenstored_dies_meanwhile(self, tmp_path: Path, bed: Bed, vif: Vif, daemon: Daemon) -> None:
         script = Script(bed.xenstored, vif, tmp_path)
         process = script.start(*ONLINE)
         until(script.watching)
-        time.sleep(0.1)
         contents = bed.xenstored.dump()
         bed.xenstored.kill9()
         try:
