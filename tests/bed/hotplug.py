@@ -24,6 +24,14 @@ TIMEOUT = 40.0
 
 SCRIPT = xen.REPOSITORY / "conf" / "vif-xennetd"
 
+ONLINE = ("online", "type_if=vif")
+ADD = ("add", "type_if=tap")
+
+ONE_START = ["xenstore-read"]
+THREE_STARTS = ["timeout", "xenstore-watch", "xenstore-read"]
+THREE_STARTS_ONE_HELD = ["timeout", "xenstore-watch", "xenstore-watch", "xenstore-read"]
+"""What our script starts. The watch that waits for the test goes on as the real one."""
+
 _ASLEEP = re.compile(r"^State:\tS", re.MULTILINE)
 _SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\t(\d+)$", re.MULTILINE)
 _EXECVE = re.compile(r'execve\("[^"]*?([^"/]+)", .*\) = 0$')

@@ -11,19 +11,11 @@ import pytest
 
 from tests.bed.daemon import RUNTIME, STAND_IN
 from tests.bed.guest import Bed
-from tests.bed.hotplug import Script
+from tests.bed.hotplug import ADD, ONE_START, ONLINE, THREE_STARTS, THREE_STARTS_ONE_HELD, Script
 from tests.bed.toolstack import Vif, VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually, paused
-
-ONLINE = ("online", "type_if=vif")
-ADD = ("add", "type_if=tap")
-
-ONE_START = ["xenstore-read"]
-THREE_STARTS = ["timeout", "xenstore-watch", "xenstore-read"]
-THREE_STARTS_ONE_HELD = ["timeout", "xenstore-watch", "xenstore-watch", "xenstore-read"]
-"""The watch that waits for the test goes on as the real one."""
 
 MakeScript = Callable[[Vif], Script]
 

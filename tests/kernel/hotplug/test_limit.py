@@ -1,0 +1,111 @@
+"""The hotplug script when no verdict comes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.bed.guest import Bed
+from tests.bed.hotplug import ONLINE, THREE_STARTS, Script
+from tests.bed.toolstack import Vif
+from tests.kernel.hotplug.conftest import Daemon
+from tests.kernel.wait import eventually, paused
+
+
+class TestItNeverComes:
+    def test_the_vif_is_removed(self, script: Script, bed: Bed, vif: Vif, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        eventually(script.watching)
+        bed.toolstack.detach_vif(vif)
+        bed.netback.close(vif)
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
+        assert ended.programs == THREE_STARTS
+
+    def test_the_directory_goes(self, script: Script, bed: Bed, vif: Vif, daemon: Daemon) -> None:
+        process = script.start(*ONLINE)
+        eventually(script.watching)
+        bed.toolstack.forget_vif(vif)
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
+
+    def test_the_time_limit(self, script: Script, vif: Vif, daemon: Daemon) -> None:
+        script.wrap("timeout", '[ "$1" = 30 ] || exec "$real" "$@"\nshift\nexec "$real" 1 "$@"')
+        ended = script(*ONLINE)
+        assert ended.status == 1
+        assert ended.stderr == (
+            f"vif-xennetd: {vif.netdev} is not connected after 30 s: "
+            f"see 'systemctl status xennetd' and 'xennetctl show {vif.netdev}'\n"
+        )
+        assert script.left_behind() == []
+
+    def test_the_time_limit_holds_when_xenstored_answers_no_more(
+        self, script: Script, vif: Vif, daemon: Daemon
+    ) -> None:
+        script.wrap("timeout", 'shift\nexec "$real" 1 "$@"')
+        process = script.start(*ONLINE)
+        eventually(script.watching)
+        with paused(script.xenstored.pid):
+            ended = script.end(process, 0)
+        assert ended.status == 1
+        assert f"{vif.netdev} is not connected after 30 s" in ended.stderr
+
+    @pytest.mark.slow
+    def test_the_time_limit_in_full(self, script: Script, daemon: Daemon) -> None:
+        ended = script(*ONLINE, timeout=40)
+        assert ended.status == 1
+        assert 29 < ended.seconds < 32
+
+    def test_it_is_gone_before_the_watch_and_the_daemon_notes_it_later(
+        self, script: Script, bed: Bed, vif: Vif, daemon: Daemon
+    ) -> None:
+        script.wrap("timeout", '[ "$1" = 30 ] || exec "$real" "$@"\nshift\nexec "$real" 1 "$@"')
+        script.hold("xenstore-watch")
+        process = script.start(*ONLINE)
+        with script.held():
+            bed.toolstack.forget_vif(vif)
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (1, f"vif-xennetd: {vif.netdev} was removed before it was connected\n")
+
+    def test_a_read_that_fails_is_not_taken_for_the_end(self, script: Script, vif: Vif, daemon: Daemon) -> None:
+        """As one does that finds too many transactions open, in a driver domain."""
+        script.wrap("xenstore-read", f'mkdir {script.tmp}/failed 2>/dev/null && exit 1\nexec "$real" "$@"')
+        process = script.start(*ONLINE)
+        eventually(script.watching)
+        daemon.connect()
+        ended = script.end(process, 0)
+        assert (ended.status, ended.stderr) == (0, "")
+        assert (script.tmp / "failed").is_dir()
+
+    def test_xenstored_dies_meanwhile(self, tmp_path: Path, bed: Bed, vif: Vif, daemon: Daemon) -> None:
+        script = Script(bed.xenstored, vif, tmp_path)
+        process = script.start(*ONLINE)
+        eventually(script.watching)
+        contents = bed.xenstored.dump()
+        bed.xenstored.kill9()
+        try:
+            ended = script.end(process, 0)
+        finally:
+            bed.xenstored.start(contents)
+            bed.reconnect()
+        assert ended.status == 1
+        assert "is not connected: xenstore can't be watched" in ended.stderr or "was removed" in ended.stderr
+        assert script.left_behind() == []
+
+    def test_libxl_kills_the_script(self, script: Script, daemon: Daemon) -> None:
+        """What outlives it ends with the verdict; the time limit ends it otherwise."""
+        process = script.start(*ONLINE, trace=False)
+        eventually(script.watching)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        daemon.connect()
+        process.communicate(timeout=5)
+
+    def test_the_time_limit_holds_for_what_outlives_it(self, script: Script, daemon: Daemon) -> None:
+        script.wrap("timeout", 'shift\nexec "$real" 1 "$@"')
+        process = script.start(*ONLINE, trace=False)
+        eventually(script.watching)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=5)
