@@ -9,7 +9,7 @@ import pytest
 from tests.bed.daemon import STAND_IN
 from tests.bed.guest import Bed
 from tests.bed.reach import ask
-from tests.bed.site import HOST4, ROUTER4, ROUTER6, Site, ip
+from tests.bed.site import HOST4, ROUTER4, ROUTER6, Site, ip, sysctl
 from tests.bed.state import changes, host_state
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import FENCE, Inhabit, MakeDaemon, MakeGuest
@@ -159,6 +159,7 @@ class TestAHostThatCantHaveTheNetwork:
     def test_a_subnet_that_the_host_has_already(
         self, site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, settle: Callable[[], None]
     ) -> None:
+        sysctl(site.host, ipv6__conf__default__accept_dad=0)  # it has IPv6 at once
         bed.host.bridge("docker0", address="10.77.0.5/16")
         before = host_state(site.host, without=FENCE)
         xennetd = daemon(LAB + TO_LAB)

@@ -7,8 +7,11 @@ from tests.bed.toolstack import Vif
 
 
 def connected(bed: Bed, vif: Vif, timeout: float = 5.0) -> None:
-    """Wait until netback may go on."""
-    bed.toolstack.xs.until(f"{vif.backend}/hotplug-status", "connected", timeout)
+    """Wait until netback may go on. TimeoutError, with what the toolstack was told instead, if it may not."""
+    try:
+        bed.toolstack.xs.until(f"{vif.backend}/hotplug-status", "connected", timeout)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {bed.toolstack.xs.get(f'{vif.backend}/hotplug-error')}") from None
 
 
 def refused(bed: Bed, vif: Vif, timeout: float = 5.0) -> str:
