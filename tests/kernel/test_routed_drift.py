@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed.daemon import Daemon
 from tests.bed.guest import Bed, Guest
 from tests.bed.netns import NetNs
 from tests.bed.site import HOST4, HOST6, ROUTER4, Site, ip, sysctl
@@ -17,7 +18,7 @@ from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EVERY_MODE, held, networks, populate, same, served, setting, way, write_setting
 from tests.kernel.status import status
 from tests.kernel.verdict import connected
-from tests.kernel.wait import eventually
+from tests.kernel.wait import eventually, paused
 
 pytestmark = pytest.mark.usefixtures("dnsmasq")
 
@@ -27,10 +28,14 @@ Everyone = dict[str, Guest]
 
 
 @pytest.fixture
-def everyone(site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, journal: Journal) -> Everyone:
-    """A connected guest in each mode."""
+def xennetd(site: Site, bed: Bed, daemon: MakeDaemon, journal: Journal) -> Daemon:
     sysctl(site.host, ipv6__conf__default__accept_dad=0)
-    daemon(EVERY_MODE)
+    return daemon(EVERY_MODE)
+
+
+@pytest.fixture
+def everyone(bed: Bed, guest: MakeGuest, xennetd: Daemon) -> Everyone:
+    """A connected guest in each mode."""
     found = populate(bed, guest)
     for each in found.values():
         each.connect()
@@ -65,6 +70,7 @@ DAMAGE: dict[str, tuple[str, Callable[[NetNs, str], object]]] = {
     "nothing forwards IPv6 any longer": (EDGE, lambda host, vif: sysctl(host, ipv6__conf__all__forwarding=0)),
     "the uplink answers for nobody": (EDGE, lambda host, vif: write_setting(host, "ipv6/conf/eth0/proxy_ndp", 0)),
     "the uplink goes down and comes up": (EDGE, lambda host, vif: _down_and_up(host)),
+    "the uplink is without its address for a moment": (EDGE, lambda host, vif: _without_address(host)),
     "nftables is started anew": (NAT, lambda host, vif: host.run("nft", "flush", "ruleset")),
     "our table is deleted": (NAT, lambda host, vif: host.run("nft", "delete table inet xennetd")),
     "a rule of ours is deleted": (NAT, lambda host, vif: host.run("nft", "flush chain inet xennetd outgoing")),
@@ -81,6 +87,11 @@ def _down_and_up(host: NetNs) -> None:
     ip(host, f"address replace {HOST6}/64 dev eth0 nodad", "route add default via 2001:db8::1")
 
 
+def _without_address(host: NetNs) -> None:
+    """As a DHCP client does whose lease has ended."""
+    ip(host, f"address del {HOST4}/24 dev eth0", f"address add {HOST4}/24 dev eth0", f"route add default via {ROUTER4}")
+
+
 def _redirect(host: NetNs) -> None:
     flush, add = "flush map inet xennetd forward4", "add element inet xennetd forward4"
     host.run("nft", f"{flush}; {add} {{ tcp . 8080 : 10.77.0.99 . 80 }}")
@@ -91,6 +102,17 @@ def test_all_is_as_it_was(bed: Bed, everyone: Everyone, what: str) -> None:
     name, damage = DAMAGE[what]
     before = held(bed)
     damage(bed.host, everyone[name].vif.netdev)
+    assert same(before, lambda: held(bed))
+
+
+@pytest.mark.parametrize("what", [what for what in DAMAGE if what.startswith("the uplink ")])
+def test_what_was_over_before_it_was_seen_is_put_right_too(
+    bed: Bed, everyone: Everyone, xennetd: Daemon, what: str
+) -> None:
+    name, damage = DAMAGE[what]
+    before = held(bed)
+    with paused(xennetd.pid):
+        damage(bed.host, everyone[name].vif.netdev)
     assert same(before, lambda: held(bed))
 
 

@@ -185,6 +185,24 @@ def test_routes_are_doubted_when_the_last_of_their_source_address_goes() -> None
     assert links.routed(IPv4Network("10.9.0.5/32"), 2) is None
 
 
+def test_proxies_are_doubted_whatever_the_kernel_drops_them_with() -> None:
+    links = fed(link_message(2, "eth0"), address_message(2, GATEWAY, 24))
+    for happened in (
+        [link_message(2, "eth0", flags=0)],
+        [link_message(2, "eth0")],
+        [link_message(2, "eth0", flags=0), link_message(2, "eth0")],  # all is as before
+        [address_message(2, GATEWAY, 24, gone=True), address_message(2, GATEWAY, 24)],
+    ):
+        links.doubts.proxies.clear()
+        links.feed(happened)
+        assert links.doubts.proxies == {2}
+    links.doubts.proxies.clear()
+    links.feed([link_message(2, "eth0"), link_message(9, "vif7.0")])
+    assert links.doubts.proxies == set()
+    links.feed([link_message(2, "eth0", kind=rtnl.RTM_DELLINK)])
+    assert links.doubts.proxies == {2}
+
+
 def test_an_address_on_a_link_that_is_down_holds_no_route() -> None:
     links = fed(link_message(2, "eth0", flags=0), link_message(9, "vif7.0"), address_message(2, GATEWAY, 24))
     links.feed([address_message(9, GUEST[::-1], 32), address_message(9, GATEWAY, 32)])

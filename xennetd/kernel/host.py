@@ -112,11 +112,13 @@ class Kernel:
             self._lost()
 
     def _tell(self, changes: list[LinkChange]) -> None:
+        doubted = self.links.doubts.proxies
+        missing = self.proxies.follow(doubted)
+        doubted.clear()
         if changes:
-            missing = self.proxies.follow(changes)
             self._changed(changes)
-            if missing:
-                self._lost()
+        if missing:
+            self._lost()
 
 
 def reread(links: Links, requests: RequestSocket) -> list[LinkChange]:

@@ -2,8 +2,9 @@
 
 Kept from the same events as the view of the links, which it is a part of. The kernel does not tell of everything:
 a link that goes down loses its IPv4 routes without an event, and so does one whose routes prefer a source address that
-goes (before Linux 6.7); a new IPv4 address is put before or after others without saying where. What follows from the
-events alone is done here; what does not is noted in `doubts`, to be dumped anew.
+goes (before Linux 6.7); a link that goes down, or loses its carrier or its last address, no longer answers for others
+(neigh_ifdown(), neigh_carrier_down()); a new IPv4 address is put before or after others without saying where. What
+follows from the events alone is done here; what does not is noted in `doubts`, to be dumped anew.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ class Doubts:
     """What is to be dumped anew: the addresses of these links, and the routes if one of ours may have gone.
 
     `sources` are addresses that went from a link while routes of ours prefer them; these go with the last link, that is
-    up, to have it.
+    up, to have it. `proxies` are links that may answer for others no longer: something of theirs has changed with which
+    that goes, if only for a moment.
     """
 
     addresses: set[int] = field(default_factory=set)
     routes: bool = False
     sources: set[IPAddress] = field(default_factory=set)
+    proxies: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -165,6 +168,7 @@ class Layer3:
     def gone(self, index: int) -> None:
         """A link has gone, and with it all that was on it."""
         self.down(index)
+        self.doubts.proxies.add(index)
         if index in self._on:
             for address in tuple(self._on[index].addresses):
                 self._delete_address(index, address)
@@ -183,6 +187,7 @@ class Layer3:
         address = change.address
         if change.gone == (address not in on.addresses):
             return
+        self.doubts.proxies.add(change.index)
         if not change.gone:
             if any(other.version == address.version for other in on.addresses):
                 self.doubts.addresses.add(change.index)

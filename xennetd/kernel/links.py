@@ -16,7 +16,7 @@ from xennetd.kernel.layer3 import Doubts, Layer3
 from xennetd.kernel.netlink import Header, NetlinkFormatError
 from xennetd.kernel.rtnl_ip import DefaultRoute
 from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPAddress, IPNetwork
-from xennetd.model.link import BridgePort, Link
+from xennetd.model.link import IFF_UP, BridgePort, Link
 from xennetd.model.vif import VifId
 
 _AF_BRIDGE = 7
@@ -175,19 +175,24 @@ class Links:
         Raises NetlinkFormatError for bytes that are no rtnetlink messages; the view is then to be loaded anew.
         """
         latest: dict[int, tuple[bytes, Header]] = {}
+        flagged: dict[int, int] = {}
         ports: dict[int, list[tuple[bytes, Header]]] = {}
         set_anew: set[int | None] = set()
         changes: list[LinkChange] = []
         for data in datagrams:
             for message in netlink.headers(data):
                 if message.type == rtnl.RTM_NEWLINK:
-                    family, index, up = rtnl.link_key(data, message)
+                    family, index, flags = rtnl.link_key(data, message)
                     if family == _AF_BRIDGE:
                         ports.setdefault(index, []).append((data, message))
                     elif family == 0:
                         latest[index] = (data, message)
                         ports.pop(index, None)
-                        if not up:
+                        known = self._by_index.get(index)
+                        if flags != flagged.get(index, known.flags if known is not None else flags):
+                            self.doubts.proxies.add(index)
+                        flagged[index] = flags
+                        if not flags & IFF_UP:
                             self._layer3.down(index)
                 elif message.type == rtnl.RTM_DELLINK:
                     family, index, _ = rtnl.link_key(data, message)

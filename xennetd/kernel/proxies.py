@@ -1,18 +1,19 @@
 """The hand for `ProxyNeighbour`: addresses that the host answers for, with our protocol number.
 
-The kernel has no events for these. They are dumped at the start, at a resync, and when a link that has some of ours
-goes down, with which the kernel drops them.
+The kernel has no events for these. They are dumped at the start, at a resync, and when something has happened to a link
+that has some of ours with which the kernel drops them (layer3.Doubts). It does so after the event: of a link that goes
+down and comes back it is the second one, at the latest, that finds them gone.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import netlink, rtnl_ip
 from xennetd.kernel.bridges import Ask
 from xennetd.kernel.hand import refused
-from xennetd.kernel.links import LinkChange, Links
+from xennetd.kernel.links import Links
 from xennetd.model.errors import HostError
 from xennetd.model.ground import ROUTE_PROTOCOL, IPAddress, ProxyNeighbour
 
@@ -36,16 +37,9 @@ class Proxies:
         self._now = {(proxy.index, proxy.address): proxy.protocol for proxy in found if proxy is not None}
         return any(protocol == ROUTE_PROTOCOL and key not in self._now for key, protocol in before.items())
 
-    def follow(self, changes: Iterable[LinkChange]) -> bool:
-        """Look again where links went or went down that have entries of ours. Returns whether one is missing now."""
-        if not self._now:
-            return False
-        down = {
-            change.old.index
-            for change in changes
-            if change.old is not None and (change.new is None or change.old.flags != change.new.flags)
-        }
-        return any(index in down for index, _ in self._now) and self.load()
+    def follow(self, doubted: Collection[int]) -> bool:
+        """Look again if one of these links has entries. Returns whether one of ours is missing now."""
+        return bool(doubted) and any(index in doubted for index, _ in self._now) and self.load()
 
     def holds(self, needed: ProxyNeighbour) -> bool:
         """Return whether the link answers for the address, whoever had it do so."""

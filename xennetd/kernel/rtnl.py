@@ -94,12 +94,12 @@ _IFINFOMSG = struct.Struct("=BxHiII")
 _UNKNOWN = Link(index=0, name="")
 
 
-def link_key(data: bytes, message: Header) -> tuple[int, int, bool]:
-    """Return (address family, index, whether it is up) of a link message without parsing the rest of it."""
+def link_key(data: bytes, message: Header) -> tuple[int, int, int]:
+    """Return (address family, index, flags) of a link message without parsing the rest of it."""
     if message.end - message.start < 16:
         raise NetlinkFormatError("link message without ifinfomsg")
     family, _type, index, flags, _change = _IFINFOMSG.unpack_from(data, message.start)
-    return family, index, bool(flags & IFF_UP)
+    return family, index, flags
 
 
 def parse_link(data: bytes, message: Header, *, stand_in: bool = False, known: Link | None = None) -> Link:
