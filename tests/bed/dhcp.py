@@ -23,11 +23,11 @@ from typing import Any, NamedTuple, TypeVar
 from tests.bed.netns import Host, NetNs
 from xennetd.daemon.dhcp import DhcpHosts, DhcpServices
 from xennetd.daemon.dnsmasq import pid_of
-from xennetd.model.attachment import Mode
-from xennetd.model.ground import DhcpHost
+from xennetd.model.objects import DhcpHost
 from xennetd.model.places import STATE
-from xennetd.plan.dnsmasq import services, unported_addresses
-from xennetd.policy.config import Network
+from xennetd.model.policy import Mode, Network
+from xennetd.policy.modes import NAT, ROUTE
+from xennetd.render.dnsmasq import services, unported_addresses
 
 T = TypeVar("T")
 
@@ -35,15 +35,13 @@ NOERROR, NXDOMAIN, REFUSED = 0, 3, 5
 TYPES = {"A": 1, "PTR": 12, "AAAA": 28}
 
 
-def network(
-    name: str = "lab", mode: Mode = Mode.NAT, subnets: tuple[str, ...] = ("10.77.0.0/24",), **more: Any
-) -> Network:
+def network(name: str = "lab", mode: Mode = NAT, subnets: tuple[str, ...] = ("10.77.0.0/24",), **more: Any) -> Network:
     """A network with `dhcp`, its bridge named after it."""
     found = [ipaddress.ip_network(each) for each in subnets]
     ipv4 = next((each for each in found if isinstance(each, ipaddress.IPv4Network)), None)
     ipv6 = next((each for each in found if isinstance(each, ipaddress.IPv6Network)), None)
     settings: dict[str, Any] = {
-        "bridge": "" if mode is Mode.ROUTE else f"xn-{name}",
+        "bridge": "" if mode is ROUTE else f"xn-{name}",
         "domain": f"{name}.internal",
         "ra": "slaac" if ipv6 is not None else "off",
         **more,
@@ -52,11 +50,11 @@ def network(
 
 
 def told(network: str, mac: str, *addresses: str, name: str | None = None) -> DhcpHost:
-    return DhcpHost(network, mac, tuple(map(ipaddress.ip_address, addresses)), name)
+    return DhcpHost(f"xn-{network}", mac, tuple(map(ipaddress.ip_address, addresses)), name)
 
 
 class Care:
-    """The two hands, and their work in a thread of its own, until `stop`. What it started then goes on."""
+    """The two adapters, and their work in a thread of its own, until `stop`. What it started then goes on."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -75,13 +73,13 @@ class Care:
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(10.0)
 
     def serve(self, network: Network) -> None:
-        self.call(self.services.ensure, services(network))
+        self.call(self.services.apply, services(network))
 
     def tell(self, *hosts: DhcpHost) -> None:
-        self.call(self.hosts.ensure, hosts)
+        self.call(self.hosts.apply, hosts)
 
     def forget(self, *hosts: DhcpHost) -> None:
-        self.call(self.hosts.release, hosts)
+        self.call(self.hosts.remove, hosts)
 
     def problems(self) -> list[str]:
         return self.call(self.services.problems)
@@ -102,11 +100,11 @@ class Care:
 
 
 def make_link(host: Host, network: Network) -> None:
-    """Make what the network's dnsmasq serves, as the other hands do."""
+    """Make what the network's dnsmasq serves, as the other adapters do."""
     link = network.served_link
     host.rtnl.add_bridge(link)
     host.rtnl.set(link, up=True)
-    routed = network.mode is Mode.ROUTE
+    routed = network.mode is ROUTE
     for address in unported_addresses(network) if routed else (network.gateway4, network.gateway6):
         if address is not None:
             add_address(host, link, str(address))
@@ -118,7 +116,7 @@ def add_address(host: Host, link: str, address: str, *flags: str) -> None:
 
 
 def pid(network: str = "lab") -> int | None:
-    return pid_of(Path(STATE, network))
+    return pid_of(Path(STATE, f"xn-{network}"))
 
 
 def kill_all() -> None:

@@ -14,8 +14,9 @@ from tests.bench.stage import BRIDGES, OURS, STOCK, Stage, Verdicts, run_script
 from tests.bench.table import Aim, Row
 from xennetd.kernel import execute
 from xennetd.kernel.links import Links
+from xennetd.model.placement import VIF_METRIC, BridgePort
 from xennetd.model.vif import VifId
-from xennetd.plan.port import PortGoal, attach
+from xennetd.plan.port import attach
 from xennetd.xenstore import backend
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
@@ -163,7 +164,9 @@ def _steps(stage: Stage, vif: Vif, times: int) -> float:
         link, bridge = links.of(VifId(vif.domid, vif.devid)), links.link(BRIDGES[0])
         assert link is not None
         assert bridge is not None
-        steps = attach(PortGoal(link.name, bridge.index, bridge.name, bridge.mtu, bridge.mtu), link, fresh=True)
+        placement = BridgePort(bridge.name, bridge.index, bridge.mtu)
+        goal = placement.goal(link.name, bridge.mtu, VIF_METRIC, frozenset())
+        steps = attach(goal, link, serves=placement.serves(link), fresh=True)
         began = time.perf_counter()
         execute.execute(stage.requests, steps)
         taken.append(time.perf_counter() - began)

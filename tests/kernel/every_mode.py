@@ -60,7 +60,7 @@ def populate(bed: Bed, guest: MakeGuest, specs: Mapping[str, VifSpec] = SPECS) -
 
 def served(*networks: str) -> list[int]:
     """Wait until each network has its dnsmasq, and return their process ids."""
-    files = [Path("/var/lib/xennetd", network) for network in networks]
+    files = [Path("/var/lib/xennetd", f"xn-{network}") for network in networks]
     return [eventually(partial(pid_in, file)) for file in files]
 
 
@@ -130,7 +130,7 @@ def write_setting(host: NetNs, path: str, value: int) -> None:
 
 def told(network: str) -> dict[str, str]:
     """What a network's dnsmasq is told of guests, by MAC."""
-    files = sorted(Path("/var/lib/xennetd", network, "hosts").glob("[0-9a-f]*"))
+    files = sorted(Path("/var/lib/xennetd", f"xn-{network}", "hosts").glob("[0-9a-f]*"))
     return {file.name: file.read_text().strip() for file in files}
 
 

@@ -28,9 +28,9 @@ from tests.bed.dhcp import (
 )
 from tests.bed.netns import Host, NetNs
 from tests.kernel.wait import eventually
-from xennetd.model.attachment import Mode
-from xennetd.model.ground import DhcpHost
-from xennetd.policy.config import Network
+from xennetd.model.objects import DhcpHost
+from xennetd.model.policy import Mode, Network
+from xennetd.policy.modes import ISOLATED, NAT
 
 WEB, DB, STRANGER = (f"00:16:3e:00:00:{number:02x}" for number in (1, 2, 3))
 DUAL = ("10.77.0.0/24", "fd77::/64")
@@ -166,7 +166,7 @@ def test_without_ra_nothing_is_said_of_ipv6(host: Host, care: Care, served: Call
 def test_an_isolated_guest_gets_an_address_and_no_way_out(
     host: Host, care: Care, served: Callable[..., Network]
 ) -> None:
-    served(network("lab", Mode.ISOLATED, DUAL))
+    served(network("lab", ISOLATED, DUAL))
     care.tell(told("lab", WEB, "10.77.0.5", "fd77::216:3eff:fe00:1", name="web.lab.internal"))
     guest = add_guest(host, "xn-lab", WEB, "web")
     Path("/proc/sys/net/ipv6/conf/xn-lab/forwarding").write_text("1")
@@ -202,7 +202,7 @@ class Upstream:
         return True
 
 
-@pytest.mark.parametrize("mode", [Mode.NAT, Mode.ISOLATED])
+@pytest.mark.parametrize("mode", [NAT, ISOLATED])
 def test_only_of_nat_networks_a_foreign_name_is_asked_upstream(
     host: Host, care: Care, served: Callable[..., Network], mode: Mode
 ) -> None:
@@ -211,7 +211,7 @@ def test_only_of_nat_networks_a_foreign_name_is_asked_upstream(
     care.tell(told("lab", WEB, "10.77.0.5", name="web.lab.internal"))
     guest = add_guest(host, "xn-lab", WEB, "web")
     guest.rtnl.add_address("eth0", "10.77.0.5/24")
-    if mode is Mode.NAT:
+    if mode is NAT:
         eventually(lambda: (ask(guest, "10.77.0.1", "example.org", timeout=0.2), upstream.answer())[1])
         eventually(lambda: ask(guest, "10.77.0.1", "example.org") == Answer(NOERROR, ["192.0.2.1"]))
     else:
@@ -280,7 +280,7 @@ def test_guests_come_and_go_and_dnsmasq_runs_on(host: Host, care: Care, web: Net
     assert ask(web, "10.77.0.1", "db.lab.internal") == Answer(NOERROR, ["10.77.0.60"])
     time.sleep(0.5)  # By now dnsmasq has heard of the change: what it hears next is that the guest is gone.
     care.forget(entry)  # The MAC is told something else by now.
-    assert care.call(care.hosts.holds, changed)
+    assert care.call(care.hosts.present, changed) == changed
     care.forget(changed)
     eventually(lambda: ask(web, "10.77.0.1", "db.lab.internal") == Answer(NXDOMAIN, []))
     eventually(lambda: udhcpc(db, tries=1) == {}, timeout=20.0)
@@ -298,16 +298,16 @@ def test_an_address_is_its_new_owners_though_it_is_leased_to_the_old_one(host: H
 def test_what_a_mac_had_last_is_remembered(host: Host, care: Care, web: NetNs) -> None:
     entry = told("lab", WEB, "10.77.0.5", "fd77::5", name="web.lab.internal")
     assert udhcpc(web)["ip"] == "10.77.0.5"
-    assert care.call(care.hosts.lease, "lab", WEB) == entry.addresses
+    assert care.call(care.hosts.lease, "xn-lab", WEB) == entry.addresses
     care.forget(entry)
-    assert care.call(care.hosts.lease, "lab", WEB) == entry.addresses[:1]
-    assert care.call(care.hosts.lease, "lab", DB) == ()
+    assert care.call(care.hosts.lease, "xn-lab", WEB) == entry.addresses[:1]
+    assert care.call(care.hosts.lease, "xn-lab", DB) == ()
 
 
 def test_files_are_written_when_they_differ_only(host: Host, care: Care, web: NetNs) -> None:
     entries = [told("lab", WEB, "10.77.0.5", "fd77::5", name="web.lab.internal")]
-    assert list(care.call(care.hosts.ours)) == entries
-    files = [file for file in Path("/var/lib/xennetd/lab").rglob("*") if file.is_file() and file.name != "leases"]
+    assert list(care.call(care.hosts.list_owned)) == entries
+    files = [file for file in Path("/var/lib/xennetd/xn-lab").rglob("*") if file.is_file() and file.name != "leases"]
     before = [(file, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
     care.tell(*entries)
     care.serve(network("lab", subnets=DUAL))
@@ -318,9 +318,9 @@ def test_several_addresses_and_no_name_are_read_back_as_they_were(care: Care, we
     entries = {
         told("lab", WEB, "10.77.0.5", "fd77::5", name="web.lab.internal"),
         told("lab", DB, "fd77::6", "10.77.0.6", "10.77.0.7", name=None),
-        DhcpHost("lab", STRANGER, (), None),
+        DhcpHost("xn-lab", STRANGER, (), None),
     }
     care.tell(*entries)
-    assert set(care.call(care.hosts.ours)) == entries
+    assert set(care.call(care.hosts.list_owned)) == entries
     care.forget(*entries)
-    assert list(care.call(care.hosts.ours)) == []
+    assert list(care.call(care.hosts.list_owned)) == []

@@ -24,8 +24,8 @@ from tests.bed.dhcp import (
 )
 from tests.bed.netns import Host, NetNs
 from tests.kernel.wait import eventually
-from xennetd.model.attachment import Mode
-from xennetd.policy.config import Network
+from xennetd.model.policy import Network
+from xennetd.policy.modes import ROUTE
 
 WEB, DB, STRANGER = (f"00:16:3e:00:00:{number:02x}" for number in (1, 2, 3))
 UPLINK = "192.0.2.10/32"
@@ -42,7 +42,7 @@ def care(host: Host) -> Iterator[Care]:
 
 
 def routed(name: str, number: int, **more: object) -> Network:
-    return network(name, Mode.ROUTE, (f"10.9{number}.0.0/24", f"fd9{number}::/64"), ra="stateful", **more)
+    return network(name, ROUTE, (f"10.9{number}.0.0/24", f"fd9{number}::/64"), ra="stateful", **more)
 
 
 def serve(host: Host, care: Care, *networks: Network) -> None:

@@ -18,8 +18,8 @@ from tests.bed.netns import MS_BIND, Host, _mount
 from tests.kernel.wait import eventually
 from xennetd.daemon.dnsmasq import find_dnsmasq
 from xennetd.model.errors import HostError
-from xennetd.model.ground import DhcpService
-from xennetd.plan.dnsmasq import services
+from xennetd.model.objects import DhcpService
+from xennetd.render.dnsmasq import services
 
 WEB = "00:16:3e:00:00:01"
 LAB = network("lab")
@@ -86,7 +86,7 @@ def test_without_dnsmasq_there_is_one_sentence_and_it_starts_when_installed(host
 
 
 def test_what_dnsmasq_refuses_is_said_in_its_own_words(care: Care) -> None:
-    care.call(care.services.ensure, [DhcpService("lab", "interface=xn-lab\nno-such-option\n")])
+    care.call(care.services.apply, [DhcpService("xn-lab", "interface=xn-lab\nno-such-option\n", network="lab")])
     assert "bad option at line 2" in eventually(care.problems)[0]
     care.serve(LAB)
     running()
@@ -112,11 +112,11 @@ import asyncio, sys
 sys.path.insert(0, {repository!r})
 from tests.bed.dhcp import network
 from xennetd.daemon.dhcp import DhcpServices
-from xennetd.plan.dnsmasq import services
+from xennetd.render.dnsmasq import services
 async def main():
-    hand = DhcpServices()
-    hand.ensure(services(network("lab")))
-    await hand.work()
+    adapter = DhcpServices()
+    adapter.apply(services(network("lab")))
+    await adapter.work()
 asyncio.run(main())
 """
 
@@ -129,9 +129,9 @@ def test_it_survives_the_daemons_sudden_end_and_is_found_again(host: Host) -> No
     supervisor.wait()
     care = Care()
     try:
-        conf = Path("/var/lib/xennetd/lab/dnsmasq.conf")
+        conf = Path("/var/lib/xennetd/xn-lab/dnsmasq.conf")
         written = conf.stat().st_mtime_ns
-        assert list(care.call(care.services.ours)) == list(services(LAB))
+        assert list(care.call(care.services.list_owned)) == list(services(LAB))
         care.serve(LAB)
         care.tell(told("lab", WEB, "10.77.0.5", name="web.lab.internal"))
         guest = add_guest(host, "xn-lab", WEB, "web")
@@ -158,7 +158,7 @@ def test_one_whose_bridge_was_made_anew_serves_the_new_one(host: Host, care: Car
     care.tell(told("lab", WEB, "10.77.0.5", name="web.lab.internal"))
     first = running()
     host.rtnl.delete("xn-lab")
-    assert not care.call(care.services.holds, services(LAB)[0])
+    assert care.call(care.services.present, services(LAB)[0]) is None
     make_link(host, LAB)
     care.serve(LAB)
     eventually(lambda: pid() not in (None, first))
@@ -174,8 +174,8 @@ def test_it_goes_with_its_network_and_leaves_nothing(care: Care) -> None:
     entry = told("lab", WEB, "10.77.0.5", name="web.lab.internal")
     care.tell(entry)
     care.forget(entry)
-    care.call(care.services.release, services(LAB))
-    eventually(lambda: not Path("/var/lib/xennetd/lab").exists())
+    care.call(care.services.remove, services(LAB))
+    eventually(lambda: not Path("/var/lib/xennetd/xn-lab").exists())
     assert not Path(f"/proc/{first}/cmdline").exists() or not Path(f"/proc/{first}/cmdline").read_bytes()
     care.serve(LAB)
     assert running(first)
@@ -186,8 +186,8 @@ def test_one_left_behind_by_an_earlier_daemon_is_stopped_when_its_network_is_gon
     left = running()
     care.stop()
     other = Care()
-    other.call(other.services.release, list(other.call(other.services.ours)))
-    eventually(lambda: not Path("/var/lib/xennetd/lab").exists())
+    other.call(other.services.remove, list(other.call(other.services.list_owned)))
+    eventually(lambda: not Path("/var/lib/xennetd/xn-lab").exists())
     assert pid() is None
     assert not Path(f"/proc/{left}/cmdline").exists() or not Path(f"/proc/{left}/cmdline").read_bytes()
     other.stop()

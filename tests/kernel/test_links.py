@@ -1,6 +1,7 @@
 """The codec and the kept view of links against the real kernel and against pyroute2, which knows nothing of them.
 
-Hypothesis makes up sequences of `ip` commands; names and indices come from small sets, so that they are used again.
+Hypothesis makes up sequences of commands for `ip` and `bridge`, with Steps of ours among them; names and indices come
+from small sets, so that they are used again.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ from xennetd.kernel import execute, rtnl, rtnl_ip
 from xennetd.kernel.host import reread
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import EventSocket, RequestSocket
-from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, BridgePort, Link, Neighbour, Route
-from xennetd.model.vif import IPInterface, VifId
-from xennetd.plan.steps import DeleteAddress
+from xennetd.model.ip import IPInterface
+from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, Link, Neighbour, Route
+from xennetd.model.vif import VifId
+from xennetd.plan.properties import PORT_FLAGS
+from xennetd.plan.steps import DeleteAddress, LinkStep, SetLink
 
 NAMES = ("eth9", "web0", "br0", "br1", "vif7.0", "vif7.0-emu")
 ALTNAMES = ("vif-7-0", "other")
@@ -41,14 +45,16 @@ ADDRESSES = ("192.0.2.1/24", "192.0.2.2/24", "192.0.2.3/24", "198.51.100.1/32", 
 ROUTES = ("203.0.113.5/32", "203.0.113.64/26", "203.0.113.5/32 src 192.0.2.2", "203.0.113.6/32 src 198.51.100.1")
 ROUTES6 = ("2001:db8:5::5/128", "2001:db8:6::/64", "2001:db8:5::6/128 src 2001:db8::1")
 NEIGHBOURS = ("203.0.113.5", "203.0.113.6", "2001:db8:5::5")
-PORT_FLAGS = ("isolated", "learning", "flood", "locked", "hairpin")
+FLAGS = ("isolated", "isolated", "learning", "flood", "locked", "hairpin")
+FLAG_ATTRIBUTES = {"isolated": "IFLA_BRPORT_ISOLATED"}
+"""How pyroute2 calls the flags of a bridge's port that we know."""
 
 names = st.sampled_from(NAMES)
 on_off = st.sampled_from(("on", "off"))
 
 
 def command(text: str, **values: Iterable[Any]) -> st.SearchStrategy[str]:
-    """An `ip` command with a value of each set in its place."""
+    """A command with a value of each set in its place: for `ip`, unless another program is named."""
     drawn = {key: st.sampled_from(list(choice)) for key, choice in values.items()}
     return st.fixed_dictionaries(drawn).map(lambda chosen: text.format(**chosen))
 
@@ -79,7 +85,9 @@ COMMANDS = st.one_of(
     command("link set dev {name} up addrgenmode {mode}", name=NAMES, mode=("none", "eui64", "random")),
     command("link set dev {name} up\nlink property add dev {name} altname {altname}", name=NAMES, altname=ALTNAMES),
     command("link set dev {name} up\nlink property del dev {name} altname {altname}", name=NAMES, altname=ALTNAMES),
-    command("link set dev {name} up type bridge_slave {flag} {to}", name=NAMES, flag=PORT_FLAGS, to=("on", "off")),
+    command("link set dev {name} up type bridge_slave {flag} {to}", name=NAMES, flag=FLAGS, to=("on", "off")),
+    command("bridge: link set dev {name} {flag} {to}", name=NAMES, flag=FLAGS, to=("on", "off")),
+    command("ours: {name} {flag} {to}", name=NAMES, flag=PORT_FLAGS, to=("on", "off")),
     command("link set dev {name} up type bridge_slave state {state}", name=NAMES, state=range(5)),
     command("addr add {address} dev {name}", name=NAMES, address=ADDRESSES),
     command("addr del {address} dev {name}", name=NAMES, address=ADDRESSES),
@@ -139,6 +147,10 @@ FIRST = (
 )
 """So that most of what is made up has something to act on."""
 
+THEN = ("bridge: link set dev eth9 isolated on", "ours: vif7.0 isolated on")
+OFF = tuple(each.replace(" on", " off") for each in THEN)
+"""Flags of ports that are up and that nothing else happens to."""
+
 
 class Seen:
     """A namespace of its own, with the view that follows it."""
@@ -157,8 +169,20 @@ class Seen:
         self._requests.close()
 
     def run(self, commands: Iterable[str]) -> None:
-        """Have `ip` do what it can of these; most of what hypothesis makes up is refused."""
-        subprocess.run(("ip", "-force", "-batch", "-"), input="\n".join(commands), text=True, capture_output=True)
+        """Have these done as far as can be, in their order; most of what hypothesis makes up is refused."""
+        for program, lines in groupby(map(_program, commands), key=lambda each: each[0]):
+            if program == "ours":
+                for _, words in lines:
+                    self.set_flag(*words.split())
+            else:
+                batch = "\n".join(words for _, words in lines)
+                subprocess.run((program, "-force", "-batch", "-"), input=batch, text=True, capture_output=True)
+
+    def set_flag(self, name: str, flag: str, to: str) -> None:
+        """Have a Step of ours set a flag of a bridge's port, if there is such a port."""
+        with suppress(OSError, execute.StepRefused):
+            index = socket.if_nametoindex(name)
+            self.execute(SetLink(index, name, flag, to == "on", f"{flag} {to}", bridge_flag=PORT_FLAGS[flag]))
 
     def follow(self) -> None:
         self.view.feed(self._events.drain())
@@ -170,8 +194,13 @@ class Seen:
     def ask(self, *requests: bytes) -> list[int]:
         return [ack.errno for ack in self._requests.ask(requests)[0]]
 
-    def execute(self, step: DeleteAddress) -> None:
+    def execute(self, step: LinkStep) -> None:
         execute.execute(self._requests, (step,))
+
+
+def _program(command: str) -> tuple[str, str]:
+    program, colon, words = command.partition(": ")
+    return (program, words) if colon else ("ip", command)
 
 
 @contextmanager
@@ -245,17 +274,10 @@ def by_pyroute2(dump: Iterable[bytes]) -> dict[int, Link]:
 def _link(message: Any) -> Link:
     info = message.get_attr("IFLA_LINKINFO")
     kind = (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
-    port = None
+    flags_on = frozenset[str]()
     if info and info.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge":
         data = info.get_attr("IFLA_INFO_SLAVE_DATA")
-        port = BridgePort(
-            state=data.get_attr("IFLA_BRPORT_STATE"),
-            learning=bool(data.get_attr("IFLA_BRPORT_LEARNING")),
-            unicast_flood=bool(data.get_attr("IFLA_BRPORT_UNICAST_FLOOD")),
-            isolated=bool(data.get_attr("IFLA_BRPORT_ISOLATED")),
-            locked=bool(data.get_attr("IFLA_BRPORT_LOCKED")),
-            hairpin=bool(data.get_attr("IFLA_BRPORT_MODE")),
-        )
+        flags_on = frozenset(flag for flag, name in FLAG_ATTRIBUTES.items() if data.get_attr(name))
     ipv6 = message.get_attr("IFLA_AF_SPEC").get_attr("AF_INET6")
     properties = message.get_attr("IFLA_PROP_LIST")
     parents = [
@@ -274,7 +296,7 @@ def _link(message: Any) -> Link:
         group=message.get_attr("IFLA_GROUP"),
         addr_gen_mode=ipv6.get_attr("IFLA_INET6_ADDR_GEN_MODE") if ipv6 else IN6_ADDR_GEN_MODE_NONE,
         parent=parents[-1] if parents else None,
-        port=port,
+        flags_on=flags_on,
     )
 
 
@@ -284,7 +306,7 @@ def flat(view: Links, indexes: Iterable[int]) -> dict[int, Link]:
 
 def check_sequence(reads: list[list[str]]) -> None:
     with namespace() as seen:
-        for commands in (FIRST, *reads):
+        for commands in (FIRST, THEN, OFF, THEN, *reads):
             seen.run(commands)
             deadline = time.monotonic() + 5
             while True:
@@ -341,6 +363,7 @@ maybe_macs = st.none() | st.binary(min_size=6, max_size=6).map(lambda mac: mac.h
     address=maybe_macs,
     mtu=st.none() | st.integers(0, 2**32 - 1),
     master=st.none() | st.integers(0, 2**31 - 1),
+    group=st.none() | st.integers(0, 2**32 - 1),
     addr_gen_mode=st.none() | st.integers(0, 3),
 )
 def test_a_request_to_change_a_link_says_what_is_meant(
@@ -351,17 +374,19 @@ def test_a_request_to_change_a_link_says_what_is_meant(
     address: str | None,
     mtu: int | None,
     master: int | None,
+    group: int | None,
     addr_gen_mode: int | None,
 ) -> None:
     request = rtnl.set_link(
-        seq, index, up=up, name=name, address=address, mtu=mtu, master=master, addr_gen_mode=addr_gen_mode
+        seq, index, up=up, name=name, address=address, mtu=mtu, master=master, group=group, addr_gen_mode=addr_gen_mode
     )
     (message,) = MarshalRtnl().parse(request)
     assert message["event"] == "RTM_SETLINK"
     assert (message["header"]["sequence_number"], message["header"]["flags"]) == (seq, NLM_F_REQUEST | NLM_F_ACK)
     assert (message["index"], message["family"], message["change"]) == (index, 0, 0 if up is None else 1)
     assert message["flags"] == (1 if up else 0)
-    wanted = {"IFLA_IFNAME": name, "IFLA_ADDRESS": address, "IFLA_MTU": mtu, "IFLA_MASTER": master}
+    wanted: dict[str, str | int | None] = {"IFLA_IFNAME": name, "IFLA_ADDRESS": address}
+    wanted |= {"IFLA_MTU": mtu, "IFLA_MASTER": master, "IFLA_GROUP": group}
     said = dict(message["attrs"])
     ipv6 = said.pop("IFLA_AF_SPEC", None)
     assert said == {attribute: value for attribute, value in wanted.items() if value is not None}
@@ -459,6 +484,15 @@ def test_requests_about_bridges_say_what_is_meant(index: int, mac: str) -> None:
     assert attributes == {"IFLA_IFNAME": "xn-lab", "IFLA_ADDRESS": mac, "IFLA_GROUP": 0x786E}
     event, flags, message, attributes = said(rtnl.delete_link(9, index))
     assert (event, flags, message["index"], attributes) == ("RTM_DELLINK", 0, index, {})
+
+
+@given(indexes, st.sampled_from(sorted(PORT_FLAGS)), st.booleans())
+def test_a_request_to_set_a_ports_flag_says_what_is_meant(index: int, flag: str, on: bool) -> None:
+    event, flags, message, attributes = said(rtnl.set_port_flag(9, index, PORT_FLAGS[flag], on))
+    assert (event, flags, message["family"], message["index"]) == ("RTM_SETLINK", 0, socket.AF_BRIDGE, index)
+    assert (message["flags"], message["change"]) == (0, 0)
+    assert dict(attributes.pop("IFLA_PROTINFO")["attrs"]) == {FLAG_ATTRIBUTES[flag]: on}
+    assert attributes == {}
 
 
 def test_requests_to_read_say_what_is_meant() -> None:

@@ -1,4 +1,4 @@
-"""Steps on a routed guest's link, done and undone on the real kernel, and what the kernel tells of them.
+"""Steps on a guest's link, done and undone on the real kernel, and what the kernel tells of them.
 
 What there is, `ip` and /proc tell, which know nothing of what carries the Steps out.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from tests.bed.netns import Host
 from xennetd.kernel.execute import StepRefused, execute
 from xennetd.kernel.host import reread
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, Links
+from xennetd.kernel.procsys import read_sysctl
 from xennetd.kernel.sockets import EventSocket, RequestSocket
-from xennetd.model.ground import GUEST_GROUP, Setting
-from xennetd.model.link import Link, Neighbour, Route
+from xennetd.model.link import IFF_UP, IN6_ADDR_GEN_MODE_EUI64, Link, Neighbour, Route
+from xennetd.model.marks import GUEST_GROUP
+from xennetd.model.objects import Sysctl
+from xennetd.plan.port import apply
 from xennetd.plan.steps import (
     AddAddress,
     AddRoute,
@@ -29,11 +33,13 @@ from xennetd.plan.steps import (
     DeleteNeighbour,
     DeleteRoute,
     LinkStep,
-    SetDown,
-    SetGroup,
+    SetLink,
     SetNeighbour,
-    SetSetting,
-    SetUp,
+    SetSysctl,
+    set_down,
+    set_master,
+    set_up,
+    set_value,
 )
 
 ROUTE = Route(ip_network("10.9.0.5/32"), 2, ip_address("192.0.2.2"))
@@ -44,6 +50,13 @@ MAC = "00:16:3e:00:00:01"
 def ip(*words: str) -> Any:
     shown = subprocess.run(("ip", "-json", *words), check=True, capture_output=True, text=True).stdout
     return json.loads(shown or "[]")
+
+
+def port(name: str) -> dict[str, Any]:
+    """What `bridge` tells of a bridge's port."""
+    command = ("bridge", "-json", "-details", "link", "show", "dev", name)
+    (found,) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {key: value for key, value in found.items() if key not in ("flags", "state")}
 
 
 class Lane:
@@ -85,6 +98,11 @@ class Lane:
         fresh.load(self._requests.dump())
         return fresh
 
+    def dumped_link(self, index: int) -> Link:
+        link = self.dumped().by_index(index)
+        assert link is not None
+        return link
+
 
 @pytest.fixture
 def lane(host: Host) -> Iterator[Lane]:
@@ -107,16 +125,17 @@ def _bridge(host: Host) -> str:
     return "xenbr0"
 
 
-def steps_of(index: int, name: str = "vif1.0") -> tuple[LinkStep, ...]:
+def steps_of(link: Link) -> tuple[LinkStep, ...]:
     """What makes a link a routed guest's."""
+    index, name = link.index, link.name
     return (
-        SetGroup(index, name, True),
+        set_value(index, name, "group", GUEST_GROUP),
         AddAddress(index, name, ip_interface("192.0.2.2/32")),
         AddAddress(index, name, ip_interface("fe80::1/64")),
-        SetSetting(index, name, Setting(4, name, "forwarding", 1)),
-        SetSetting(index, name, Setting(4, name, "rp_filter", 1)),
-        SetSetting(index, name, Setting(6, name, "accept_ra", 0)),
-        SetUp(index, name),
+        SetSysctl(index, name, Sysctl(4, name, "forwarding", 1)),
+        SetSysctl(index, name, Sysctl(4, name, "rp_filter", 1)),
+        SetSysctl(index, name, Sysctl(6, name, "accept_ra", 0)),
+        set_up(link, name),
         AddRoute(index, name, ROUTE),
         AddRoute(index, name, ROUTE6),
         SetNeighbour(index, name, Neighbour(ip_address("10.9.0.5"), MAC)),
@@ -125,7 +144,7 @@ def steps_of(index: int, name: str = "vif1.0") -> tuple[LinkStep, ...]:
 
 
 def test_a_routed_link_is_made_in_one_go_and_again_without_harm(lane: Lane) -> None:
-    steps = steps_of(lane.index())
+    steps = steps_of(lane.link())
     for _ in range(2):
         assert lane.do(*steps) == []
         link = lane.link()
@@ -136,7 +155,7 @@ def test_a_routed_link_is_made_in_one_go_and_again_without_harm(lane: Lane) -> N
             (ip_address("10.9.0.5"), MAC),
             (ip_address("2001:db8:9::5"), MAC),
         }
-        assert lane.view.setting(4, "vif1.0", "forwarding") == 1
+        assert read_sysctl(4, "vif1.0", "forwarding") == 1
     (route,) = ip("route", "show", "10.9.0.5")
     assert {key: route[key] for key in ("dev", "protocol", "scope", "prefsrc", "metric")} == {
         "dev": "vif1.0",
@@ -154,7 +173,7 @@ def test_a_routed_link_is_made_in_one_go_and_again_without_harm(lane: Lane) -> N
 
 def test_what_was_done_is_undone_and_again_without_harm(lane: Lane) -> None:
     index = lane.index()
-    lane.do(*steps_of(index))
+    lane.do(*steps_of(lane.link()))
     undo: tuple[LinkStep, ...] = (
         DeleteRoute(index, "vif1.0", ROUTE),
         DeleteRoute(index, "vif1.0", ROUTE6),
@@ -162,7 +181,7 @@ def test_what_was_done_is_undone_and_again_without_harm(lane: Lane) -> None:
         DeleteNeighbour(index, "vif1.0", Neighbour(ip_address("2001:db8:9::5"), MAC)),
         DeleteAddress(index, "vif1.0", ip_interface("192.0.2.2/32")),
         DeleteAddress(index, "vif1.0", ip_interface("fe80::1/64")),
-        SetGroup(index, "vif1.0", False),
+        set_value(index, "vif1.0", "group", 0),
     )
     for _ in range(2):
         assert lane.do(*undo) == []
@@ -176,7 +195,7 @@ def test_what_was_done_is_undone_and_again_without_harm(lane: Lane) -> None:
 @pytest.mark.parametrize("route", [Route(ROUTE.destination, 2), ROUTE6], ids=["ipv4", "ipv6"])
 def test_a_route_moves_to_another_link_at_once_and_only_when_asked(lane: Lane, route: Route) -> None:
     one, two = lane.index("vif1.0"), lane.index("vif2.0")
-    lane.do(SetUp(one, "vif1.0"), SetUp(two, "vif2.0"), AddRoute(one, "vif1.0", route))
+    lane.do(*(set_up(lane.link(name), name) for name in ("vif1.0", "vif2.0")), AddRoute(one, "vif1.0", route))
     with pytest.raises(StepRefused) as refused:
         lane.do(AddRoute(two, "vif2.0", route))
     assert refused.value.errno == errno.EEXIST
@@ -196,7 +215,7 @@ def flat(view: Links) -> dict[str, tuple[Any, ...]]:
 
 def test_a_route_of_somebody_else_is_in_the_way_and_stays(lane: Lane) -> None:
     index = lane.index()
-    lane.do(SetUp(index, "vif1.0"))
+    lane.do(set_up(lane.link(), "vif1.0"))
     ip("route", "add", "10.9.0.5/32", "dev", "xenbr0", "metric", "2")
     with pytest.raises(StepRefused) as refused:
         lane.do(AddRoute(index, "vif1.0", Route(ROUTE.destination, 2)))
@@ -208,7 +227,7 @@ def test_a_route_of_somebody_else_is_in_the_way_and_stays(lane: Lane) -> None:
 
 def test_a_route_with_another_source_address_is_not_the_same(lane: Lane) -> None:
     index = lane.index()
-    lane.do(*steps_of(index))
+    lane.do(*steps_of(lane.link()))
     with pytest.raises(StepRefused):
         lane.do(AddRoute(index, "vif1.0", Route(ROUTE.destination, 2)))
     lane.do(AddRoute(index, "vif1.0", Route(ROUTE.destination, 2), replace=True))
@@ -220,11 +239,11 @@ def test_a_link_stays_down_when_a_step_before_is_refused(lane: Lane) -> None:
     index = lane.index()
     for wrong in (
         AddAddress(index, "vif1.0", ip_interface("ff02::1/64")),
-        SetSetting(index, "vif1.0", Setting(4, "vif1.0", "no_such_setting", 1)),
-        SetSetting(index, "vif1.0", Setting(4, "vif1.0", "forwarding", 1 << 40)),
+        SetSysctl(index, "vif1.0", Sysctl(4, "vif1.0", "no_such_setting", 1)),
+        SetSysctl(index, "vif1.0", Sysctl(4, "vif1.0", "forwarding", 1 << 40)),
     ):
         with pytest.raises(StepRefused) as refused:
-            lane.do(wrong, SetUp(index, "vif1.0"), AddRoute(index, "vif1.0", ROUTE6))
+            lane.do(wrong, set_up(lane.link(), "vif1.0"), AddRoute(index, "vif1.0", ROUTE6))
         assert refused.value.step == wrong
         assert not lane.link().up
         assert lane.link().routes == frozenset()
@@ -233,8 +252,9 @@ def test_a_link_stays_down_when_a_step_before_is_refused(lane: Lane) -> None:
 def test_a_setting_of_a_link_without_ipv6_is_not_missed(lane: Lane) -> None:
     index = lane.index()
     ip("link", "set", "vif1.0", "mtu", "1279")  # IPv6 leaves the link
-    assert lane.view.setting(6, "vif1.0", "forwarding") is None
-    assert lane.do(SetSetting(index, "vif1.0", Setting(6, "vif1.0", "forwarding", 1)), SetUp(index, "vif1.0")) == []
+    assert read_sysctl(6, "vif1.0", "forwarding") is None
+    missing = SetSysctl(index, "vif1.0", Sysctl(6, "vif1.0", "forwarding", 1))
+    assert lane.do(missing, set_up(lane.link(), "vif1.0")) == []
     assert lane.link().up
 
 
@@ -242,13 +262,12 @@ def test_a_setting_of_a_link_that_is_gone_says_so(lane: Lane) -> None:
     index = lane.index()
     ip("link", "del", "vif1.0")
     with pytest.raises(StepRefused) as refused:
-        lane.do(SetSetting(index, "vif1.0", Setting(4, "vif1.0", "forwarding", 1)))
+        lane.do(SetSysctl(index, "vif1.0", Sysctl(4, "vif1.0", "forwarding", 1)))
     assert refused.value.link_gone
 
 
 def test_routes_that_go_without_an_event_are_missed(lane: Lane) -> None:
-    index = lane.index()
-    lane.do(*steps_of(index))
+    lane.do(*steps_of(lane.link()))
     ip("link", "set", "vif1.0", "down")
     ip("link", "set", "vif1.0", "up")
     changes = lane.news()
@@ -258,8 +277,7 @@ def test_routes_that_go_without_an_event_are_missed(lane: Lane) -> None:
 
 
 def test_a_route_goes_with_the_last_link_that_has_its_source_address(lane: Lane) -> None:
-    index = lane.index()
-    lane.do(*steps_of(index))
+    lane.do(*steps_of(lane.link()))
     ip("addr", "del", "192.0.2.2/24", "dev", "xenbr0")
     lane.news()
     assert ROUTE in lane.link().routes
@@ -304,7 +322,7 @@ def test_the_default_uplink_is_the_one_with_the_least_metric(lane: Lane, version
         return DEFAULT_ROUTES in lane.news()
 
     route = (option, "route", "add", "default")
-    lane.do(SetUp(lane.index("vif1.0"), "vif1.0"))
+    lane.do(set_up(lane.link(), "vif1.0"))
     assert uplink() is None
     assert is_told(*route, "dev", "xenbr0", "metric", "20")
     assert uplink() == "xenbr0"
@@ -349,10 +367,97 @@ def test_what_nobody_wants_to_know_does_not_wake_us(lane: Lane, host: Host) -> N
 
 def test_a_neighbour_entry_that_another_takes_the_place_of_is_seen(lane: Lane) -> None:
     index = lane.index()
-    lane.do(*steps_of(index))
+    lane.do(*steps_of(lane.link()))
     ip("neigh", "replace", "10.9.0.5", "lladdr", "02:00:00:00:00:66", "dev", "vif1.0", "nud", "permanent")
     lane.news()
     assert Neighbour(ip_address("10.9.0.5"), "02:00:00:00:00:66") in lane.link().neighbours
-    lane.do(SetNeighbour(index, "vif1.0", Neighbour(ip_address("10.9.0.5"), MAC)), SetDown(index, "vif1.0"))
+    lane.do(SetNeighbour(index, "vif1.0", Neighbour(ip_address("10.9.0.5"), MAC)), set_down(lane.link()))
     assert lane.link().neighbours == frozenset()  # as it is down
     assert flat(lane.view) == flat(lane.dumped())
+
+
+# Properties of a link, and flags of a bridge's port
+
+
+def isolated(link: Link, *, on: bool) -> SetLink:
+    return SetLink(link.index, link.name, "isolated", on, f"isolated {'on' if on else 'off'}", bridge_flag=33)
+
+
+def as_decided_on(link: Link) -> Link:
+    """A link without what no Step is about, and without its sysctls, which no dump has."""
+    addresses = tuple(sorted(link.addresses, key=str))
+    return replace(link, flags=link.flags & IFF_UP, addresses=addresses, sysctls=frozenset(), generation=0)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda link, bridge: set_value(link.index, link.name, "name", "web0"),
+        lambda link, bridge: set_value(link.index, link.name, "address", "fe:ff:ff:ff:ff:ff"),
+        lambda link, bridge: set_value(link.index, link.name, "mtu", 1400),
+        lambda link, bridge: set_value(link.index, link.name, "group", GUEST_GROUP),
+        lambda link, bridge: SetLink(link.index, link.name, "addr_gen_mode", IN6_ADDR_GEN_MODE_EUI64, "addrgenmode"),
+        lambda link, bridge: set_master(link.index, link.name, bridge),
+        lambda link, bridge: set_up(link, link.name),
+    ],
+    ids=["name", "address", "mtu", "group", "addr_gen_mode", "master", "up"],
+)
+def test_a_property_is_set_and_nothing_else(lane: Lane, made: Callable[[Link, int], SetLink]) -> None:
+    before = lane.link()
+    step = made(before, lane.index("xenbr0"))
+    for _ in range(2):
+        assert lane.do(step) == []
+        after = as_decided_on(lane.dumped_link(before.index))
+        assert after == as_decided_on(apply((step,), before)) != as_decided_on(before)
+
+
+def test_a_link_that_goes_down_or_into_a_bridge_is_what_the_steps_say(lane: Lane, host: Host) -> None:
+    host.bridge("xenbr1")
+    lane.news()
+    link = lane.link()
+    one, two = lane.index("xenbr0"), lane.index("xenbr1")
+    for step in (
+        *steps_of(link),
+        set_down(link),
+        set_master(link.index, link.name, one, "xenbr0"),
+        isolated(link, on=True),
+        set_up(link, link.name),
+        set_master(link.index, link.name, two, "xenbr1"),  # a port that moves has no flags there
+        isolated(link, on=True),
+        isolated(link, on=False),
+        isolated(link, on=True),
+        set_master(link.index, link.name, 0),
+    ):
+        before = lane.dumped_link(link.index)
+        lane.do(step)
+        assert as_decided_on(lane.dumped_link(link.index)) == as_decided_on(apply((step,), before))
+
+
+def test_a_port_is_isolated_and_no_longer_and_again_without_harm(lane: Lane) -> None:
+    lane.do(set_master(lane.index(), "vif1.0", lane.index("xenbr0"), "xenbr0"))
+    before, there = lane.link(), port("vif1.0")
+    assert there["isolated"] is False
+    for on in (True, True, False, False, True):
+        assert lane.do(isolated(before, on=on)) == []
+        assert port("vif1.0") == {**there, "isolated": on}
+        assert lane.link() == replace(before, flags_on=frozenset({"isolated"} if on else ()))
+        assert lane.dumped_link(before.index).flags_on == lane.link().flags_on
+    assert port("eth0")["isolated"] is False
+
+
+def test_a_flag_that_somebody_else_sets_is_news(lane: Lane) -> None:
+    lane.do(set_master(lane.index(), "vif1.0", lane.index("xenbr0"), "xenbr0"), isolated(lane.link(), on=True))
+    for words, flags_on in (("off", frozenset[str]()), ("on", frozenset({"isolated"}))):
+        before = lane.link()
+        subprocess.run(("bridge", "link", "set", "dev", "vif1.0", "isolated", words), check=True)
+        assert LinkChange(before, replace(before, flags_on=flags_on)) in lane.news()
+        assert lane.link().flags_on == flags_on
+
+
+def test_a_link_that_is_no_port_has_no_flags_and_stays_down(lane: Lane) -> None:
+    link = lane.link()
+    with pytest.raises(StepRefused) as refused:
+        lane.do(isolated(link, on=True), set_up(link, link.name))
+    assert (refused.value.errno, refused.value.link_gone) == (errno.EOPNOTSUPP, False)
+    assert refused.value.step == isolated(link, on=True)
+    assert not lane.link().up

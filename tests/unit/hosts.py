@@ -6,18 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xennetd.daemon.claims import Claims
-from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import Link
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 
 
 @dataclass(frozen=True)
 class TableHost:
-    """Implements `HostView`. `settings` are by (IP version, link, key); `ways_out` names default routes' links."""
+    """Implements `HostView`. `settings` are the sysctls that its kernel has, by (IP version, link, setting).
+
+    `ways_out` names the default routes' links by IP version, `routers` are where these routes lead to.
+    """
 
     links: tuple[Link, ...] = ()
     settings: Mapping[tuple[int, str, str], int] = field(default_factory=dict)
     ways_out: Mapping[int, str] = field(default_factory=dict)
     routers: tuple[IPAddress, ...] = ()
+
+    @property
+    def has_ipv6(self) -> bool:
+        return (6, "all", "forwarding") in self.settings
+
+    @property
+    def forces_ipv6(self) -> bool:
+        return (6, "default", "force_forwarding") in self.settings
 
     def link(self, name: str) -> Link | None:
         return next((link for link in self.links if link.name == name), None)
@@ -31,9 +43,6 @@ class TableHost:
     def default_uplink(self, version: int) -> Link | None:
         return self.link(self.ways_out.get(version, ""))
 
-    def setting(self, version: int, link: str, key: str) -> int | None:
-        return self.settings.get((version, link, key))
-
     def owner(self, destination: IPNetwork) -> Link | None:
         for link in self.links:
             for address in link.addresses:
@@ -46,20 +55,20 @@ class TableHost:
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         for link in self.links:
+            if link.group in (BRIDGE_GROUP, GUEST_GROUP):
+                continue
             for address in link.addresses:
-                ours = link.group in (BRIDGE_GROUP, GUEST_GROUP)
-                if not ours and address.version == subnet.version and address.network.overlaps(subnet):
+                if address.version == subnet.version and address.network.overlaps(subnet):
                     return link
         return None
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
         for link in self.links:
-            for route in link.routes:
-                if (route.destination, route.metric) == (destination, metric):
-                    return link
+            if any((route.destination, route.metric) == (destination, metric) for route in link.routes):
+                return link
         return None
 
 
 def nobody() -> Claims:
     """No other guests, no leases, and all networks are ready."""
-    return Claims(lambda network, mac: (), lambda network: (), lambda network: None)
+    return Claims(lambda instance, mac: (), lambda instance: (), lambda network: None)

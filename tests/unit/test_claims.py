@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 
 from tests.unit.hosts import nobody
 from xennetd.daemon.claims import Claims
-from xennetd.model.attachment import Attachment, Mode
+from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import HostError
+from xennetd.model.placement import BridgePort, Routed
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.policy.addresses import destination, holder, uncontested
+from xennetd.policy.modes import NAT, ROUTE
 
 WANTED = ("198.51.100.7", "198.51.100.0/29", "198.51.100.9")
 IDS = (VifId(3, 0), VifId(3, 1), VifId(4, 0), VifId(9, 0))
+
+ROUTED = Assignment(ROUTE.name)
+BY_ETH0 = Routed("eth0", gateways=(), source=None, destinations=(), neighbours=frozenset(), sysctls=())
 
 
 @dataclass
@@ -52,7 +57,7 @@ class Guests:
             self.claims.drop(vif.id)
             guest.has = False
             return
-        attachment = Attachment(vif.id, Mode.ROUTE, ips=wanted, held=frozenset(kept))
+        attachment = Attachment(vif.id, ROUTED, BY_ETH0, ips=wanted, granted=frozenset(kept))
         self.claims.set(vif, str(vif.id), attachment, connected=guest.connected)
         guest.has = guest.connected = bool(kept)
 
@@ -125,7 +130,7 @@ def test_of_two_that_are_both_told_that_they_are_connected_one_has_it() -> None:
     for connected in (False, True):
         for vif in vifs:
             claims.meet(vif.id, connected=connected, in_service=True)
-            attachment = Attachment(vif.id, Mode.ROUTE, ips=(wanted,), held=frozenset({wanted}))
+            attachment = Attachment(vif.id, ROUTED, BY_ETH0, ips=(wanted,), granted=frozenset({wanted}))
             claims.set(vif, "", attachment, connected=connected)
     assert [holder(vif, wanted, claims.claims(wanted, vif.id), claims) is None for vif in vifs] == [True, False]
 
@@ -142,8 +147,10 @@ def look_at_name(claims: Claims, vif: Vif) -> bool:
     """As the reconciler looks at a connected vif; who does not have the name is connected all the same."""
     claims.meet(vif.id, connected=True, in_service=True)
     has = holder(vif, NAME, claims.namesakes(NAME, vif.id), claims) is None
-    held = frozenset({NAME}) if has else frozenset()
-    claims.set(vif, "", Attachment(vif.id, Mode.NAT, bridge="xn-lab", mac=NAME[0], held=held), connected=True)
+    granted = frozenset({NAME}) if has else frozenset()
+    port = BridgePort("xn-lab", 9)
+    attachment = Attachment(vif.id, Assignment(NAT.name), port, mac=NAME[0], granted=granted)
+    claims.set(vif, "", attachment, connected=True)
     return has
 
 
@@ -172,14 +179,15 @@ def test_which_vif_of_a_domain_is_the_later_one_does_not_depend_on_who_is_looked
         claims.meet(vif.id, connected=connected, in_service=connected)
         found = holder(vif, wanted, claims.claims(wanted, vif.id), claims)
         assert (found is None) == (vif is new)
-        claims.set(vif, "", Attachment(vif.id, Mode.ROUTE, ips=(wanted,)), connected=connected)
+        claims.set(vif, "", Attachment(vif.id, ROUTED, BY_ETH0, ips=(wanted,)), connected=connected)
 
 
 def test_who_is_connected_at_last_frees_nothing() -> None:
     claims = nobody()
     wanted = destination(IPv4Interface(WANTED[0]))
     vif = vif_of(1, "a")
-    attachment = Attachment(vif.id, Mode.ROUTE, ips=(wanted,), held=frozenset({wanted}), network="edge")
+    edge = Assignment(ROUTE.name, network="edge")
+    attachment = Attachment(vif.id, edge, BY_ETH0, ips=(wanted,), granted=frozenset({wanted}))
     claims.set(vif, "", attachment, connected=False)
     assert claims.set(vif, "", attachment, connected=True).freed == frozenset()
     assert claims.set(vif, "", replace(attachment, ips=()), connected=True).freed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,26 +20,30 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests import replay
 from tests.schedules import Life, Moment, Op, schedules
 from tests.unit.hosts import nobody
 from tests.unit.test_rtnl import attribute, link_message
 from xennetd.daemon import teller as teller_module
-from xennetd.daemon.ground import Ground
 from xennetd.daemon.marks import Marks
+from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.kernel import rtnl
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import LinkChange, Links
+from xennetd.model.dump import to_json
 from xennetd.model.event import Event
 from xennetd.model.link import IFF_UP, Link
+from xennetd.model.policy import Policy
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan import port
-from xennetd.plan.steps import LinkStep, Rename, SetUp
-from xennetd.policy.config import Policy
+from xennetd.plan.steps import LinkStep, SetLink
 from xennetd.xenstore.parse import NODES, parse_vif
 
 BRIDGE = 2
+CAPABILITIES = ("has_ipv6", "forces_ipv6")
 ROUNDS = 6
 """Looks at everything, after which a world must be at rest."""
 
@@ -159,11 +164,12 @@ class SimulatedKernel:
         link = self._world.links.get(step.index)
         if link is None:
             raise StepRefused(step, errno.ENODEV, "")
-        if isinstance(step, Rename) and any(other.name == step.to for other in self._world.links.values()):
-            raise StepRefused(step, errno.EEXIST, "")
-        if isinstance(step, Rename) and link.up:
-            raise StepRefused(step, errno.EBUSY, "")
-        if isinstance(step, SetUp):
+        if isinstance(step, SetLink) and step.property == "name":
+            if any(other.name == step.value for other in self._world.links.values()):
+                raise StepRefused(step, errno.EEXIST, "")
+            if link.up:
+                raise StepRefused(step, errno.EBUSY, "")
+        if isinstance(step, SetLink) and (step.property, step.value) == ("up", True):
             assert link.master == BRIDGE, "a port came up outside of its bridge"
         after = port.apply((step,), link)
         if after != link:
@@ -254,7 +260,7 @@ async def play(lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> tuple[Wo
     """Let everything happen to a world of bridges."""
     world = World()
     kernel, directory = SimulatedKernel(world), SimulatedDirectory(world)
-    reconciler, audit = await run(world, kernel, directory, Ground({}), lives, moments)
+    reconciler, audit = await run(world, kernel, directory, HostState({}), lives, moments)
     return world, reconciler, audit
 
 
@@ -262,14 +268,15 @@ async def run(
     world: World,
     kernel: SimulatedKernel,
     directory: SimulatedDirectory,
-    ground: Ground,
+    host: HostState,
     lives: tuple[Life, ...],
     moments: tuple[Moment, ...],
 ) -> tuple[Reconciler, list[Event]]:
     """Let everything happen, then let the daemon hear of everything and come to rest."""
     audit: list[Event] = []
-    parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock(), Marks(), ground, nobody())
-    reconciler = Reconciler(Policy(), *parts)
+    recorder = SimpleNamespace(record=audit.append)
+    parts: Any = (kernel, directory, None, recorder, mock.Mock(), Marks(), host, nobody(), _nothing_first)
+    reconciler = Reconciler(InForce(Policy()), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.vif_changed
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         running = asyncio.ensure_future(reconciler.run())
@@ -288,8 +295,13 @@ async def run(
     return reconciler, audit
 
 
+async def _nothing_first() -> None:
+    """There are no networks to look at before a vif."""
+
+
 def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments: tuple[Moment, ...]) -> None:
     """Everything that is there is as it must be, and nothing is remembered of what is not."""
+    check_replays(reconciler)
     assert set(reconciler.records) == set(world.nodes)
     last = {lives[moment.life].vif: lives[moment.life] for moment in moments if moment.op is Op.DIRECTORY}
     for vif, nodes in world.nodes.items():
@@ -308,6 +320,18 @@ def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments
             assert record.state is VifState.CONNECTED
             assert nodes["hotplug-status"] == "connected"
             assert (link.name, link.master, link.up) == (wanted, BRIDGE, True)
+
+
+def check_replays(reconciler: Reconciler) -> None:
+    """Each last decision is made again from what `show --debug` would print of it."""
+    for record in reconciler.records.values():
+        told = {"observation": record.observed, "decision": record.decided, "policy": Policy()}
+        text = json.dumps({name: to_json(value) for name, value in told.items()} | dict.fromkeys(CAPABILITIES, False))
+        dump = replay.read(text)
+        assert record.observed is not None
+        assert record.decided is not None
+        assert replay.same(replay.again(dump), record.decided)
+        assert to_json(dump.observation) == to_json(record.observed)
 
 
 @given(schedules())

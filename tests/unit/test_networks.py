@@ -10,19 +10,21 @@ from unittest import mock
 import pytest
 
 from tests.unit.hosts import TableHost
-from xennetd.daemon.ground import Ground
 from xennetd.daemon.networks import Networks
+from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange
-from xennetd.model.attachment import Mode
 from xennetd.model.errors import HostError
-from xennetd.model.ground import OwnBridge
 from xennetd.model.link import Link
+from xennetd.model.objects import ManagedBridge
+from xennetd.model.policy import Network, Policy
 from xennetd.model.vif import VifId
-from xennetd.policy.config import Network, Policy
+from xennetd.plan.host import Make
+from xennetd.policy.modes import BRIDGE, NAT, ROUTE
 
-LAB = Network("lab", Mode.NAT, bridge="xn-lab", subnet4=IPv4Network("10.77.0.0/24"), uplink="eth0")
-EDGE = Network("edge", Mode.ROUTE, subnet4=IPv4Network("192.0.2.0/24"), uplink="eth1", dhcp=True)
-LAN = Network("lan", Mode.BRIDGE, bridge="xenbr0")
+LAB = Network("lab", NAT, bridge="xn-lab", subnet4=IPv4Network("10.77.0.0/24"), uplink="eth0")
+EDGE = Network("edge", ROUTE, subnet4=IPv4Network("192.0.2.0/24"), uplink="eth1", dhcp=True)
+LAN = Network("lan", BRIDGE, bridge="xenbr0")
 CONTAINER = Link(7, "veth3f2a")
 WITH_ADDRESS = Link(7, "eth9", addresses=(IPv4Interface("10.77.0.1/24"),))
 VIF = Link(7, "vif3.0", addresses=(IPv4Interface("192.0.2.1/32"),), parent=VifId(3, 0))
@@ -30,7 +32,7 @@ VIF = Link(7, "vif3.0", addresses=(IPv4Interface("192.0.2.1/32"),), parent=VifId
 
 def is_woken(change: LinkChange, *networks: Network) -> bool:
     policy = Policy(networks={network.name: network for network in networks})
-    looked = Networks(policy, TableHost(), Ground({}), mock.Mock(), mock.Mock())
+    looked = Networks(InForce(policy), TableHost(), HostState({}), mock.Mock(), mock.Mock())
     looked.links_changed([change])
     return looked._wake.is_set()
 
@@ -69,58 +71,87 @@ def test_what_they_are_not_made_of(change: LinkChange) -> None:
     assert not is_woken(change, LAB, EDGE, LAN)
 
 
-GIVEN = frozenset({OwnBridge("xn-lab", "02:00:00:00:00:01")})
+GIVEN = Make(ManagedBridge("xn-lab", "02:00:00:00:00:01"))
 
 
-def networks_of(*networks: Network, ground: mock.Mock) -> Networks:
+def networks_of(*networks: Network, host: mock.Mock) -> Networks:
     policy = Policy(networks={network.name: network for network in networks})
-    return Networks(policy, TableHost((Link(2, "eth0"),)), ground, mock.Mock(), mock.Mock())
+    return Networks(InForce(policy), TableHost((Link(2, "eth0"),)), host, mock.Mock(), mock.Mock())
 
 
 @pytest.fixture
-def ground() -> mock.Mock:
-    made = mock.Mock(spec=Ground)
-    made.missing.return_value = ()
-    made.needs.return_value = GIVEN
+def host() -> mock.Mock:
+    made = mock.Mock(spec=HostState)
+    made.difference.return_value = ()
+    made.conflict.return_value = None
+    made.ensure = mock.AsyncMock()
+    made.settle = mock.AsyncMock(return_value=frozenset())
     return made
 
 
-def test_what_guests_are_in_goes_only_when_they_have_moved(ground: mock.Mock) -> None:
-    networks = networks_of(LAB, ground=ground)
-    networks.look()
-    ground.claim.reset_mock()
-    networks.set_policy(Policy(networks={"lab": replace(LAB, bridge="xn-other")}))
-    networks.hint()
-    networks.catch_up()
-    ground.claim.assert_not_called()
-    networks.retire()
-    assert [call.args[0] for call in ground.claim.call_args_list] == ["lab"]
+def test_what_guests_are_in_goes_only_when_they_have_moved(host: mock.Mock) -> None:
+    async def scenario() -> None:
+        networks = networks_of(LAB, host=host)
+        await networks.look()
+        host.settle.reset_mock()
+        networks._in_force.policy = Policy(networks={"lab": replace(LAB, bridge="xn-other")})
+        await networks.follow_policy()
+        networks.hint()
+        await networks.catch_up()
+        host.settle.assert_not_called()
+        await networks.retire()
+        assert [call.args[0] for call in host.settle.call_args_list] == ["lab"]
+
+    asyncio.run(scenario())
 
 
-def test_a_defect_in_a_look_at_networks_is_not_a_guests(ground: mock.Mock) -> None:
-    networks = networks_of(LAB, ground=ground)
-    ground.missing.side_effect = RuntimeError("a defect")
-    networks.hint()
-    networks.catch_up()
-    assert networks._wake.is_set(), "it is still to be looked at, by the task that a defect ends"
-    with pytest.raises(RuntimeError):
-        asyncio.run(networks.run())
+def test_a_defect_in_a_look_at_networks_is_not_a_guests(host: mock.Mock) -> None:
+    async def scenario() -> None:
+        networks = networks_of(LAB, host=host)
+        host.difference.side_effect = RuntimeError("a defect")
+        networks.hint()
+        await networks.catch_up()
+        assert networks._wake.is_set(), "it is still to be looked at, by the task that a defect ends"
+        with pytest.raises(RuntimeError):
+            await networks.run()
+
+    asyncio.run(scenario())
 
 
-def test_a_problem_that_a_reload_brings_is_tried_again(ground: mock.Mock) -> None:
-    networks = networks_of(ground=ground)
-    ground.missing.return_value = GIVEN
-    ground.ensure.side_effect = HostError("nftables refuses")
+def test_a_problem_that_a_reload_brings_is_tried_again(host: mock.Mock) -> None:
+    networks = networks_of(host=host)
+    host.difference.return_value = (GIVEN,)
+    host.ensure.side_effect = HostError("nftables refuses")
 
     async def scenario() -> None:
         running = asyncio.create_task(networks.run())
         await asyncio.sleep(0)
-        networks.set_policy(Policy(networks={"lab": LAB}))
-        networks.retire()
+        networks._in_force.policy = Policy(networks={"lab": LAB})
+        await networks.follow_policy()
+        await networks.retire()
         assert networks.problems() == ["nftables refuses"]
-        ground.ensure.side_effect = None
-        await asyncio.sleep(0.05)
+        host.ensure.side_effect = None
+        await asyncio.sleep(0.3)
         assert networks.problems() == []
+        running.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_network_that_is_put_right_again_and_again_is_so_less_and_less_often(host: mock.Mock) -> None:
+    host.difference.return_value = (GIVEN,)
+
+    async def scenario() -> None:
+        networks = networks_of(LAB, host=host)
+        running = asyncio.create_task(networks.run())
+        for _ in range(1000):
+            networks.hint()
+            await asyncio.sleep(0)
+        assert host.ensure.await_count < 5
+        for _ in range(20):
+            networks.hint()
+            await asyncio.sleep(0.05)
+        assert 2 <= host.ensure.await_count < 8, "0.1, 0.2, 0.4, 0.8, ... seconds apart"
         running.cancel()
 
     asyncio.run(scenario())

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.hosts import TableHost
-from xennetd.model.attachment import Attachment, Mode
+from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import Denied, HostError, XennetdError
-from xennetd.model.ground import GroundObject
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
+from xennetd.model.objects import ManagedBridge
+from xennetd.model.placement import BridgePort
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.plan.decide import (
-    NAME_WAIT,
+from xennetd.plan.decide import NAME_WAIT, Decision, Verdict, decide
+from xennetd.plan.host import HostStep, Make
+from xennetd.plan.observation import (
     RETRY_LONGEST,
-    Decision,
     Failure,
-    Look,
     Memory,
+    Observation,
+    ObservedPort,
     PortMemory,
-    Verdict,
     cause,
-    decide,
     fail,
     incarnation,
 )
@@ -37,40 +35,52 @@ BRIDGE = Link(2, "xenbr0", kind="bridge", generation=1)
 NEW = Link(9, "vif7.0", parent=ID, generation=2)
 PORT = replace(NEW, master=2, flags=IFF_UP, address=GUEST_PORT_ADDRESS, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
 TAP = Link(10, "vif7.0-emu", kind="tun", generation=3)
-HOST = TableHost((BRIDGE,))
-ATTACHMENT = Attachment(ID, Mode.BRIDGE, "xenbr0", 2, 1500)
-
-
-def refuse(error: XennetdError) -> Callable[[Vif], Attachment]:
-    def resolve(vif: Vif) -> Attachment:
-        raise error
-
-    return resolve
+ASSIGNMENT = Assignment("bridge", bridge="xenbr0")
+ATTACHMENT = Attachment(ID, ASSIGNMENT, BridgePort("xenbr0", 2, 1500), 1500)
 
 
 @dataclass
 class Situation:
-    """A Look with everything in order; tests change what they are about."""
+    """An Observation with everything in order; tests change what they are about.
+
+    `holders` are other links by their names, and `leaving` whether these are of guests that go.
+    """
 
     vif: Vif = VIF
     link: Link | None = NEW
     tap: Link | None = None
-    host: TableHost = HOST
     owned: bool = True
-    resolve: Callable[[Vif], Attachment] = lambda vif: ATTACHMENT
-    missing: Callable[[frozenset[GroundObject]], tuple[GroundObject, ...]] = lambda needs: ()
-    leaving: Callable[[Link], bool] = lambda link: False
+    outcome: Attachment | XennetdError = ATTACHMENT
+    host: tuple[HostStep, ...] = ()
+    holders: tuple[Link, ...] = ()
+    leaving: bool = False
+    established: bool = False
+    before: Attachment | None = None
     memory: Memory = field(default_factory=Memory)
     now: float = 100.0
     removes_backend: bool = False
 
+    def port(self, link: Link | None, name: str) -> ObservedPort | None:
+        holder = next((each for each in self.holders if each.name == name), None)
+        return ObservedPort(link, holder=holder, holder_leaves=self.leaving) if link is not None else None
+
     def decide(self) -> Decision:
         return decide(
-            Look(
-                self.vif, self.link, self.tap, self.host, self.owned, self.resolve, self.missing, self.leaving,
-                self.memory, self.now, self.removes_backend,
+            Observation(
+                vif=self.vif,
+                port=self.port(self.link, self.vif.link_name),
+                tap=self.port(self.tap, self.vif.tap_name),
+                owned=self.owned,
+                assignment=ASSIGNMENT,
+                outcome=self.outcome,
+                memory=self.memory,
+                now=self.now,
+                host=self.host,
+                established=self.established,
+                before=self.before,
+                removes_backend=self.removes_backend,
             )
-        )  # fmt: skip
+        )
 
 
 def test_state_two_without_the_link_waits_for_the_link() -> None:
@@ -90,7 +100,7 @@ def test_steps_come_first_and_the_verdict_only_when_nothing_is_left_to_do() -> N
     first = Situation().decide()
     assert first.steps
     assert first.verdict is None
-    second = Situation(link=apply(first.steps, NEW)).decide()
+    second = Situation(link=apply(first.port.steps, NEW)).decide()
     assert second.steps == ()
     assert second.verdict == Verdict(frontend_mtu=1500)
 
@@ -151,10 +161,10 @@ def test_a_pinned_vif_is_not_touched() -> None:
 
 def test_an_error_is_told_only_after_the_port_is_down() -> None:
     error = HostError('bridge "xenbr0" does not exist')
-    up = Situation(link=PORT, resolve=refuse(error))
+    up = Situation(link=PORT, outcome=error)
     first = up.decide()
     assert first.verdict is None
-    second = replace_link(up, apply(first.steps, PORT)).decide()
+    second = replace_link(up, apply(first.port.steps, PORT)).decide()
     assert second.verdict == Verdict(error='bridge "xenbr0" does not exist')
     assert second.state is VifState.ERROR
 
@@ -164,17 +174,50 @@ def replace_link(situation: Situation, link: Link) -> Situation:
     return situation
 
 
+def test_what_the_host_lacks_comes_first_and_is_no_verdict_yet() -> None:
+    lacking = Make(ManagedBridge("xn-lab", "02:00:00:00:00:01"))
+    decision = Situation(host=(lacking,)).decide()
+    assert decision.steps[0] == lacking
+    assert decision.verdict is None
+    last = Situation(link=PORT, host=(lacking,)).decide()
+    assert last.steps == (lacking,)
+    assert last.verdict is None
+
+
+class TestAGuestThatWasRight:
+    vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
+
+    def test_is_not_cut_off_because_the_host_has_become_worse(self) -> None:
+        worse = HostError("the uplink has no address", waits_on=frozenset({"eth0"}))
+        decision = Situation(vif=self.vif, link=PORT, outcome=worse, established=True, before=ATTACHMENT).decide()
+        assert decision.state is VifState.ERROR
+        assert decision.error is worse
+        assert not decision.has_steps
+        assert decision.attachment == ATTACHMENT, "it keeps its addresses, and what it needs of the host"
+        assert decision.waits_on == {"eth0"}
+
+    def test_is_cut_off_when_a_policy_denies_it(self) -> None:
+        decision = Situation(vif=self.vif, link=PORT, outcome=Denied("no"), established=True).decide()
+        assert [step.describe() for step in decision.steps] == [
+            "ip link set dev vif7.0 down",
+            "ip link set dev vif7.0 nomaster",
+        ]
+
+    def test_but_one_that_is_elsewhere_is_taken_down(self) -> None:
+        assert Situation(vif=self.vif, link=PORT, outcome=HostError("no"), established=False).decide().has_steps
+
+
 def test_an_error_is_told_once() -> None:
     error = HostError("no")
     told = replace(VIF, hotplug_status="error", hotplug_error="no")
-    assert Situation(vif=told, resolve=refuse(error)).decide().verdict is None
+    assert Situation(vif=told, outcome=error).decide().verdict is None
     other = replace(told, hotplug_error="other")
-    assert Situation(vif=other, resolve=refuse(error)).decide().verdict is not None
+    assert Situation(vif=other, outcome=error).decide().verdict is not None
 
 
 def test_a_vif_that_is_connected_keeps_its_status_when_a_policy_begins_to_deny_it() -> None:
     vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
-    decision = Situation(vif=vif, link=replace(PORT, flags=0, master=0), resolve=refuse(Denied("no"))).decide()
+    decision = Situation(vif=vif, link=replace(PORT, flags=0, master=0), outcome=Denied("no")).decide()
     assert decision.state is VifState.ERROR
     assert decision.verdict is None
 
@@ -225,9 +268,9 @@ def test_an_mtu_is_given_once_and_the_frontend_is_told_what_came_of_it() -> None
     vif = replace(VIF, mtu=9000)
     jumbo = replace(ATTACHMENT, mtu=9000)
     given = Memory(port=PortMemory(mtu_given=incarnation(PORT)))
-    decision = Situation(vif=vif, link=PORT, resolve=lambda vif: jumbo, memory=given).decide()
+    decision = Situation(vif=vif, link=PORT, outcome=jumbo, memory=given).decide()
     assert decision.verdict == Verdict(frontend_mtu=1500)
-    assert Situation(vif=vif, link=PORT, resolve=lambda vif: jumbo).decide().steps
+    assert Situation(vif=vif, link=PORT, outcome=jumbo).decide().steps
 
 
 class TestVifname:
@@ -237,8 +280,8 @@ class TestVifname:
     def situation(self, *, leaving: bool, memory: Memory | None = None, now: float = 100.0) -> Situation:
         return Situation(
             vif=self.vif,
-            host=TableHost((BRIDGE, self.holder)),
-            leaving=lambda link: leaving,
+            holders=(self.holder,),
+            leaving=leaving,
             memory=memory or Memory(),
             now=now,
         )
@@ -286,7 +329,7 @@ class TestTap:
 
     def test_it_is_taken_down_and_told_when_the_vif_is_refused(self) -> None:
         up = replace(PORT, index=10, name="vif7.0-emu", kind="tun", parent=None)
-        refused = Situation(link=None, tap=up, resolve=refuse(Denied("no")))
+        refused = Situation(link=None, tap=up, outcome=Denied("no"))
         first = refused.decide()
         assert first.tap_verdict is None
         refused.tap = apply(first.tap.steps, up)
@@ -300,8 +343,8 @@ class TestTap:
 
     def test_it_waits_for_a_name_no_longer_than_a_vif_does(self) -> None:
         vif = replace(VIF, vifname="web0", state=XenbusState.INITIALISING)
-        host = TableHost((BRIDGE, replace(TAP, index=4, name="web0-emu")))
-        waiting = Situation(vif=vif, link=None, tap=TAP, host=host, leaving=lambda link: True)
+        holders = (replace(TAP, index=4, name="web0-emu"),)
+        waiting = Situation(vif=vif, link=None, tap=TAP, holders=holders, leaving=True)
         first = waiting.decide()
         assert first.tap.name_awaited_since == 100.0
         assert first.waits_on == {"web0-emu"}
@@ -340,14 +383,14 @@ taps = st.none() | st.builds(
     flags=st.sampled_from([0, IFF_UP]),
 )
 memories = st.builds(Memory, connected=st.sampled_from([None, (9, 0), (9, 1)]))
-resolvers = st.sampled_from([lambda vif: ATTACHMENT, refuse(Denied("no")), refuse(HostError("none"))])
+outcomes = st.sampled_from([ATTACHMENT, Denied("no"), HostError("none")])
 
 
-@given(vifs, links, taps, memories, resolvers, st.booleans())
+@given(vifs, links, taps, memories, outcomes, st.booleans())
 def test_looks_come_to_rest_after_their_steps(
-    vif: Vif, link: Link | None, tap: Link | None, memory: Memory, resolve: Callable[[Vif], Attachment], owned: bool
+    vif: Vif, link: Link | None, tap: Link | None, memory: Memory, outcome: Attachment | XennetdError, owned: bool
 ) -> None:
-    situation = Situation(vif=vif, link=link, tap=tap, memory=memory, resolve=resolve, owned=owned)
+    situation = Situation(vif=vif, link=link, tap=tap, memory=memory, outcome=outcome, owned=owned)
     first = situation.decide()
     situation.link = apply(first.port.steps, link) if link else None
     situation.tap = apply(first.tap.steps, tap) if tap else None
@@ -365,13 +408,13 @@ def test_looks_come_to_rest_after_their_steps(
         assert vif.state in (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
 
 
-@given(vifs, links, taps, resolvers)
+@given(vifs, links, taps, outcomes)
 def test_what_is_not_ours_or_pinned_is_never_touched(
-    vif: Vif, link: Link | None, tap: Link | None, resolve: Callable[[Vif], Attachment]
+    vif: Vif, link: Link | None, tap: Link | None, outcome: Attachment | XennetdError
 ) -> None:
     for situation in (
-        Situation(vif=vif, link=link, tap=tap, resolve=resolve, owned=False),
-        Situation(vif=replace(vif, pinned=True), link=link, tap=tap, resolve=resolve),
+        Situation(vif=vif, link=link, tap=tap, outcome=outcome, owned=False),
+        Situation(vif=replace(vif, pinned=True), link=link, tap=tap, outcome=outcome),
     ):
         decision = situation.decide()
         assert not decision.has_steps

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.bed.dhcp import network, told
 from xennetd.daemon.dnsmasq import digest, unit, written
-from xennetd.model.attachment import Mode
-from xennetd.model.ground import DhcpHost
+from xennetd.model.objects import DhcpHost
+from xennetd.model.policy import Mode
 from xennetd.model.text import dns_label
-from xennetd.plan.dnsmasq import (
+from xennetd.policy.modes import ISOLATED, NAT, ROUTE
+from xennetd.render.dnsmasq import (
     host_file,
     host_of,
     leases,
@@ -29,7 +30,7 @@ from xennetd.plan.dnsmasq import (
 
 DUAL = ("10.77.0.0/24", "fd77::/64")
 MAC = "00:16:3e:00:00:01"
-MODES = [Mode.NAT, Mode.ISOLATED, Mode.ROUTE]
+MODES = [NAT, ISOLATED, ROUTE]
 
 
 def lines(mode: Mode, **more: object) -> list[str]:
@@ -37,14 +38,14 @@ def lines(mode: Mode, **more: object) -> list[str]:
 
 
 def test_a_nat_network_reads_like_this() -> None:
-    assert lines(Mode.NAT) == [
-        "# dnsmasq(8) for network lab: written by xennetd, which writes over any change.",
+    assert lines(NAT) == [
+        "# dnsmasq(8) for guests on xn-lab: written by xennetd, which writes over any change.",
         "user=dnsmasq",
         "bind-dynamic",
         "interface=xn-lab",
         "except-interface=lo",
         "no-hosts",
-        "hostsdir=/var/lib/xennetd/lab/names",
+        "hostsdir=/var/lib/xennetd/xn-lab/names",
         "local=/lab.internal/",
         "rev-server=10.77.0.0/24",
         "rev-server=fd77::/64",
@@ -61,8 +62,8 @@ def test_a_nat_network_reads_like_this() -> None:
         "dhcp-authoritative",
         "dhcp-ignore=tag:!known",
         "dhcp-ignore-names",
-        "dhcp-hostsdir=/var/lib/xennetd/lab/hosts",
-        "dhcp-leasefile=/var/lib/xennetd/lab/leases",
+        "dhcp-hostsdir=/var/lib/xennetd/xn-lab/hosts",
+        "dhcp-leasefile=/var/lib/xennetd/xn-lab/leases",
         "dhcp-lease-max=65536",
         "quiet-dhcp",
         "quiet-dhcp6",
@@ -71,9 +72,9 @@ def test_a_nat_network_reads_like_this() -> None:
 
 
 def test_an_isolated_network_has_no_upstream_and_no_router() -> None:
-    found = lines(Mode.ISOLATED)
-    assert set(lines(Mode.NAT)) - set(found) == {"dhcp-option=option:router,10.77.0.1"}
-    assert set(found) - set(lines(Mode.NAT)) == {"no-resolv", "dhcp-option=option:router", "ra-param=xn-lab,0,0"}
+    found = lines(ISOLATED)
+    assert set(lines(NAT)) - set(found) == {"dhcp-option=option:router,10.77.0.1"}
+    assert set(found) - set(lines(NAT)) == {"no-resolv", "dhcp-option=option:router", "ra-param=xn-lab,0,0"}
 
 
 @pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq is not installed")
@@ -97,13 +98,13 @@ def test_the_link_that_it_serves_is_read_back(mode: Mode) -> None:
 
 
 def test_a_long_name_has_a_link_too() -> None:
-    found = network("a-network-with-a-long-name", Mode.ROUTE).served_link
+    found = network("a-network-with-a-long-name", ROUTE).served_link
     assert len(found) < 16
-    assert found != network("a-network-with-a-longer-name", Mode.ROUTE).served_link
+    assert found != network("a-network-with-a-longer-name", ROUTE).served_link
 
 
 def test_only_the_private_address_of_a_routed_network_has_a_prefix() -> None:
-    gateway4, gateway6, link_local, private = unported_addresses(network("lab", Mode.ROUTE, DUAL))
+    gateway4, gateway6, link_local, private = unported_addresses(network("lab", ROUTE, DUAL))
     assert (str(gateway4), str(gateway6), str(link_local)) == ("10.77.0.1/32", "fd77::1/128", "fe80::1/64")
     assert isinstance(private.network, IPv6Network)
     assert private.network.subnet_of(IPv6Network("fd00::/8"))
@@ -121,13 +122,13 @@ def test_a_guests_files() -> None:
     st.lists(st.ip_addresses(), max_size=4), st.none() | st.from_regex(r"[a-z0-9]{1,9}\.lab\.internal", fullmatch=True)
 )
 def test_a_guest_is_read_back_from_its_file(addresses: list[IPv4Address], name: str | None) -> None:
-    host = DhcpHost("lab", MAC, tuple(addresses), name if addresses else None)
-    assert host_of("lab", MAC, names_file(host)) == host
+    host = DhcpHost("xn-lab", MAC, tuple(addresses), name if addresses else None)
+    assert host_of("xn-lab", MAC, names_file(host)) == host
 
 
 @given(st.text())
 def test_a_file_that_is_none_of_ours_is_no_guest_or_a_guest(untrusted: str) -> None:
-    host_of("lab", MAC, untrusted)
+    host_of("xn-lab", MAC, untrusted)
 
 
 @given(st.text())
@@ -168,13 +169,13 @@ def test_a_name_that_is_none(name: str) -> None:
 
 
 def test_the_digest_is_of_all_but_the_line_that_holds_it() -> None:
-    text = written(Path("/var/lib/xennetd/lab"), "interface=xn-lab\n")
-    assert text.endswith(f"pid-file=/var/lib/xennetd/lab/{digest(text)}.pid\n")
+    text = written(Path("/var/lib/xennetd/xn-lab"), "interface=xn-lab\n")
+    assert text.endswith(f"pid-file=/var/lib/xennetd/xn-lab/{digest(text)}.pid\n")
     assert digest(text) == digest("interface=xn-lab\n") != digest("interface=xn-other\n")
 
 
 @pytest.mark.skipif(shutil.which("systemd-escape") is None, reason="systemd-escape is not installed")
-@pytest.mark.parametrize("name", ["lab", "web-tier", "a.b_c", "lab:ipv6", "7", "a--b", "x.-"])
+@pytest.mark.parametrize("name", ["xn-lab", "web-tier", "a.b_c", "xn-lab:ipv6", "7", "a--b", "x.-"])
 def test_a_units_name_is_escaped_as_systemd_does(name: str) -> None:
     command = ["systemd-escape", "--template=xennetd-dnsmasq@.service", name]
     assert unit(name) == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -8,22 +8,24 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.ground import GUEST_GROUP, Setting
-from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, Neighbour, Route
-from xennetd.plan.port import PortGoal, apply, attach, release
-from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, SetMtu, SetNeighbour, SetSetting, SetUp
+from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, LinkGoal, Neighbour, Route
+from xennetd.model.marks import GUEST_GROUP
+from xennetd.model.placement import BridgePort, Routed
+from xennetd.plan.port import apply, attach, release
+from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, SetLink, SetNeighbour, set_value
 
-GOAL = PortGoal(name="vif7.0", bridge=2, bridge_name="xenbr0", bridge_mtu=1500, mtu=1500)
-NEW = Link(9, "vif7.0", address="00:16:3e:00:00:01")
-RP_FILTER = Setting(4, "vif7.0", "rp_filter", 1)
+GOAL = LinkGoal("vif7.0", master=2, master_name="xenbr0", master_mtu=1500, mtu=1500)
+ISOLATED = replace(GOAL, flags=(("isolated", True),))
+NEW = Link(9, "vif7.0", address="00:16:3e:00:00:01", sysctls=frozenset({(4, "rp_filter", 0)}))
 ROUTE = Route(IPv4Network("10.0.0.5/32"), 2, IPv4Address("192.0.2.1"))
 NEIGHBOUR = Neighbour(IPv4Address("10.0.0.5"), "00:16:3e:00:00:01")
-ROUTED = PortGoal(
-    name="vif7.0",
+ROUTED = LinkGoal(
+    "vif7.0",
+    group=GUEST_GROUP,
     addresses=(IPv4Interface("192.0.2.1/32"),),
     routes=frozenset({ROUTE}),
     neighbours=frozenset({NEIGHBOUR}),
-    settings=(RP_FILTER,),
+    sysctls=((4, "rp_filter", 1),),
 )
 READY = Link(9, "vif7.0", master=2, flags=IFF_UP, address=GUEST_PORT_ADDRESS, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
 
@@ -49,6 +51,9 @@ neighbours = st.frozensets(
     ),
     max_size=1,
 )
+sysctls = st.fixed_dictionaries(
+    {}, optional={(4, "rp_filter"): st.integers(0, 2), (6, "accept_ra"): st.integers(0, 2)}
+).map(lambda drawn: tuple((*key, value) for key, value in drawn.items()))
 links = st.builds(
     Link,
     index=st.just(9),
@@ -59,36 +64,60 @@ links = st.builds(
     address=st.sampled_from([GUEST_PORT_ADDRESS, "00:16:3e:00:00:01"]),
     addr_gen_mode=st.sampled_from([0, 1]),
     group=st.sampled_from([0, 7, GUEST_GROUP]),
+    flags_on=st.sampled_from([frozenset(), frozenset({"isolated"})]),
     addresses=addresses,
     routes=routes,
     neighbours=neighbours,
+    sysctls=sysctls.map(frozenset),
 )
 bridged_goals = st.builds(
-    PortGoal,
+    LinkGoal,
     name=names,
-    bridge=st.sampled_from([2, 3]),
-    bridge_name=st.just("xenbr0"),
-    bridge_mtu=st.sampled_from([1400, 1500, 9000]),
+    master=st.sampled_from([2, 3]),
+    master_name=st.just("xenbr0"),
+    master_mtu=st.sampled_from([1400, 1500, 9000]),
     mtu=st.sampled_from([None, 68, 1400, 1500, 9000]),
+    flags=st.sampled_from([(), (("isolated", True),), (("isolated", False),)]),
 )
 routed_goals = st.builds(
-    PortGoal,
+    LinkGoal,
     name=names,
+    group=st.just(GUEST_GROUP),
     mtu=st.sampled_from([None, 1400, 9000]),
     addresses=addresses,
     routes=routes,
     neighbours=neighbours,
-    settings=st.sampled_from([(), (RP_FILTER,)]),
+    sysctls=sysctls,
 )
 goals = bridged_goals | routed_goals
+
+
+def planned(goal: LinkGoal, link: Link, *, fresh: bool) -> tuple[LinkStep, ...]:
+    """The Steps as the daemon plans them: whether a link serves, the goal's placement says."""
+    serves = BridgePort.serves(link) if goal.master else Routed.serves(link)
+    return attach(goal, link, serves=serves, fresh=fresh)
 
 
 def described(steps: tuple[LinkStep, ...]) -> list[str]:
     return [step.describe() for step in steps]
 
 
+def is_set_up(step: LinkStep) -> bool:
+    return isinstance(step, SetLink) and step.property == "up" and step.value is True
+
+
+def wrong_sysctls(goal: LinkGoal, link: Link) -> set[tuple[int, str, int]]:
+    """The values of the goal that the link has and that are not so."""
+    now = {(version, setting): value for version, setting, value in link.sysctls}
+    return {each for each in goal.sysctls if now.get(each[:2], each[2]) != each[2]}
+
+
+def wrong_flags(goal: LinkGoal, link: Link) -> set[str]:
+    return {flag for flag, on in goal.flags if (flag in link.flags_on) != on}
+
+
 def test_a_new_link_is_configured_while_it_is_down_and_comes_up_last() -> None:
-    assert described(attach(GOAL, NEW, fresh=True)) == [
+    assert described(planned(GOAL, NEW, fresh=True)) == [
         "ip link set dev vif7.0 address fe:ff:ff:ff:ff:ff",
         "ip link set dev vif7.0 addrgenmode none",
         "ip link set dev vif7.0 master xenbr0",
@@ -97,31 +126,39 @@ def test_a_new_link_is_configured_while_it_is_down_and_comes_up_last() -> None:
 
 
 def test_a_new_link_that_someone_brought_up_goes_down_first() -> None:
-    steps = described(attach(GOAL, replace(NEW, flags=IFF_UP), fresh=True))
+    steps = described(planned(GOAL, replace(NEW, flags=IFF_UP), fresh=True))
     assert steps[0] == "ip link set dev vif7.0 down"
     assert steps[-1] == "ip link set dev vif7.0 up"
 
 
 def test_a_new_link_that_someone_put_into_another_bridge_is_not_moved_while_it_is_up() -> None:
     link = replace(NEW, flags=IFF_UP, master=3)
-    steps = described(attach(GOAL, link, fresh=True))
+    steps = described(planned(GOAL, link, fresh=True))
     assert steps[0] == "ip link set dev vif7.0 down"
     assert steps[-1] == "ip link set dev vif7.0 up"
 
 
 def test_a_new_link_that_is_in_its_bridge_already_gets_its_mtu() -> None:
-    steps = described(attach(replace(GOAL, mtu=1400), READY, fresh=True))
+    steps = described(planned(replace(GOAL, mtu=1400), READY, fresh=True))
     assert steps == ["ip link set dev vif7.0 mtu 1400", "ip link set dev xenbr0 mtu 1500"]
 
 
 def test_a_vifname_is_given_while_the_link_is_down() -> None:
-    steps = described(attach(replace(GOAL, name="web0"), NEW, fresh=True))
+    steps = described(planned(replace(GOAL, name="web0"), NEW, fresh=True))
     assert steps[0] == "ip link set dev vif7.0 name web0"
     assert steps[-1] == "ip link set dev web0 up"
 
 
+def test_a_connected_port_is_down_while_it_is_renamed() -> None:
+    assert described(planned(replace(GOAL, name="web0"), READY, fresh=False)) == [
+        "ip link set dev vif7.0 down",
+        "ip link set dev vif7.0 name web0",
+        "ip link set dev web0 up",
+    ]
+
+
 def test_a_smaller_mtu_does_not_drag_the_bridge_down() -> None:
-    steps = described(attach(replace(GOAL, mtu=1400), NEW, fresh=True))
+    steps = described(planned(replace(GOAL, mtu=1400), NEW, fresh=True))
     assert steps[2:] == [
         "ip link set dev vif7.0 mtu 1400",
         "ip link set dev vif7.0 master xenbr0",
@@ -131,21 +168,47 @@ def test_a_smaller_mtu_does_not_drag_the_bridge_down() -> None:
 
 
 def test_an_mtu_that_netback_lowered_is_not_drift() -> None:
-    assert attach(replace(GOAL, mtu=None, bridge_mtu=9000), replace(READY, mtu=1500), fresh=False) == ()
+    assert planned(replace(GOAL, mtu=None, master_mtu=9000), replace(READY, mtu=1500), fresh=False) == ()
 
 
 def test_a_port_moves_to_another_bridge_in_one_step() -> None:
-    goal = replace(GOAL, bridge=3, bridge_name="xenbr1")
-    assert described(attach(goal, READY, fresh=False)) == ["ip link set dev vif7.0 master xenbr1"]
+    goal = replace(GOAL, master=3, master_name="xenbr1")
+    assert described(planned(goal, READY, fresh=False)) == ["ip link set dev vif7.0 master xenbr1"]
+
+
+def test_a_new_port_has_its_flags_before_it_comes_up() -> None:
+    assert described(planned(ISOLATED, NEW, fresh=True))[2:] == [
+        "ip link set dev vif7.0 master xenbr0",
+        "bridge link set dev vif7.0 isolated on",
+        "ip link set dev vif7.0 up",
+    ]
+
+
+def test_a_flag_is_switched_in_place_and_one_that_policy_does_not_name_is_left() -> None:
+    isolated = replace(READY, flags_on=frozenset({"isolated"}))
+    assert described(planned(ISOLATED, READY, fresh=False)) == ["bridge link set dev vif7.0 isolated on"]
+    off = replace(GOAL, flags=(("isolated", False),))
+    assert described(planned(off, isolated, fresh=False)) == ["bridge link set dev vif7.0 isolated off"]
+    assert planned(ISOLATED, isolated, fresh=False) == planned(off, READY, fresh=False) == ()
+    assert planned(GOAL, isolated, fresh=False) == ()
+
+
+def test_a_port_that_moves_gets_its_flags_anew() -> None:
+    isolated = replace(READY, master=3, flags_on=frozenset({"isolated"}))
+    assert described(planned(ISOLATED, isolated, fresh=False)) == [
+        "ip link set dev vif7.0 master xenbr0",
+        "bridge link set dev vif7.0 isolated on",
+    ]
+    assert described(planned(GOAL, isolated, fresh=False)) == ["ip link set dev vif7.0 master xenbr0"]
 
 
 def test_a_port_that_was_taken_down_comes_up_again() -> None:
-    assert described(attach(GOAL, replace(READY, flags=0), fresh=False)) == ["ip link set dev vif7.0 up"]
+    assert described(planned(GOAL, replace(READY, flags=0), fresh=False)) == ["ip link set dev vif7.0 up"]
 
 
 def test_addresses_go_whatever_their_family() -> None:
     link = replace(READY, addresses=(IPv4Interface("192.0.2.1/24"), IPv6Interface("fe80::1/64")))
-    assert described(attach(GOAL, link, fresh=False)) == [
+    assert described(planned(GOAL, link, fresh=False)) == [
         "ip addr del 192.0.2.1/24 dev vif7.0",
         "ip addr del fe80::1/64 dev vif7.0",
     ]
@@ -156,7 +219,7 @@ def test_release_takes_the_port_down_before_it_leaves_the_bridge() -> None:
 
 
 def test_a_routed_link_comes_up_once_it_is_guarded_and_gets_its_routes_then() -> None:
-    assert described(attach(ROUTED, NEW, fresh=True)) == [
+    assert described(planned(ROUTED, NEW, fresh=True)) == [
         "ip link set dev vif7.0 address fe:ff:ff:ff:ff:ff",
         "ip link set dev vif7.0 addrgenmode none",
         "ip link set dev vif7.0 group 30831",
@@ -168,16 +231,29 @@ def test_a_routed_link_comes_up_once_it_is_guarded_and_gets_its_routes_then() ->
     ]
 
 
+def test_a_sysctl_that_is_right_or_that_the_link_does_not_have_is_no_step() -> None:
+    goal = replace(ROUTED, sysctls=((4, "rp_filter", 1), (6, "accept_ra", 0)))
+    link = apply(planned(ROUTED, NEW, fresh=True), NEW)
+    assert planned(goal, link, fresh=False) == ()
+    changed = replace(link, sysctls=frozenset({(4, "rp_filter", 1), (6, "accept_ra", 1)}))
+    assert described(planned(goal, changed, fresh=False)) == ["sysctl net/ipv6/conf/vif7.0/accept_ra=0"]
+    steps = described(planned(goal, changed, fresh=True))
+    assert (steps[0], steps[1:3]) == (
+        "ip link set dev vif7.0 down",
+        ["sysctl net/ipv6/conf/vif7.0/accept_ra=0", "ip link set dev vif7.0 up"],
+    )
+
+
 def test_a_route_that_another_link_of_ours_has_is_taken_over_in_one_step() -> None:
-    steps = described(attach(replace(ROUTED, taken=frozenset({ROUTE})), NEW, fresh=True))
+    steps = described(planned(replace(ROUTED, taken=frozenset({ROUTE})), NEW, fresh=True))
     assert steps[-1] == "ip route replace 10.0.0.5/32 dev vif7.0 src 192.0.2.1 metric 2 proto 120"
 
 
 def test_another_gateway_replaces_what_hangs_on_the_old_one() -> None:
-    link = apply(attach(ROUTED, NEW, fresh=True), NEW)
+    link = apply(planned(ROUTED, NEW, fresh=True), NEW)
     route = replace(ROUTE, source=IPv4Address("192.0.2.9"))
-    goal = replace(ROUTED, addresses=(IPv4Interface("192.0.2.9/32"),), routes=frozenset({route}), settings=())
-    assert described(attach(goal, link, fresh=False)) == [
+    goal = replace(ROUTED, addresses=(IPv4Interface("192.0.2.9/32"),), routes=frozenset({route}))
+    assert described(planned(goal, link, fresh=False)) == [
         "ip route del 10.0.0.5/32 dev vif7.0 src 192.0.2.1 metric 2 proto 120",
         "ip addr del 192.0.2.1/32 dev vif7.0",
         "ip addr add 192.0.2.9/32 dev vif7.0",
@@ -186,63 +262,73 @@ def test_another_gateway_replaces_what_hangs_on_the_old_one() -> None:
 
 
 def test_a_routed_link_that_is_to_be_bridged_goes_down_and_leaves_nothing_behind() -> None:
-    link = apply(attach(ROUTED, NEW, fresh=True), NEW)
-    steps = attach(GOAL, link, fresh=False)
+    link = apply(planned(ROUTED, NEW, fresh=True), NEW)
+    steps = planned(GOAL, link, fresh=False)
     assert described(steps)[0] == "ip link set dev vif7.0 down"
     after = apply(steps, link)
     assert (after.routes, after.neighbours, after.addresses, after.group) == (frozenset(), frozenset(), (), 0)
 
 
 def test_a_port_of_a_bridge_that_is_to_be_routed_is_down_in_between() -> None:
-    steps = described(attach(ROUTED, READY, fresh=False))
+    steps = described(planned(ROUTED, READY, fresh=False))
     assert steps[0] == "ip link set dev vif7.0 down"
     assert steps.index("ip link set dev vif7.0 nomaster") < steps.index("ip link set dev vif7.0 up")
 
 
 @given(goals, links, st.booleans())
-def test_the_steps_lead_to_the_goal_and_no_further(goal: PortGoal, link: Link, fresh: bool) -> None:
-    after = apply(attach(goal, link, fresh=fresh), link)
-    assert attach(replace(goal, settings=()), after, fresh=fresh) == ()
-    assert (after.name, after.master, after.up) == (goal.name, goal.bridge, True)
+def test_the_steps_lead_to_the_goal_and_no_further(goal: LinkGoal, link: Link, fresh: bool) -> None:
+    after = apply(planned(goal, link, fresh=fresh), link)
+    assert planned(goal, after, fresh=fresh) == ()
+    assert (after.name, after.master, after.up) == (goal.name, goal.master, True)
+    assert (after.address, after.addr_gen_mode) == (GUEST_PORT_ADDRESS, IN6_ADDR_GEN_MODE_NONE)
+    assert after.mtu == (link.mtu if goal.mtu is None else goal.mtu)
     assert set(after.addresses) == set(goal.addresses)
     assert (after.routes, after.neighbours) == (goal.routes, goal.neighbours)
-    assert (after.group == GUEST_GROUP) == goal.routed
+    assert (after.group == GUEST_GROUP) == (goal.group == GUEST_GROUP)
+    assert (wrong_sysctls(goal, after), wrong_flags(goal, after)) == (set(), set())
 
 
 @given(bridged_goals, links, st.booleans())
-def test_no_frame_passes_before_the_link_is_in_its_bridge(goal: PortGoal, link: Link, fresh: bool) -> None:
-    """After each Step: a link that is up is the port of a bridge, but for one that was found up outside of any."""
-    for step in attach(goal, link, fresh=fresh):
+def test_no_frame_passes_before_the_link_is_in_its_bridge(goal: LinkGoal, link: Link, fresh: bool) -> None:
+    """After each Step: a link that is up is the port of a bridge, but for one that was found up outside of any.
+
+    Whenever a link comes up that was down, it is in its own bridge and has its flags.
+    """
+    for step in planned(goal, link, fresh=fresh):
         link = apply((step,), link)
         assert not link.up or link.master
-        if isinstance(step, SetUp):
-            assert link.master == goal.bridge
+        if is_set_up(step):
+            assert link.master == goal.master
+            assert wrong_flags(goal, link) == set()
 
 
 @given(routed_goals, links, st.booleans())
-def test_no_frame_passes_before_a_routed_link_is_guarded(goal: PortGoal, link: Link, fresh: bool) -> None:
-    """Whenever a link comes up that was down, it is in our group and has its settings; no route leads there before."""
-    settings = 0
-    for step in attach(goal, link, fresh=fresh):
+def test_no_frame_passes_before_a_routed_link_is_guarded(goal: LinkGoal, link: Link, fresh: bool) -> None:
+    """Whenever a link comes up that was down, it is in our group and has its sysctls; no route leads there before.
+
+    A new link is never up without them once we have begun.
+    """
+    for step in planned(goal, link, fresh=fresh):
         link = apply((step,), link)
-        settings += isinstance(step, SetSetting)
-        if isinstance(step, SetUp):
-            assert (link.group, link.master, settings) == (GUEST_GROUP, 0, len(goal.settings))
+        if is_set_up(step):
+            assert (link.group, link.master) == (GUEST_GROUP, 0)
+        if is_set_up(step) or (fresh and link.up):
+            assert wrong_sysctls(goal, link) == set()
         if isinstance(step, AddRoute | SetNeighbour | AddAddress):
             assert link.up
 
 
 @given(goals, links, st.booleans())
-def test_no_other_link_is_touched_but_for_the_bridges_mtu(goal: PortGoal, link: Link, fresh: bool) -> None:
-    others = [step for step in attach(goal, link, fresh=fresh) if step.index != link.index]
-    assert others in ([], [SetMtu(goal.bridge, goal.bridge_name, goal.bridge_mtu, needed=False)])
+def test_no_other_link_is_touched_but_for_the_bridges_mtu(goal: LinkGoal, link: Link, fresh: bool) -> None:
+    others = [step for step in planned(goal, link, fresh=fresh) if step.index != link.index]
+    assert others in ([], [set_value(goal.master, goal.master_name, "mtu", goal.master_mtu, needed=False)])
 
 
 @given(bridged_goals, links)
-def test_a_new_link_is_never_up_anywhere_but_in_its_bridge_once_we_have_begun(goal: PortGoal, link: Link) -> None:
-    for step in attach(goal, link, fresh=True):
+def test_a_new_link_is_never_up_anywhere_but_in_its_bridge_once_we_have_begun(goal: LinkGoal, link: Link) -> None:
+    for step in planned(goal, link, fresh=True):
         link = apply((step,), link)
-        assert not link.up or link.master == goal.bridge
+        assert not link.up or link.master == goal.master
 
 
 @given(links)

@@ -8,14 +8,14 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xennetd.model.attachment import Mode
+from xennetd.config.grammar import address, is_domain, subnet, target
 from xennetd.model.link import is_link_name
-from xennetd.policy.check import HostNotes, check
-from xennetd.policy.config import Policy
-from xennetd.policy.grammar import address, is_domain, subnet, target
+from xennetd.model.policy import Policy
+from xennetd.policy.check import check
 from xennetd.policy.load import load
+from xennetd.policy.modes import BRIDGE, MODES, NAT, ROUTE, keys_of, modes_with
 from xennetd.policy.network import unfit
-from xennetd.policy.schema import MODES
+from xennetd.policy.notes import HostNotes
 
 TEXT = st.text("abc019.:/[]%- é\n", max_size=12)
 LAB = ["10.1.0.0/16", "fd77::/64"]
@@ -42,7 +42,7 @@ FORWARDS = st.fixed_dictionaries(
     }
 )
 NETWORKS = st.fixed_dictionaries(
-    {"mode": st.sampled_from(list(Mode))},
+    {"mode": st.sampled_from(list(MODES))},
     optional={
         "bridge": st.sampled_from(["br0", "br1", "br2", "xn-a"]),
         "subnets": st.sampled_from(SUBNETS),
@@ -63,6 +63,7 @@ RULES = st.fixed_dictionaries(
     optional={
         "ip": st.lists(ADDRESSES, min_size=1, max_size=2),
         "mac": st.just("stable"),
+        "isolated": FLAGS,
         "match": st.just({"vm": "a", "devid": 0}),
     },
 )
@@ -87,16 +88,16 @@ def documents(draw: st.DrawFn) -> str:
     """Return a configuration that is often right, and else has a fault or two."""
     networks = draw(st.dictionaries(NAMES, NETWORKS, min_size=1, max_size=3))
     for network in networks.values():
-        for key in [key for key in network if network["mode"] not in MODES[key]]:
+        for key in [key for key in network if key != "mode" and network["mode"] not in modes_with(key)]:
             del network[key]
         if "ra" in network:
             network["dhcp"] = True
-        if network["mode"] is Mode.BRIDGE:
+        if network["mode"] == BRIDGE.name:
             network.setdefault("bridge", "br0")
-        elif network["mode"] is Mode.NAT or "dhcp" in network:
+        elif network["mode"] == NAT.name or "dhcp" in network:
             network["subnets"] = network.get("subnets") or LAB
         if draw(st.integers(0, 9)) == 0:
-            network[draw(st.sampled_from([*MODES, "other"]))] = draw(NONSENSE)
+            network[draw(st.sampled_from(["mode", *keys_of(), "other"]))] = draw(NONSENSE)
     rules = draw(st.lists(RULES, max_size=3))
     data = {"network": networks, "policy": [rule for rule in rules if rule["network"] in networks]}
     if draw(st.integers(0, 5)) == 0:
@@ -120,19 +121,19 @@ def test_any_networks_are_a_policy_that_holds_together_or_problems(text: str) ->
     for network in result.networks.values():
         subnets = [subnet for subnet in (network.subnet4, network.subnet6) if subnet is not None]
         prefixes += subnets + ([network.nptv6] if network.nptv6 is not None else [])
-        assert (network.bridge == "") if network.mode is Mode.ROUTE else is_link_name(network.bridge)
-        assert subnets or not (network.dhcp or network.mode is Mode.NAT)
+        assert (network.bridge == "") if network.mode is ROUTE else is_link_name(network.bridge)
+        assert subnets or not (network.dhcp or network.mode is NAT)
         assert is_domain(network.domain) or (network.domain == "" and not network.dhcp)
         assert network.ra == "off" or (network.dhcp and network.subnet6 is not None and network.subnet6.prefixlen == 64)
         assert network.subnet6 is not None or (network.nptv6 is None and not network.nat66)
-        assert not network.forwards or network.mode is Mode.NAT
+        assert not network.forwards or network.mode is NAT
         for forward in network.forwards:
             assert isinstance(forward.to, str) or unfit(network, ip_network(forward.to)) is None
     assert not any(a.version == b.version and a.overlaps(b) for a, b in combinations(prefixes, 2))
     for rule in result.rules:
         assert rule.network is not None
         assert all(unfit(rule.network, ip_network(ip)) is None for ip in rule.ips)
-        assert not rule.ips or rule.network.mode is not Mode.BRIDGE
+        assert not rule.ips or rule.network.mode is not BRIDGE
     for one, other in combinations(result.rules, 2):
         apart = one.network != other.network
         assert apart or not set(one.ips) & set(other.ips)

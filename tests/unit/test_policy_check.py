@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.attachment import Mode
-from xennetd.policy.check import HostNotes, Note, check
-from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.policy.check import Note, check
+from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE
+from xennetd.policy.notes import HostNotes
 
-LAN = Network("lan", Mode.BRIDGE, "xenbr0")
+LAN = Network("lan", BRIDGE, "xenbr0")
 LAB = Network(
-    "lab", Mode.NAT, "xn-lab", subnet4=IPv4Network("10.77.0.0/24"), subnet6=IPv6Network("2001:db8:77::/64"), dhcp=True
+    "lab", NAT, "xn-lab", subnet4=IPv4Network("10.77.0.0/24"), subnet6=IPv6Network("2001:db8:77::/64"), dhcp=True
 )
-DMZ = Network("dmz", Mode.ROUTE, subnet4=IPv4Network("192.0.2.0/28"), uplink="eth0")
+DMZ = Network("dmz", ROUTE, subnet4=IPv4Network("192.0.2.0/28"), uplink="eth0")
 NO_HOST = HostNotes()
 
 
@@ -104,7 +105,7 @@ def test_routed_guests_may_be_of_the_uplinks_own_subnet() -> None:
 
 
 def test_what_must_be_installed_is_one_error_that_names_the_package() -> None:
-    policy = with_networks(LAN, LAB, DMZ, Network("apart", Mode.ISOLATED, "xn-apart"))
+    policy = with_networks(LAN, LAB, DMZ, Network("apart", ISOLATED, "xn-apart"))
     assert check(policy, HostNotes(dnsmasq=False, nftables=False)) == (
         Note("dnsmasq is not installed, and dhcp = true needs it (network.lab): install dnsmasq-base", error=True),
         Note(
@@ -125,7 +126,7 @@ def test_guests_with_local_ipv6_addresses_that_nothing_translates_do_not_get_out
     for translated in (
         replace(local, nat66=True),
         replace(local, nptv6=IPv6Network("2001:db8::/64")),
-        replace(local, mode=Mode.ISOLATED),
+        replace(local, mode=ISOLATED),
         LAB,
     ):
         assert sentences(with_networks(translated)) == []

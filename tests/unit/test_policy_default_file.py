@@ -5,11 +5,12 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-from xennetd.model.attachment import Mode
-from xennetd.policy.check import HostNotes, check
-from xennetd.policy.config import DaemonConfig, Match, Policy
+from xennetd.config.schema import DAEMON, FORWARD, MATCH, RULE
+from xennetd.model.policy import DaemonConfig, Match, Policy
+from xennetd.policy.check import check
 from xennetd.policy.load import load
-from xennetd.policy.schema import DAEMON, FORWARD, MATCH, NETWORK, RULE
+from xennetd.policy.modes import MODES, keys_of
+from xennetd.policy.notes import HostNotes
 
 TEXT = (Path(__file__).parents[2] / "conf/xennetd.toml").read_text()
 UNCOMMENTED = re.sub(r"^#(?=[^ #\n])", "", TEXT, flags=re.MULTILINE)
@@ -33,8 +34,8 @@ def test_every_example_is_valid_and_every_default_is_true() -> None:
 def test_every_key_is_explained() -> None:
     data = tomllib.loads(UNCOMMENTED)
     assert data["daemon"].keys() == DAEMON.keys() == {field.name for field in fields(DaemonConfig)}
-    assert {key for network in data["network"].values() for key in network} == NETWORK.keys()
-    assert {network["mode"] for network in data["network"].values()} == set(Mode)
+    assert {key for network in data["network"].values() for key in network} == {"mode", *keys_of()}
+    assert {network["mode"] for network in data["network"].values()} == set(MODES)
     assert {key for forward in data["network"]["lab"]["forward"] for key in forward} == FORWARD.keys()
     assert {key for rule in data["policy"] for key in rule} == RULE.keys()
     assert MATCH.keys() == {field.name for field in fields(Match)}

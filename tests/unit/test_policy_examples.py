@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from xennetd.model.attachment import Mode
-from xennetd.policy.check import HostNotes, check
-from xennetd.policy.config import Policy
+from xennetd.model.policy import Policy
+from xennetd.policy.check import check
 from xennetd.policy.files import load_files
 from xennetd.policy.load import load
+from xennetd.policy.modes import MODES
+from xennetd.policy.notes import HostNotes
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted((REPOSITORY / "conf/examples").iterdir())
@@ -30,9 +31,9 @@ def test_an_example_is_valid_and_nothing_need_be_said_of_it(path: Path) -> None:
 
 
 def test_there_is_one_for_each_mode() -> None:
-    by_mode = {network.mode for path in EXAMPLES for network in loaded(path).networks.values()}
-    assert by_mode == set(Mode)
-    assert {f"{mode}.toml" for mode in Mode} <= {path.name for path in EXAMPLES}
+    shown = {network.mode.name for path in EXAMPLES for network in loaded(path).networks.values()}
+    assert shown == set(MODES)
+    assert {f"{mode}.toml" for mode in MODES} <= {path.name for path in EXAMPLES}
 
 
 def test_what_the_readme_shows_is_valid() -> None:
@@ -41,5 +42,5 @@ def test_what_the_readme_shows_is_valid() -> None:
     text = "".join(block for block in shown if block.lstrip().startswith("["))
     policy = load([("README.md", text.encode())])
     assert isinstance(policy, Policy), [problem.describe() for problem in policy]
-    assert {network.mode for network in policy.networks.values()} == set(Mode)
+    assert {network.mode.name for network in policy.networks.values()} == set(MODES)
     assert len(policy.rules) == 3

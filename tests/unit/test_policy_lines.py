@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.policy.lines import KeyPath, find_lines
+from xennetd.config.lines import KeyPath, find_lines
 
 KEYS = st.one_of(st.sampled_from(["a", "b-c", "7", "vm_1"]), st.text(max_size=4))
 SCALARS = st.one_of(

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.attachment import Mode
-from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
-from xennetd.policy.document import LARGEST
+from xennetd.config.document import LARGEST
+from xennetd.config.problem import Problem
+from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.policy.load import load
-from xennetd.policy.problem import Problem
+from xennetd.policy.modes import BRIDGE
 
-LAN = Network("lan", Mode.BRIDGE, "xenbr0")
+LAN = Network("lan", BRIDGE, "xenbr0")
 NETWORK = '[network.lan]\nmode = "bridge"\nbridge = "xenbr0"\n'
 
 

@@ -6,12 +6,12 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 import pytest
 
-from xennetd.model.attachment import Mode
-from xennetd.policy.config import Forward, Network, Policy
+from xennetd.model.policy import Forward, Network, Policy
 from xennetd.policy.load import load
+from xennetd.policy.modes import ISOLATED, NAT, ROUTE
 
-NAT = "mode = 'nat'\nsubnets = ['10.77.0.0/24', 'fd77::/64']\n"
-LAB = f"[network.lab]\n{NAT}"
+NAT_TABLE = "mode = 'nat'\nsubnets = ['10.77.0.0/24', 'fd77::/64']\n"
+LAB = f"[network.lab]\n{NAT_TABLE}"
 
 
 def policy(*texts: str) -> Policy:
@@ -32,7 +32,7 @@ def lines(*texts: str) -> list[str]:
 
 def test_a_nat_network_and_its_defaults() -> None:
     assert network("mode = 'nat'\nsubnets = ['10.77.0.0/24']") == Network(
-        "lab", Mode.NAT, "xn-lab", subnet4=IPv4Network("10.77.0.0/24")
+        "lab", NAT, "xn-lab", subnet4=IPv4Network("10.77.0.0/24")
     )
 
 
@@ -56,7 +56,7 @@ def test_a_nat_network_with_everything() -> None:
     )
     assert loaded == Network(
         "lab",
-        Mode.NAT,
+        NAT,
         "natbr0",
         subnet4=IPv4Network("10.77.0.0/24"),
         subnet6=IPv6Network("fd77::/64"),
@@ -76,7 +76,7 @@ def test_a_nat_network_with_everything() -> None:
 
 
 def test_a_routed_network() -> None:
-    assert network("mode = 'route'") == Network("lab", Mode.ROUTE)
+    assert network("mode = 'route'") == Network("lab", ROUTE)
     loaded = network(
         """
         mode = "route"
@@ -89,7 +89,7 @@ def test_a_routed_network() -> None:
     )
     assert loaded == Network(
         "lab",
-        Mode.ROUTE,
+        ROUTE,
         subnet4=IPv4Network("192.0.2.0/28"),
         uplink="eth0",
         dhcp=True,
@@ -101,7 +101,7 @@ def test_a_routed_network() -> None:
 
 def test_an_isolated_network() -> None:
     loaded = network("mode = 'isolated'")
-    assert loaded == Network("lab", Mode.ISOLATED, "xn-lab")
+    assert loaded == Network("lab", ISOLATED, "xn-lab")
     assert (loaded.gateway4, loaded.gateway6, loaded.own) == (None, None, True)
 
 
@@ -190,12 +190,12 @@ SUBNET = 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77:
         ("mode = 'nat'\nsubnets = ['10.0.0.0/8']\nnat66 = true", "nat66: needs an IPv6 subnet, found true"),
         ("mode = 'nat'\nsubnets = ['10.0.0.0/8']\nnptv6 = 'fd78::/64'", "nptv6: needs an IPv6 subnet"),
         ("mode = 'nat'\nsubnets = ['10.0.0.0/8']\nnptv6 = '10.0.0.0/24'", "nptv6: not an IPv6 prefix, found"),
-        (f"{NAT}nptv6 = 'fd78::/60'", 'nptv6: must be a /64 as the subnet is, found "fd78::/60"'),
+        (f"{NAT_TABLE}nptv6 = 'fd78::/60'", 'nptv6: must be a /64 as the subnet is, found "fd78::/60"'),
         (
-            f"{NAT}nptv6 = 'fd78::/64'\nnat66 = true",
+            f"{NAT_TABLE}nptv6 = 'fd78::/64'\nnat66 = true",
             "nptv6: there is nat66 = true already; a network has at most one of them",
         ),
-        (f"{NAT}nptv6 = 'fd77::/64'", "nptv6: overlaps fd77::/64, network.lab.subnets[2] at 0.toml:3, found"),
+        (f"{NAT_TABLE}nptv6 = 'fd77::/64'", "nptv6: overlaps fd77::/64, network.lab.subnets[2] at 0.toml:3, found"),
         ("mode = 'route'\ngateway = 'first'", 'gateway: not valid, found "first" (allowed: uplink, link-local)'),
         ("mode = 'route'\nuplink = 'eth 0'", 'uplink: not valid, found "eth 0" (allowed: a link\'s name, 1 to 15 ch'),
     ],
@@ -357,6 +357,11 @@ def test_fixed_addresses_and_a_stable_mac() -> None:
             "ip: a vif that is denied has none; it belongs to network",
         ),
         (LAB + "[[policy]]\ndeny = 'no'\nmac = 'stable'", "mac: a vif that is denied has none; it belongs to network"),
+        (
+            LAB + "[[policy]]\ndeny = 'no'\nisolated = true",
+            "isolated: a vif that is denied has none; it belongs to network",
+        ),
+        (LAB + "[[policy]]\nnetwork = 'lab'\nisolated = 1", "isolated: not valid, found 1 (allowed: true or false)"),
         (
             LAB + "[network.dmz]\nmode = 'route'\n" + rule("'10.77.0.5'", "dmz"),
             'ip[1]: belongs to 10.77.0.0/24, network.lab.subnets[1] at 0.toml:3, found "10.77.0.5"',

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.policy.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
+from xennetd.config.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
 
 SHAPE = ("ab", "ab", ":", "ab")
 TEXTS = [a + b + ":" + c for a in "ab" for b in "ab" for c in "ab"]

@@ -9,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.hosts import TableHost, nobody
-from xennetd.model.attachment import Attachment, Mode
+from xennetd.daemon.claims import Claims
+from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.link import Link, is_link_name
+from xennetd.model.placement import BridgePort, Routed
+from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
-from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.policy.load import load
-from xennetd.policy.resolve import owned
+from xennetd.policy.modes import BRIDGE, NAT, ROUTE
+from xennetd.policy.resolve import Resolution, owned
 from xennetd.policy.resolve import resolve as resolve_among
 from xennetd.policy.routed import DEFAULT_ROUTE
 
@@ -34,7 +37,8 @@ VIF = Vif(
 XENBR0 = Link(2, "xenbr0", "bridge")
 XENBR1 = Link(3, "xenbr1", "bridge", mtu=9000)
 ETH0 = Link(4, "eth0", master=2)
-LAN = Network("lan", Mode.BRIDGE, "xenbr1")
+LAN = Network("lan", BRIDGE, "xenbr1")
+NOT_ISOLATED = (("isolated", False),)
 
 
 def Host(links: tuple[Link, ...] = (XENBR0, XENBR1, ETH0)) -> TableHost:
@@ -45,27 +49,51 @@ def Host(links: tuple[Link, ...] = (XENBR0, XENBR1, ETH0)) -> TableHost:
 HOST = Host()
 
 
-def resolve(policy: Policy, vif: Vif, host: TableHost) -> Attachment:
+def resolution(policy: Policy, vif: Vif, host: TableHost = HOST) -> Resolution:
     return resolve_among(policy, vif, host, nobody())
+
+
+def resolve(policy: Policy, vif: Vif, host: TableHost = HOST) -> Attachment:
+    outcome = resolution(policy, vif, host).outcome
+    assert isinstance(outcome, Attachment), outcome
+    return outcome
+
+
+def port(policy: Policy, vif: Vif, host: TableHost = HOST) -> BridgePort:
+    placement = resolve(policy, vif, host).placement
+    assert isinstance(placement, BridgePort)
+    return placement
+
+
+def error(policy: Policy, vif: Vif, host: TableHost = HOST) -> XennetdError:
+    outcome = resolution(policy, vif, host).outcome
+    assert isinstance(outcome, XennetdError)
+    return outcome
 
 
 def rules(*rules: Rule) -> Policy:
     return Policy(networks={"lan": LAN}, rules=rules)
 
 
-def error(policy: Policy, vif: Vif, host: TableHost = HOST) -> XennetdError:
-    with pytest.raises(XennetdError) as caught:
-        resolve(policy, vif, host)
-    return caught.value
-
-
 def test_without_configuration_the_vif_line_decides() -> None:
-    assert resolve(Policy(), VIF, HOST) == Attachment(VIF.id, Mode.BRIDGE, "xenbr0", 2, 1500, VIF.mac)
+    assert resolve(Policy(), VIF, HOST) == Attachment(
+        VIF.id,
+        Assignment("bridge", bridge="xenbr0"),
+        BridgePort("xenbr0", 2, 1500, NOT_ISOLATED),
+        mtu=1500,
+        mac=VIF.mac,
+    )
 
 
 def test_a_policy_decides_over_the_vif_line_and_the_script() -> None:
     vif = replace(VIF, script="vif-xennetd-route")
-    expected = Attachment(VIF.id, Mode.BRIDGE, "xenbr1", 3, 9000, VIF.mac, network="lan", policy="web")
+    expected = Attachment(
+        VIF.id,
+        Assignment("bridge", network="lan", policy="web", bridge="xenbr1"),
+        BridgePort("xenbr1", 3, 9000, NOT_ISOLATED),
+        mtu=9000,
+        mac=VIF.mac,
+    )
     assert resolve(rules(Rule("web", Match(vm="web-*"), network=LAN)), vif, HOST) == expected
 
 
@@ -73,7 +101,7 @@ def test_the_first_rule_that_matches_wins() -> None:
     policy = rules(
         Rule("other", Match(vm="db-*"), deny="x"), Rule("web", Match(), network=LAN), Rule("rest", Match(), deny="y")
     )
-    assert resolve(policy, VIF, HOST).policy == "web"
+    assert resolve(policy, VIF, HOST).assignment.policy == "web"
 
 
 def test_a_denied_guest_is_told_the_reason_but_not_the_policys_name() -> None:
@@ -99,7 +127,7 @@ def test_a_denied_guest_is_told_the_reason_but_not_the_policys_name() -> None:
 )
 def test_a_match(match: Match) -> None:
     vif = replace(VIF, mac="00:16:3E:00:00:07", uuid=str(VIF.uuid).upper())
-    assert resolve(rules(Rule("r", match, network=LAN)), vif, HOST).policy == "r"
+    assert resolve(rules(Rule("r", match, network=LAN)), vif, HOST).assignment.policy == "r"
 
 
 @pytest.mark.parametrize(
@@ -118,13 +146,13 @@ def test_a_match(match: Match) -> None:
     ],
 )
 def test_no_match(match: Match) -> None:
-    assert resolve(rules(Rule("r", match, network=LAN)), VIF, HOST).policy is None
+    assert resolve(rules(Rule("r", match, network=LAN)), VIF, HOST).assignment.policy is None
 
 
 def test_an_absent_node_matches_as_an_empty_one() -> None:
     vif = replace(VIF, bridge=None, mac=None)
     policy = rules(Rule("r", Match(bridge="?*"), deny="x"), Rule("s", Match(mac="*"), network=LAN))
-    assert resolve(policy, vif, HOST).policy == "s"
+    assert resolve(policy, vif, HOST).assignment.policy == "s"
 
 
 def test_a_rule_on_a_name_that_can_not_be_read_keeps_the_port_shut() -> None:
@@ -134,10 +162,10 @@ def test_a_rule_on_a_name_that_can_not_be_read_keeps_the_port_shut() -> None:
     assert isinstance(unread, PolicyError)
     assert "quarantine" not in unread.sentence
     assert "quarantine" in unread.detail
-    assert resolve(policy, VIF, HOST).policy == "rest"
+    assert resolve(policy, VIF, HOST).assignment.policy == "rest"
     other = Match(vm="*-quarantine", devid=1)
     narrower = rules(Rule("quarantine", other, deny="x"), Rule("rest", Match(), network=LAN))
-    assert resolve(narrower, unnamed, HOST).policy == "rest"
+    assert resolve(narrower, unnamed, HOST).assignment.policy == "rest"
 
 
 def test_faults_are_the_guests_and_come_first() -> None:
@@ -161,7 +189,7 @@ def test_without_any_bridge_the_first_that_appears_is_waited_for() -> None:
 
 def test_xenbr_may_be_called_eth_nowadays() -> None:
     ethernet = Host((Link(5, "eth7", "bridge"),))
-    assert resolve(Policy(), replace(VIF, bridge="xenbr7"), ethernet).bridge_index == 5
+    assert port(Policy(), replace(VIF, bridge="xenbr7"), ethernet).index == 5
 
 
 def test_xenbr_stays_xenbr_where_it_exists_or_eth_is_no_bridge() -> None:
@@ -216,12 +244,13 @@ def test_open_vswitchs_grammar_is_explained() -> None:
     assert "Open vSwitch's grammar" in error(Policy(), replace(VIF, bridge="ovs0.20:30")).sentence
     assert "Open vSwitch's grammar" in error(Policy(), replace(VIF, bridge="xenbr0.20")).sentence
     dotted = Host((Link(9, "br.20", "bridge"),))
-    assert resolve(Policy(), replace(VIF, bridge="br.20"), dotted).bridge_index == 9
+    assert port(Policy(), replace(VIF, bridge="br.20"), dotted).index == 9
 
 
 @pytest.mark.parametrize("script", ["vif-xennetd", "vif-xennetd-bridge", "/usr/lib/xen/vif-bridge", "vif-ours"])
 def test_scripts_that_mean_a_bridge(script: str) -> None:
-    assert resolve(Policy(), replace(VIF, script=script), HOST).mode is Mode.BRIDGE
+    assert resolve(Policy(), replace(VIF, script=script), HOST).assignment.mode == "bridge"
+    assert port(Policy(), replace(VIF, script=script), HOST).bridge == "xenbr0"
 
 
 @pytest.mark.parametrize("mode", ["openvswitch"])
@@ -290,7 +319,7 @@ VIFS = st.builds(
     uuid=st.none() | st.text(max_size=5),
     faults=st.just(()) | st.just((Fault("mac", "wrong"),)),
 )
-NETWORKS = st.builds(Network, st.just("n"), st.just(Mode.BRIDGE), st.sampled_from(["xenbr0", "eth1"]))
+NETWORKS = st.builds(Network, st.just("n"), st.just(BRIDGE), st.sampled_from(["xenbr0", "eth1"]))
 RULES = st.one_of(
     st.builds(Rule, st.just("r"), MATCHES, network=NETWORKS), st.builds(Rule, st.just("d"), MATCHES, deny=st.just("no"))
 )
@@ -304,19 +333,21 @@ RULES = st.one_of(
 def test_any_vif_on_any_host_is_attached_to_a_bridge_or_gets_an_error_fit_to_show(
     rules: list[Rule], vif: Vif, host: TableHost
 ) -> None:
-    try:
-        attachment = resolve(Policy(rules=tuple(rules)), vif, host)
-    except XennetdError as error:
-        refused = error
-    else:
-        if attachment.routing is not None:
-            assert host.link(attachment.routing.uplink) is not None
+    found = resolution(Policy(rules=tuple(rules)), vif, host)
+    if isinstance(found.outcome, Attachment):
+        assert found.outcome.assignment == found.assignment
+        placement = found.outcome.placement
+        if isinstance(placement, Routed):
+            assert host.link(placement.uplink) is not None
             return
-        bridge = host.link(attachment.bridge or "")
+        bridge = host.link(placement.bridge)
         assert bridge is not None
         assert bridge.kind == "bridge"
-        assert bridge.index == attachment.bridge_index
+        assert bridge.index == placement.index
         return
+    refused = found.outcome
+    assert isinstance(refused, XennetdError)
+    assert found.assignment is not None or isinstance(refused, PolicyError)
     assert refused.sentence.isprintable()
     assert refused.sentence.isascii()
     # A link that is waited for must be one that can come, and whose coming can help.
@@ -363,3 +394,63 @@ def test_what_a_bridge_has_no_use_for_is_a_warning_only(node: str) -> None:
 def test_a_vlan_that_is_not_applied_is_not_passed_over() -> None:
     (warning,) = resolve(Policy(), replace(VIF, vlan="20"), HOST).warnings
     assert warning.startswith("vlan=20 is not applied")
+
+
+QUARANTINE = rules(Rule("quarantine", Match(), deny="x"))
+INTO_LAN = rules(Rule("web", Match(), network=LAN))
+INTO_LAB = rules(Rule("web", Match(), network=Network("lab", NAT, "xn-lab")))
+INTO_DMZ = rules(Rule("web", Match(), network=Network("dmz", ROUTE, uplink="eth9")))
+
+
+@pytest.mark.parametrize(
+    ("policy", "vif", "refusal", "assignment"),
+    [
+        (QUARANTINE, VIF, Denied, Assignment("bridge", policy="quarantine", bridge="xenbr0")),
+        (QUARANTINE, replace(VIF, script="vif-xennetd-nat"), Denied, Assignment("nat", policy="quarantine")),
+        (INTO_LAN, VIF, PolicyError, Assignment("bridge", "lan", "web", "xenbr1")),
+        (
+            INTO_LAN,
+            replace(VIF, faults=(Fault("mac", "wrong"),)),
+            GuestError,
+            Assignment("bridge", "lan", "web", "xenbr1"),
+        ),
+        (INTO_LAB, VIF, PolicyError, Assignment("nat", "lab", "web", "xn-lab")),
+        (INTO_DMZ, VIF, PolicyError, Assignment("route", "dmz", "web")),
+        (Policy(), VIF, HostError, Assignment("bridge", bridge="xenbr0")),
+        (Policy(), replace(VIF, bridge="a/b"), GuestError, Assignment("bridge", bridge="a/b")),
+        (Policy(), replace(VIF, script="vif-route"), HostError, Assignment("route")),
+    ],
+)
+def test_who_is_denied_or_can_not_be_attached_is_assigned_all_the_same(
+    policy: Policy, vif: Vif, refusal: type[XennetdError], assignment: Assignment
+) -> None:
+    found = resolution(policy, vif, Host((ETH0,)))
+    assert type(found.outcome) is refusal
+    assert found.assignment == assignment
+
+
+def test_a_network_that_the_host_can_not_have_now_is_assigned_all_the_same() -> None:
+    problem = PolicyError('network "lab": subnet 10.0.0.0/8 is in use', waits_on=frozenset({"eth0"}))
+    others = Claims(lambda instance, mac: (), lambda instance: (), {"lab": problem}.get)
+    found = resolve_among(INTO_LAB, VIF, HOST, others)
+    assert found.outcome is problem
+    assert found.assignment == Assignment("nat", "lab", "web", "xn-lab")
+    assert isinstance(resolve_among(INTO_LAN, VIF, HOST, others).outcome, Attachment)
+
+
+def test_nothing_is_assigned_where_not_even_the_policy_can_be_told() -> None:
+    found = resolution(rules(Rule("web", Match(vm="web-*"), network=LAN)), replace(VIF, vm=None))
+    assert type(found.outcome) is PolicyError
+    assert found.assignment is None
+
+
+@pytest.mark.parametrize(("written", "isolated"), [("isolated = true", True), ("isolated = false", False), ("", False)])
+def test_a_port_is_isolated_where_its_policy_says_so(written: str, isolated: bool) -> None:
+    text = f"[network.lan]\nmode = 'bridge'\nbridge = 'xenbr1'\n[[policy]]\nnetwork = 'lan'\n{written}\n"
+    policy = load([("x.toml", text.encode())])
+    assert isinstance(policy, Policy)
+    assert port(policy, VIF).flags == (("isolated", isolated),)
+
+
+def test_a_port_that_no_policy_is_about_is_not_isolated() -> None:
+    assert port(Policy(), VIF).flags == (("isolated", False),)

@@ -12,26 +12,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.schedules import Life, Moment, Op, schedules
-from tests.unit.test_ground import Heap
-from tests.unit.test_interleavings import SimulatedDirectory, SimulatedKernel, World, run
+from tests.unit.test_host_state import KINDS, Heap
+from tests.unit.test_interleavings import SimulatedDirectory, SimulatedKernel, World, check_replays, run
 from tests.unit.test_rtnl import address_message, attribute, route_message
-from xennetd.daemon.ground import Ground
+from xennetd.daemon.reconcile import observe
+from xennetd.daemon.reconcile.host import HostState
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.kernel import rtnl_ip
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import Links
-from xennetd.model.ground import RANKS, ProxyNeighbour
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
+from xennetd.model.objects import ProxyNeighbour
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan import port
-from xennetd.plan.steps import AddRoute, LinkStep, SetSetting
+from xennetd.plan.steps import AddRoute, LinkStep, SetSysctl
 from xennetd.xenstore.parse import NODES, parse_vif
 
 UPLINK = 1
@@ -101,20 +103,11 @@ def _neighbour(index: int, neighbour: Neighbour, *, gone: bool = False) -> bytes
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
-class _Links(Links):
-    """The daemon's own view, but for the settings, which it reads below /proc/sys."""
-
-    world: RoutedWorld
-
-    def setting(self, version: int, link: str, key: str) -> int | None:
-        return self.world.settings.get((link, key), 0) if version == 4 and self.link(link) is not None else None
-
-
 class RoutedKernel(SimulatedKernel):
     def __init__(self, world: RoutedWorld) -> None:
         super().__init__(world)
-        self.links = _Links()
-        self.links.world = world
+        self.links = Links()
+        self.links.has_ipv6 = False
         self._routed_world = world
 
     def poll(self) -> None:
@@ -133,8 +126,8 @@ class RoutedKernel(SimulatedKernel):
         link = world.links.get(step.index)
         if link is None:
             raise StepRefused(step, errno.ENODEV, "")
-        if isinstance(step, SetSetting):
-            world.settings[(step.name, step.setting.key)] = step.setting.value
+        if isinstance(step, SetSysctl):
+            world.settings[(step.name, step.sysctl.setting)] = step.sysctl.value
             return
         if isinstance(step, AddRoute):
             if not link.up:
@@ -170,14 +163,21 @@ async def play(
     """Let everything happen to a world of routes."""
     world = RoutedWorld(wanted=wanted, domains=domains)
     kernel, directory, heap = RoutedKernel(world), RoutedDirectory(world), Heap()
-    hands: Any = dict.fromkeys(RANKS, heap)
-    reconciler, _ = await run(world, kernel, directory, Ground(hands), lives, moments)
+    adapters: Any = dict.fromkeys(KINDS, heap)
+
+    def read_sysctl(version: int, link: str, setting: str) -> int | None:
+        return world.settings.get((link, setting), 0) if version == 4 else None
+
+    settings_of_the_world = mock.patch.object(observe, "read_sysctl", read_sysctl)
+    with settings_of_the_world:
+        reconciler, _ = await run(world, kernel, directory, HostState(adapters), lives, moments)
     return world, reconciler, heap
 
 
 def check(world: RoutedWorld, reconciler: Reconciler, heap: Heap) -> None:
     """Each address leads to one guest that is there and wants it, and the host has what that needs and nothing else."""
     assert set(reconciler.records) == set(world.nodes)
+    check_replays(reconciler)
     proxies = {str(each.address) for each in heap.there if isinstance(each, ProxyNeighbour)}
     for address in ADDRESSES:
         destination = IPv4Network(address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_network
 
 import pytest
@@ -281,15 +282,58 @@ def test_a_guest_that_is_the_hosts_router_is_not_in_its_own_way() -> None:
     assert links.router(IPv4Network("192.0.2.1")) is None
 
 
+def port_flag(kind: int, *, on: bool) -> bytes:
+    return attribute(12 | 0x8000, attribute(kind, bytes([on])))
+
+
+def port_data(*flags: bytes, master_kind: bytes = b"bridge\0") -> bytes:
+    """What a link's own message says of it as a port."""
+    slave = attribute(4, master_kind) + attribute(5 | 0x8000, b"".join(flags))
+    return MASTER_2 + attribute(18 | 0x8000, attribute(1, b"veth\0") + slave)
+
+
 def test_a_port_message_of_the_bridge_changes_the_port_and_nothing_else() -> None:
     links = fed(link_message(9, "vif7.0", MASTER_2))
-    isolated = attribute(12 | 0x8000, attribute(33, b"\1"))
-    links.feed([link_message(9, "vif7.0", isolated, family=7)])
+    before = links.link("vif7.0")
+    assert before is not None
+    for on, flags_on in ((True, frozenset({"isolated"})), (False, frozenset[str]())):
+        links.feed([link_message(9, "vif7.0", port_flag(33, on=on), family=7)])
+        assert links.link("vif7.0") == replace(before, flags_on=flags_on)
+
+
+def flags_on(links: Links) -> frozenset[str]:
     link = links.link("vif7.0")
     assert link is not None
-    assert link.port is not None
-    assert link.port.isolated
-    assert link.master == 2
+    return link.flags_on
+
+
+def test_a_port_message_that_does_not_mention_a_flag_leaves_it() -> None:
+    links = fed(link_message(9, "vif7.0", MASTER_2), link_message(9, "vif7.0", port_flag(33, on=True), family=7))
+    learning = link_message(9, "vif7.0", port_flag(8, on=False), family=7)
+    assert links.feed([learning, link_message(9, "vif7.0", family=7)]) == []
+    assert flags_on(links) == {"isolated"}
+
+
+def test_a_links_own_message_says_which_flags_of_a_bridges_port_are_on() -> None:
+    on, off = (attribute(33, bytes([value])) for value in (1, 0))
+    assert flags_on(fed(link_message(9, "vif7.0", port_data(on)))) == {"isolated"}
+    assert flags_on(fed(link_message(9, "vif7.0", port_data(off)))) == set()
+    assert flags_on(fed(link_message(9, "vif7.0", port_data(on, master_kind=b"bond\0")))) == set()
+
+
+def test_of_both_kinds_of_message_the_later_one_counts() -> None:
+    own_on, own_off = (link_message(9, "vif7.0", port_data(attribute(33, bytes([value])))) for value in (1, 0))
+    port_on, port_off = (link_message(9, "vif7.0", port_flag(33, on=on), family=7) for on in (True, False))
+    assert flags_on(fed(own_off, port_on)) == flags_on(fed(port_off, own_on)) == {"isolated"}
+    assert flags_on(fed(own_on, port_off)) == flags_on(fed(port_on, own_off)) == set()
+
+
+def test_a_link_that_leaves_its_bridge_has_no_flags() -> None:
+    links = fed(link_message(9, "vif7.0", port_data(attribute(33, b"\1"))))
+    links.feed([link_message(9, "vif7.0")])
+    assert flags_on(links) == set()
+    links.feed([link_message(9, "vif7.0", port_flag(33, on=True), family=7)])  # too late
+    assert flags_on(links) == set()
 
 
 def test_a_dump_tells_what_went_while_nobody_looked() -> None:

@@ -195,7 +195,7 @@ def test_a_migrating_domain_keeps_its_name(suffix: str) -> None:
 
 
 def test_names_that_do_not_print_are_escaped() -> None:
-    assert parse_vif(VIF, LIBXL, b"bob's \"vm\"").vm == "bob's \"vm\""
+    assert parse_vif(VIF, LIBXL, b'bob\'s "vm"').vm == 'bob\'s "vm"'
     assert parse_vif(VIF, LIBXL, b"a\nb").vm == "a\\nb"
 
 

@@ -110,6 +110,10 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     _add_vif(show)
     _add_json(show, "one JSON object, with the latest events in it")
+    show.add_argument(
+        "--debug", action="store_true",
+        help="for a bug report: the last observation of the interface, what was decided from it and by which policy",
+    )  # fmt: skip
 
     monitor = _add(
         commands, "monitor", verbs.monitor, "events as they happen",

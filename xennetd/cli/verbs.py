@@ -47,6 +47,9 @@ def list_(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
+    if arguments.debug:
+        _print_json(json.loads(client.call(arguments.control, "Debug", vif=arguments.vif)["dump"]))
+        return FINE
     shown = client.call(arguments.control, "Show", vif=arguments.vif)
     if arguments.json:
         _print_json({**shown["vif"], "events": shown["events"]})
@@ -107,9 +110,10 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _check_files(file: str | None) -> Values:
-    from xennetd.policy.check import HostNotes, check
-    from xennetd.policy.config import Policy
+    from xennetd.model.policy import Policy
+    from xennetd.policy.check import check
     from xennetd.policy.files import load_files
+    from xennetd.policy.notes import HostNotes
 
     policy = load_files(file)
     if not isinstance(policy, Policy):

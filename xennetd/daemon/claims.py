@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from xennetd.model.attachment import Attachment, Name
 from xennetd.model.errors import XennetdError
-from xennetd.model.ground import IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.vif import Vif, VifId
 from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
 
@@ -147,7 +147,7 @@ class Claims:
             key=allocation_key(vif),
             hosts=frozenset(each.network_address for each in ips if each.prefixlen == each.max_prefixlen),
             prefixes=frozenset(each for each in ips if each.prefixlen != each.max_prefixlen),
-            held=attachment.held,
+            held=attachment.granted,
         )
         old = self._entries.get(vif.id)
         if old == entry:
@@ -203,7 +203,7 @@ class Claims:
 
 def _names(vif: Vif, attachment: Attachment) -> Iterator[Name]:
     if attachment.mac is not None:
-        yield attachment.mac, attachment.place
+        yield attachment.mac, attachment.segment
     if attachment.network is not None and vif.vm is not None:
         yield vif.vm, attachment.network
 

@@ -1,4 +1,4 @@
-"""The hands for `DhcpService` and `DhcpHost`: what dnsmasq reads below /var/lib/xennetd, and when it is to be told.
+"""The adapters for `DhcpService` and `DhcpHost`: what dnsmasq reads below /var/lib/xennetd, and when it is to be told.
 
 Rule 1: a file is replaced as a whole, and only when it differs; who reads a directory sees the old file or the new.
 Rule 2: a guest that is added costs dnsmasq no signal (it watches its directories); one that is changed or taken away
@@ -19,14 +19,15 @@ from pathlib import Path
 
 from xennetd.daemon.dnsmasq import CONFIGURATION, Keeper, Runner, runner, written
 from xennetd.model.errors import HostError
-from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
+from xennetd.model.ip import IPAddress
+from xennetd.model.objects import DhcpHost, DhcpService
 from xennetd.model.places import STATE
-from xennetd.plan.dnsmasq import (
+from xennetd.render.dnsmasq import (
     Lease,
+    both_instances,
     directory,
     host_file,
     host_of,
-    instances,
     leases,
     names_file,
     served_link,
@@ -47,174 +48,181 @@ _MAC = re.compile(r"[0-9a-f]{12}")
 
 
 class DhcpServices:
-    """The hand for `DhcpService`: one dnsmasq for each network that has `dhcp`. Nothing is started but by `work`."""
+    """The adapter for `DhcpService`: a dnsmasq for each network that has `dhcp`. Nothing is started but by `work`."""
 
     def __init__(self, run_by: Runner | None = None) -> None:
         self._runner = run_by if run_by is not None else runner()
         self._keepers: dict[str, Keeper] = {}
         self._new: asyncio.Queue[str] = asyncio.Queue()
 
-    def holds(self, needed: DhcpService) -> bool:
-        """Whether its configuration lies there, for the link that there is now, and is seen to."""
-        keeper = self._keepers.get(needed.network)
+    def present(self, wanted: DhcpService) -> DhcpService | None:
+        """Return the service whose configuration lies there, for the link that there is now, if it is kept running."""
+        keeper = self._keepers.get(wanted.instance)
         if keeper is None or not keeper.wanted:
-            return False
-        text = _text(needed)
-        return text is not None and _read(_file(needed.network)) == text
+            return None
+        configured = _configured(wanted.instance)
+        if configured is None:
+            return None
+        found, text = configured
+        return found if text == _text(found) else None  # Else it was written for a link that has gone since.
 
-    def ensure(self, needed: Sequence[DhcpService]) -> None:
-        """Write the configurations, and have each service run with its own."""
-        for service in needed:
-            if self.holds(service):
+    def apply(self, wanted: Sequence[DhcpService]) -> None:
+        """Write the configurations, and have each service run with its own. Leases and guests stay as they are."""
+        for service in wanted:
+            if self.present(service) == service:
                 continue
             failure = f"the DHCP service of network {service.network} can't be configured"
             text = _text(service)
             if text is None:
                 raise HostError(f"{failure}: the link that it is to serve does not exist")
             with _named(failure):
-                _make(_directory(service.network))
+                _make(_directory(service.instance))
                 for part in _PARTS:
-                    _make(_directory(service.network.partition(":")[0]) / part)
-                _put(_file(service.network), text)
-            self._keeper(service.network).look()
+                    _make(_directory(service.instance.partition(":")[0]) / part)
+                _put(_file(service.instance), text)
+            keeper = self._keeper(service.instance)
+            keeper.title = f"network {service.network}"
+            keeper.look()
 
-    def release(self, objects: Sequence[DhcpService]) -> None:
+    def remove(self, objects: Sequence[DhcpService]) -> None:
         """Have the services stopped, and all that was theirs removed."""
         for service in objects:
-            self._keeper(service.network).look(wanted=False)
+            self._keeper(service.instance).look(wanted=False)
 
-    def ours(self) -> Collection[DhcpService]:
+    def list_owned(self) -> Collection[DhcpService]:
         """Return the services that are configured, whether they run or not."""
-        texts = {network: _read(_file(network)) for network in _networks()}
-        return [DhcpService(network, text.partition(_INDEX)[0]) for network, text in texts.items() if text]
+        found = (_configured(instance) for instance in _instances())
+        return [each[0] for each in found if each is not None]
 
     async def work(self) -> None:
         """Keep the services, until cancelled: they then go on by themselves."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                network = await self._new.get()
-                tasks.create_task(self._keep(network), name=f"dnsmasq for {network}")
+                instance = await self._new.get()
+                tasks.create_task(self._keep(instance), name=f"dnsmasq {instance}")
 
     def problems(self) -> list[str]:
         """Return why services do not run, in a sentence each."""
         return [keeper.problem for keeper in self._keepers.values() if keeper.problem]
 
-    def reread(self, network: str) -> None:
+    def reread(self, instance: str) -> None:
         """Have the guests' files read anew."""
-        for instance in instances(network):
-            if instance in self._keepers:
-                self._keepers[instance].reread()
+        for each in both_instances(instance):
+            if each in self._keepers:
+                self._keepers[each].reread()
 
-    def renew(self, network: str) -> None:
+    def renew(self, instance: str) -> None:
         """Have the service started anew without the leases of addresses that are now another guest's."""
-        if network in self._keepers:
-            self._keepers[network].renew()
+        if instance in self._keepers:
+            self._keepers[instance].renew()
 
-    def _keeper(self, network: str) -> Keeper:
-        if network not in self._keepers:
-            self._keepers[network] = Keeper(_directory(network), self._runner, lambda: _strike_out(network))
-            self._new.put_nowait(network)
-        return self._keepers[network]
+    def _keeper(self, instance: str) -> Keeper:
+        if instance not in self._keepers:
+            self._keepers[instance] = Keeper(_directory(instance), self._runner, lambda: _strike_out(instance))
+            self._new.put_nowait(instance)
+        return self._keepers[instance]
 
-    async def _keep(self, network: str) -> None:
-        keeper = self._keepers[network]
+    async def _keep(self, instance: str) -> None:
+        keeper = self._keepers[instance]
         await keeper.keep()
         if keeper.wanted:
-            self._new.put_nowait(network)  # It was wanted again in the meantime.
+            self._new.put_nowait(instance)  # It was wanted again in the meantime.
         else:
-            del self._keepers[network]
-            shutil.rmtree(_directory(network), ignore_errors=True)
+            del self._keepers[instance]
+            shutil.rmtree(_directory(instance), ignore_errors=True)
 
 
 class DhcpHosts:
-    """The hand for `DhcpHost`: a guest is a file in each of a network's directories, named after its MAC."""
+    """The adapter for `DhcpHost`: a guest is a file in each of an instance's directories, named after its MAC."""
 
     def __init__(self, services: DhcpServices) -> None:
         self._services = services
         self._leases: dict[str, tuple[tuple[int, int], Mapping[IPAddress, Lease]]] = {}
 
-    def holds(self, needed: DhcpHost) -> bool:
-        """Whether dnsmasq finds the guest in its directories."""
-        return all(_read(_guest(needed, part)) == write(needed) for part, write in _PARTS.items())
+    def present(self, wanted: DhcpHost) -> DhcpHost | None:
+        """Return the guest as dnsmasq finds it in its directories."""
+        if all(_read(_guest(wanted, part)) == write(wanted) for part, write in _PARTS.items()):
+            return wanted
+        told = _told(wanted.instance, wanted.mac)
+        return told if told != wanted else None  # One of its files is missing or wrong.
 
-    def ensure(self, needed: Sequence[DhcpHost]) -> None:
+    def apply(self, wanted: Sequence[DhcpHost]) -> None:
         """Tell dnsmasq of guests, and free the addresses that are theirs now and leased to another MAC still."""
-        for host in needed:
-            if self.holds(host):
+        for host in wanted:
+            if self.present(host) == host:
                 continue
-            with _named(f"dnsmasq for network {host.network} can't be told of {host.mac}"):
+            with _named(f"dnsmasq {host.instance} can't be told of {host.mac}"):
                 for part in _PARTS:
-                    _make(_directory(host.network) / part)
+                    _make(_directory(host.instance) / part)
                 changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
             if changed - {_NAMES}:
-                self._services.reread(host.network)
-            leased = self.leases(host.network)
+                self._services.reread(host.instance)
+            leased = self.leases(host.instance)
             if any(leased[each].mac not in (host.mac, None) for each in host.addresses if each in leased):
-                self._services.renew(host.network)
+                self._services.renew(host.instance)
 
-    def release(self, objects: Sequence[DhcpHost]) -> None:
+    def remove(self, objects: Sequence[DhcpHost]) -> None:
         """Have dnsmasq forget guests. A guest of the same MAC that is told something else stays."""
         for host in objects:
-            if _told(host.network, host.mac) not in (host, None):
+            if _told(host.instance, host.mac) not in (host, None):
                 continue
             files = [_guest(host, part) for part in _PARTS]
             known = any(file.exists() for file in files)
-            with _named(f"dnsmasq for network {host.network} can't be made to forget {host.mac}"):
+            with _named(f"dnsmasq {host.instance} can't be made to forget {host.mac}"):
                 for file in files:
                     file.unlink(missing_ok=True)
             if known:
-                self._services.reread(host.network)
+                self._services.reread(host.instance)
 
-    def ours(self) -> Collection[DhcpHost]:
-        """Return all guests that dnsmasq is told of, in every network."""
-        return [
-            _told(network, mac) or DhcpHost(network, mac, (), None) for network in _networks() for mac in _macs(network)
-        ]
+    def list_owned(self) -> Collection[DhcpHost]:
+        """Return all guests that dnsmasq is told of, by every instance."""
+        marked = [(instance, mac) for instance in _instances() for mac in _macs(instance)]
+        return [_told(*each) or DhcpHost(*each, (), None) for each in marked]
 
-    def lease(self, network: str, mac: str) -> tuple[IPAddress, ...]:
-        """Return the addresses that this MAC has in the network, or had last."""
-        told = _told(network, mac)
+    def lease(self, instance: str, mac: str) -> tuple[IPAddress, ...]:
+        """Return the addresses that this MAC has in the network that an instance serves, or had last."""
+        told = _told(instance, mac)
         if told is not None:
             return told.addresses
-        return tuple(each.address for each in self.leases(network).values() if each.mac == mac)
+        return tuple(each.address for each in self.leases(instance).values() if each.mac == mac)
 
-    def leases(self, network: str) -> Mapping[IPAddress, Lease]:
+    def leases(self, instance: str) -> Mapping[IPAddress, Lease]:
         """Return the leases that dnsmasq has written down, by address."""
-        file = _directory(network) / _LEASES
+        file = _directory(instance) / _LEASES
         try:
             state = file.stat()
         except OSError:
             return {}
         stamp = state.st_mtime_ns, state.st_size
-        if network not in self._leases or self._leases[network][0] != stamp:
-            self._leases[network] = stamp, leases(_read(file) or "")
-        return self._leases[network][1]
+        if instance not in self._leases or self._leases[instance][0] != stamp:
+            self._leases[instance] = stamp, leases(_read(file) or "")
+        return self._leases[instance][1]
 
 
-def _directory(network: str) -> Path:
-    return Path(directory(network))
+def _directory(instance: str) -> Path:
+    return Path(directory(instance))
 
 
-def _file(network: str) -> Path:
-    return _directory(network) / CONFIGURATION
+def _file(instance: str) -> Path:
+    return _directory(instance) / CONFIGURATION
 
 
 def _guest(host: DhcpHost, part: str) -> Path:
-    return _directory(host.network) / part / host.mac.replace(":", "")
+    return _directory(host.instance) / part / host.mac.replace(":", "")
 
 
-def _networks() -> list[str]:
+def _instances() -> list[str]:
     return sorted(file.parent.name for file in Path(STATE).glob(f"*/{CONFIGURATION}"))
 
 
-def _macs(network: str) -> list[str]:
-    files = {file.name for part in _PARTS for file in _directory(network).glob(f"{part}/*")}
+def _macs(instance: str) -> list[str]:
+    files = {file.name for part in _PARTS for file in _directory(instance).glob(f"{part}/*")}
     return sorted(":".join(re.findall("..", name)) for name in files if _MAC.fullmatch(name))
 
 
-def _told(network: str, mac: str) -> DhcpHost | None:
-    text = _read(_guest(DhcpHost(network, mac, (), None), _NAMES))
-    return host_of(network, mac, text) if text is not None else None
+def _told(instance: str, mac: str) -> DhcpHost | None:
+    text = _read(_guest(DhcpHost(instance, mac, (), None), _NAMES))
+    return host_of(instance, mac, text) if text is not None else None
 
 
 def _text(service: DhcpService) -> str | None:
@@ -223,16 +231,28 @@ def _text(service: DhcpService) -> str | None:
         index = socket.if_nametoindex(served_link(service.configuration))
     except OSError:
         return None
-    return written(_directory(service.network), f"{service.configuration}{_INDEX}{index}\n")
+    return written(_directory(service.instance), f"{service.configuration}{_INDEX}{index}\n")
 
 
-def _strike_out(network: str) -> None:
+def _configured(instance: str) -> tuple[DhcpService, str] | None:
+    """Return the service whose configuration lies there, and that file's text; None if there is none of ours."""
+    text = _read(_file(instance))
+    if not text:
+        return None
+    configuration = text.partition(_INDEX)[0]
+    try:
+        return DhcpService(instance, configuration, link=served_link(configuration)), text
+    except ValueError:
+        return None
+
+
+def _strike_out(instance: str) -> None:
     """Take the leases of addresses that are another guest's now out of the lease file. dnsmasq must not run."""
-    file = _directory(network) / _LEASES
+    file = _directory(instance) / _LEASES
     text = _read(file)
     if text is None:
         return
-    hosts = [host for mac in _macs(network) if (host := _told(network, mac)) is not None]
+    hosts = [host for mac in _macs(instance) if (host := _told(instance, mac)) is not None]
     owners = {address: host.mac for host in hosts for address in host.addresses}
     wrong = {lease.address for lease in leases(text).values() if lease.mac not in (None, owners.get(lease.address))}
     _put(file, without(text, wrong & owners.keys()))

@@ -80,7 +80,7 @@ def _argument(directory: Path) -> str:
 
 
 class Runner(Protocol):
-    """How the processes are started and stopped. `directory` is a network's; its name is the network's."""
+    """How the processes are started and stopped. `directory` is an instance's; its name is the instance's."""
 
     async def start(self, directory: Path) -> None:
         """Start it, and return once it serves. Raises Refused."""
@@ -159,13 +159,13 @@ class Units:
 NOT_INSTALLED = "dnsmasq is not installed, so its guests get neither addresses nor names: apt install dnsmasq-base"
 
 
-def unit(network: str) -> str:
-    """Return the name of the network's unit, its name escaped as systemd-escape(1) does."""
+def unit(instance: str) -> str:
+    """Return the name of the instance's unit, its name escaped as systemd-escape(1) does."""
     escaped = "".join(
         character
         if character.isalnum() or character in "_:" or (character == "." and index)
         else f"\\x{ord(character):02x}"
-        for index, character in enumerate(network)
+        for index, character in enumerate(instance)
     )
     return f"xennetd-dnsmasq@{escaped}.service"
 
@@ -222,7 +222,8 @@ async def _end(process: int) -> None:
 
 
 class Keeper:
-    """Keeps one network's dnsmasq as it is wanted: `problem` is why it is not, in a sentence, else empty.
+    """Keeps one network's dnsmasq as it is wanted: `problem` is why it is not, in a sentence, else empty;
+    `title` says which it is.
 
     `prepare` is called while none runs, just before one is started.
     """
@@ -230,6 +231,7 @@ class Keeper:
     def __init__(self, directory: Path, runner: Runner, prepare: Callable[[], None]) -> None:
         self.problem = ""
         self.wanted = True
+        self.title = f"dnsmasq {directory.name}"
         self._directory = directory
         self._runner = runner
         self._prepare = prepare
@@ -352,12 +354,12 @@ class Keeper:
         self._ends = 0
         self._pause = _FIRST_PAUSE
         if self.problem:
-            _log.info("dnsmasq runs again", network=self._directory.name)
+            _log.info("dnsmasq runs again", instance=self._directory.name)
         self.problem = ""
         return None
 
     def _tell(self, problem: str) -> None:
-        self.problem = f"network {self._directory.name}: {problem}"
+        self.problem = f"{self.title}: {problem}"
         _log.warning(self.problem)
 
 

@@ -18,8 +18,9 @@ import structlog
 
 from xennetd.daemon.audit import Audit
 from xennetd.model.event import Event, EventKind
+from xennetd.model.ip import plain
 from xennetd.model.text import visible
-from xennetd.model.vif import Vif, VifId, plain
+from xennetd.model.vif import Vif, VifId
 
 _log = structlog.get_logger()
 

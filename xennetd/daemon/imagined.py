@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from xennetd.model.ground import BRIDGE_GROUP, IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
-from xennetd.policy.config import Policy
+from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.policy import Policy
 
 _NOT_MADE = -1
 """The index of a bridge that is not there."""
@@ -22,6 +23,14 @@ class Imagined:
             if host.link(name) is None
         }
 
+    @property
+    def has_ipv6(self) -> bool:
+        return self._host.has_ipv6
+
+    @property
+    def forces_ipv6(self) -> bool:
+        return self._host.forces_ipv6
+
     def link(self, name: str) -> Link | None:
         return self._bridges.get(name) or self._host.link(name)
 
@@ -33,9 +42,6 @@ class Imagined:
 
     def default_uplink(self, version: int) -> Link | None:
         return self._host.default_uplink(version)
-
-    def setting(self, version: int, link: str, key: str) -> int | None:
-        return self._host.setting(version, link, key)
 
     def owner(self, destination: IPNetwork) -> Link | None:
         return self._host.owner(destination)

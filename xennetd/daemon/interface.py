@@ -30,6 +30,10 @@ class Daemon(Protocol):
 
     def vif(self, vif: VifId) -> VifStatus | None: ...
 
+    def debug(self, vif: VifId) -> str:
+        """Return the last observation of a vif and what was decided from it, as JSON."""
+        ...
+
     async def reload(self) -> list[str]:
         """Read the configuration again; return its problems, the old policy then staying as it was."""
         ...
@@ -171,6 +175,14 @@ class Control(VarlinkInterface, name=INTERFACE):
         """Return one interface and its latest events, the oldest first."""
         row = self._find(vif)
         return {"vif": row, "events": [EventRecord.of(e) for e in self._audit.recent(VifId(row.domid, row.devid))]}
+
+    @varlinkmethod(return_parameter="dump")
+    def Debug(self, *, vif: str) -> str:
+        """Return the last observation of an interface, what was decided from it and by which policy, as JSON text.
+
+        It is for developers, and its form may change with any version.
+        """
+        return self._daemon.debug(self._id(vif))
 
     @varlinkmethod(delay_generator=False)
     async def Monitor(self, *, recent: int | None = None) -> AsyncIterator[_Monitored]:

@@ -14,8 +14,8 @@ from xennetd.daemon.journal import Journal
 from xennetd.daemon.service import Service, observing
 from xennetd.daemon.surroundings import host_notes, read_links
 from xennetd.model.errors import XennetdError
+from xennetd.model.policy import Policy
 from xennetd.policy.check import Notes, check
-from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
 
 EXIT_PROBLEM = 1

@@ -23,7 +23,7 @@ import structlog
 from xennetd.model.errors import ToolstackError
 from xennetd.model.places import RUNTIME
 from xennetd.model.vif import Vif, VifId
-from xennetd.plan.decide import CONNECTED
+from xennetd.plan.observation import CONNECTED
 from xennetd.xenstore.backend import repeat_verdict
 from xennetd.xenstore.client import XenstoreClient
 

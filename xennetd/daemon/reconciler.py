@@ -8,7 +8,7 @@ Rule 3: whatever goes wrong while one vif is looked after stays with that vif.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -16,10 +16,12 @@ import structlog
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.belonging import Belonging
 from xennetd.daemon.claims import Change, Claims
-from xennetd.daemon.ground import Ground
 from xennetd.daemon.hooks import Hooks
-from xennetd.daemon.imagined import Imagined
 from xennetd.daemon.marks import Marks
+from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.observe import Observer
+from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.record import Record
 from xennetd.daemon.taps import tap_of
 from xennetd.daemon.teller import RETRY, Teller
@@ -32,11 +34,10 @@ from xennetd.model.errors import HostError, ToolstackError
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMemory, decide, fail, incarnation
+from xennetd.plan.decide import Decision, PortDecision, decide
+from xennetd.plan.observation import CONNECTED, PortMemory, fail, incarnation
 from xennetd.plan.refusal import not_taken, refusal
-from xennetd.plan.steps import Ensure, SetMaster, SetMtu, Step
-from xennetd.policy.config import Policy
-from xennetd.policy.resolve import owned, resolve
+from xennetd.plan.steps import LinkStep, SetLink, Step
 from xennetd.xenstore import backend
 from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
@@ -63,29 +64,33 @@ class Reconciler:
 
     def __init__(
         self,
-        policy: Policy,
+        in_force: InForce,
         kernel: Kernel,
         directory: Directory,
         client: XenstoreClient,
         audit: Audit,
         hooks: Hooks,
         marks: Marks,
-        ground: Ground,
+        host: HostState,
         claims: Claims,
-        prepare: Callable[[], None] = lambda: None,
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
-        self._policy = policy
+        self._in_force = in_force
         self._kernel = kernel
         self._directory = directory
         self._client = client
         self._trail = Trail(audit, hooks)
         self._marks = marks
-        self._ground = ground
+        self._host = host
         self._claims = claims
         self._prepare = prepare
         self._queue = WorkQueue()
-        self._teller = Teller(kernel, directory, client, self._trail, marks, ground, self._queue.hint_later)
+        self._teller = Teller(
+            kernel, directory, client, self._trail, marks, host, in_force, self.wake, self._queue.hint_later
+        )
         self._belonging = Belonging()
+        self._observer = Observer(kernel.links, host, claims)
+        self._pace = Pace()
         self._records: dict[VifId, Record] = {}
 
     @property
@@ -97,6 +102,23 @@ class Reconciler:
     def adopted(self) -> int:
         """How many vifs were found connected and right."""
         return self._trail.adopted
+
+    @property
+    def knows_all_needs(self) -> bool:
+        """Whether it is known of every vif what it needs of the host.
+
+        It is not of a guest that was right before we started and that could not be connected anew now.
+        """
+        return all(
+            seen is None or not seen.established or seen.before is not None
+            for seen in (record.observed for record in self._records.values())
+        )
+
+    def problems(self) -> list[str]:
+        """Return which vifs are put right again and again, in a sentence each."""
+        now = time.monotonic()
+        found = ((record, self._pace.problem(vif, now)) for vif, record in self._records.items())
+        return [f"{record.title} is {problem}" for record, problem in found if problem is not None]
 
     def hint(self, vif: VifId) -> None:
         """Ask for a look at one vif."""
@@ -129,14 +151,13 @@ class Reconciler:
         """Return once a probe has gone through the queue of hints."""
         await self._queue.probe()
 
-    async def set_policy(self, policy: Policy) -> None:
-        """Look at every vif with another policy. What it does not change is not touched."""
-        self._policy = policy
+    async def follow_policy(self) -> None:
+        """Look at every vif by a policy that is new. What it does not change is not touched."""
         await self.look_at_all()
-        if policy.daemon.mode == "enforce":
-            for owner in self._ground.owners():
+        if not self._in_force.observes:
+            for owner in self._host.owners():
                 if isinstance(owner, VifId) and owner not in self._records:
-                    self._ground.claim(owner, frozenset())  # It went while nothing might be done.
+                    await self._settle(owner)  # It went while nothing might be done.
 
     async def pin(self, vif: Vif, on: bool) -> bool:
         """Keep hands off a vif, or take it back into care. Returns whether it is still there."""
@@ -194,7 +215,7 @@ class Reconciler:
                 return
             record.broken_until = time.monotonic() + _RETRY_DEFECT
             try:
-                await self._teller.tell_defect(record, error, self._policy)
+                await self._teller.tell_defect(record, error)
             except Exception:
                 _log.exception("and another one while the first was being dealt with", vif=str(vif))
 
@@ -203,16 +224,16 @@ class Reconciler:
         before: Decision | None = None
         replaced = False
         for _ in range(_ROUNDS):
-            self._prepare()
+            await self._prepare()
             self._queue.served(vif_id)  # what it hints at is looked at right now
             if self._is_replaced(vif_id):
                 # The news of its directory may not have come yet, and nothing may be decided by the older one's.
                 await self._directory.refresh(vif_id)
-                self._gone(vif_id)
+                await self._gone(vif_id)
                 done, before, replaced = [], None, True
             vif = self._directory.get(vif_id)
             if vif is None:
-                self._gone(vif_id)
+                await self._gone(vif_id)
                 return
             record = self._record(vif)
             link, tap = self._kernel.links.of(vif_id), tap_of(record, self._kernel.links, self._namesakes)
@@ -223,49 +244,40 @@ class Reconciler:
             decision = self._decide(record, link, tap)
             if record.hinted_at is None and link is not None and vif.state is XenbusState.INIT_WAIT:
                 record.hinted_at = hinted_at
-            if not decision.has_steps or self._policy.daemon.mode == "observe":
-                await self._teller.tell(record, decision, link, done, self._policy)
+            if not decision.has_steps or self._in_force.observes:
+                await self._teller.tell(record, decision, link, done)
                 return
             if before is not None and before.steps == decision.steps:
                 if decision.error is not None:
                     # It can't be taken down: that is no reason to keep quiet.
-                    port, tap_port = replace(decision.port, steps=()), replace(decision.tap, steps=())
+                    port, tap_port = (replace(each, steps=(), host=()) for each in (decision.port, decision.tap))
                     decision = replace(decision, port=port, tap=tap_port)
-                    await self._teller.tell(record, decision, link, done, self._policy)
+                    await self._teller.tell(record, decision, link, done)
                     return
                 self._doubt(record, decision, link, tap)
                 before = None
                 continue
+            if before is None and (wait := self._pace.wait(vif_id, _words(decision), time.monotonic())) > 0:
+                self._queue.hint_later(vif_id, wait)
+                return
             before = decision
-            done += self._execute(record, link, decision.port.steps, tap=False)
-            done += self._execute(record, tap, decision.tap.steps, tap=True)
+            done += await self._execute(record, link, decision.port, tap=False)
+            done += await self._execute(record, tap, decision.tap, tap=True)
         _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
-        if before is not None and link is not None and before.port.steps:
-            self._fail(record, link, not_taken(record.vif, before.port.steps), tap=False)
+        if before is not None and link is not None and before.port.all_steps:
+            self._fail(record, link, not_taken(record.vif, before.port.all_steps), tap=False)
         self._queue.hint_later(vif_id, 1.0)
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
         vif = record.vif
-        policy = self._policy
-        links = self._kernel.links
-        host = Imagined(links, policy) if policy.daemon.mode == "observe" else links
         self._claims.meet(vif.id, connected=record.connected, in_service=link is not None and link.up)
-        decision = decide(
-            Look(
-                vif=vif,
-                link=link,
-                tap=tap,
-                host=host,
-                owned=owned(policy, vif),
-                resolve=lambda vif: resolve(policy, vif, host, self._claims),
-                missing=self._ground.missing,
-                leaving=lambda holder: self._leaving(holder, vif.id),
-                memory=record.memory,
-                now=time.monotonic(),
-                removes_backend=policy.daemon.devd,
-                standing=record.attachment if record.connected_by is policy else None,
-            )
+        seen = self._observer.observe(
+            record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
         )
+        decision = decide(seen)
+        record.observed, record.decided = seen, decision
+        if seen.assignment is not None:
+            record.assignment = seen.assignment
         for port, is_tap in ((decision.port, False), (decision.tap, True)):
             memory = _remembered(record, is_tap)
             if memory.name_awaited_since != port.name_awaited_since:
@@ -291,14 +303,14 @@ class Reconciler:
             self.hint(vif)
         self.wake(change.freed)
 
-    def _execute(self, record: Record, link: Link | None, steps: tuple[Step, ...], *, tap: bool) -> list[Step]:
-        """Carry out Steps for one link; a refusal is remembered for the next look."""
-        if not steps or link is None:
+    async def _execute(self, record: Record, link: Link | None, port: PortDecision, *, tap: bool) -> list[Step]:
+        """Carry out what was decided about one link; a refusal is remembered for the next look."""
+        if not port.all_steps or link is None:
             return []
-        on_link = tuple(step for step in steps if not isinstance(step, Ensure))
         try:
-            self._ground.ensure(record.vif.id, [step.needed for step in steps if isinstance(step, Ensure)])
-            for refused in self._kernel.execute(on_link):
+            if port.host:
+                await self._host.ensure(record.vif.id, port.host, record.vif.uuid)
+            for refused in self._kernel.execute(port.steps):
                 self._trail.warn(record, str(refused))
         except HostError as error:
             self._fail(record, link, error, tap=tap)
@@ -308,17 +320,21 @@ class Reconciler:
                 why = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
                 self._fail(record, link, why, tap=tap)
             return []
-        if any(isinstance(step, SetMtu) and step.index == link.index for step in on_link):
+        if any(
+            isinstance(each, SetLink) and each.property == "mtu" and each.index == link.index for each in port.steps
+        ):
             _remember(record, tap, replace(_remembered(record, tap), mtu_given=incarnation(link)))
-        return list(steps)
+        return list(port.all_steps)
 
-    def _bridge_gone(self, step: Step) -> bool:
+    def _bridge_gone(self, step: LinkStep) -> bool:
         """Whether a link could not become the port of a bridge because that has gone: then it is decided anew."""
-        return isinstance(step, SetMaster) and step.master != 0 and self._kernel.links.by_index(step.master) is None
+        if not isinstance(step, SetLink) or step.property != "master" or not isinstance(step.value, int):
+            return False
+        return step.value != 0 and self._kernel.links.by_index(step.value) is None
 
     def _doubt(self, record: Record, decision: Decision, link: Link | None, tap: Link | None) -> None:
         """What was done does not show: read the links themselves, and if it still does not, say so."""
-        for suspect, steps, is_tap in ((link, decision.port.steps, False), (tap, decision.tap.steps, True)):
+        for suspect, steps, is_tap in ((link, decision.port.all_steps, False), (tap, decision.tap.all_steps, True)):
             if suspect is None or not steps:
                 continue
             self._kernel.look_at(suspect.index)
@@ -354,18 +370,22 @@ class Reconciler:
             return False
         return record.seen is not None and record.seen != incarnation(link)
 
-    def _gone(self, vif_id: VifId) -> None:
+    async def _gone(self, vif_id: VifId) -> None:
         self._announce(self._claims.drop(vif_id, gone=True))
         record = self._records.pop(vif_id, None)
         if record is None:
             return
         self._marks.forget(vif_id)
+        self._pace.forget(vif_id)
         self._belonging.rename(vif_id, record.vif, None)
         self._belonging.wait(vif_id, record.waits_on, ())
-        if self._policy.daemon.mode == "enforce":
-            self._ground.claim(vif_id, frozenset())
-        if record.memory.connected is not None and self._policy.daemon.mode == "enforce":
+        if not self._in_force.observes:
+            await self._settle(vif_id)
+        if record.memory.connected is not None and not self._in_force.observes:
             self._trail.detached(record)
+
+    async def _settle(self, vif_id: VifId) -> None:
+        self.wake(await self._host.settle(vif_id, ()))
 
     def _namesakes(self, name: str) -> list[Record]:
         """Return the vifs whose `vifname`, or whose tap's name, this is."""
@@ -377,6 +397,10 @@ class Reconciler:
             return False
         owners = (self._directory.get(vif) for vif in self._belonging.vifs_of(holder) if vif != asking)
         return all(owner is None or owner.removing for owner in owners)
+
+
+def _words(decision: Decision) -> tuple[str, ...]:
+    return tuple(step.describe() for step in decision.steps)
 
 
 def _remembered(record: Record, tap: bool) -> PortMemory:

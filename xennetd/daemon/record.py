@@ -6,14 +6,16 @@ import time
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 
-from xennetd.model.attachment import Attachment
+from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import XennetdError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.ip import plain
 from xennetd.model.link import Link
+from xennetd.model.placement import Routed
 from xennetd.model.status import VifState, VifStatus
-from xennetd.model.vif import Vif, plain
-from xennetd.plan.decide import CONNECTED, Decision, Incarnation, Memory
-from xennetd.policy.config import Policy
+from xennetd.model.vif import Vif
+from xennetd.plan.decide import Decision
+from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation
 
 
 @dataclass(slots=True)
@@ -21,13 +23,15 @@ class Record:
     """One vif. `since` is the wall clock, in seconds, when `state` began; `hinted_at` and `duration_us` time the attach
     on the monotonic clock, from the hint that found state 2 and the link to the verdict. `seen` is the link that was
     looked at last. `broken_until`: a defect of ours has hit it, and it is let alone until then (monotonic).
-    `connected_by` is the policy in force when it was seen to be connected last."""
+    `assignment` says which words of policy applied last, in error and denial too; `attachment` what the vif was last
+    attached to. `observed` and `decided` are the last observation and what it led to, for people who ask why."""
 
     vif: Vif
     memory: Memory = field(default_factory=Memory)
     state: VifState | None = None
     reason: str | None = None
     error: XennetdError | None = None
+    assignment: Assignment | None = None
     attachment: Attachment | None = None
     link: Link | None = None
     seen: Incarnation | None = None
@@ -36,7 +40,8 @@ class Record:
     duration_us: int | None = None
     broken_until: float = 0.0
     waits_on: frozenset[str] = frozenset()
-    connected_by: Policy | None = None
+    observed: Observation | None = None
+    decided: Decision | None = None
 
     @property
     def connected(self) -> bool:
@@ -61,8 +66,9 @@ class Record:
 
     def row(self) -> VifStatus:
         """Return what `xennetctl list` and `show` say of this vif."""
-        vif, attachment = self.vif, self.attachment
-        routing = attachment.routing if attachment else None
+        vif, attachment, assignment = self.vif, self.attachment, self.assignment
+        placement = attachment.placement if attachment else None
+        routed = placement if isinstance(placement, Routed) else None
         return VifStatus(
             vif=str(vif.id),
             domid=vif.id.domid,
@@ -71,26 +77,32 @@ class Record:
             uuid=vif.uuid,
             mac=attachment.mac if attachment else vif.mac,
             ips=self._ips(),
-            network=attachment.network if attachment else None,
-            mode=attachment.mode.value if attachment else None,
-            bridge=attachment.bridge if attachment else vif.bridge,
+            network=assignment.network if assignment else None,
+            mode=assignment.mode if assignment else None,
+            bridge=self._bridge(),
             vlan=None,
             state=(self.state or VifState.PENDING).value,
             error=self.error.detail if self.error else None,
             since=self.since,
             reason=self.reason,
-            policy=attachment.policy if attachment else None,
+            policy=assignment.policy if assignment else None,
             link=self.link.name if self.link else None,
             ifindex=self.link.index if self.link else None,
             mtu=self.link.mtu if self.link else None,
-            uplink=routing.uplink if routing else None,
-            gateways=[plain(gateway) for gateway in routing.gateways] if routing else None,
+            uplink=routed.uplink if routed else None,
+            gateways=[plain(gateway) for gateway in routed.gateways] if routed else None,
             tap=vif.tap_status,
             pinned=vif.pinned,
             script=vif.script or None,
             duration_us=self.duration_us,
             warnings=list(attachment.warnings) if attachment else None,
         )
+
+    def _bridge(self) -> str | None:
+        """The bridge that the vif is a port of or, in error, the one that was asked for."""
+        if self.error is None and self.attachment is not None:
+            return self.attachment.bridge
+        return self.assignment.bridge if self.assignment is not None else self.vif.bridge
 
     def _ips(self) -> list[str]:
         """The guest's addresses as administrators write them: what it was given, else what its vif= line says."""
@@ -100,7 +112,7 @@ class Record:
 
     def event(self, kind: EventKind, message: str, *, error: str | None = None) -> Event:
         """Return an audit event about this vif."""
-        vif, attachment = self.vif, self.attachment
+        vif, attachment, assignment = self.vif, self.attachment, self.assignment
         return Event(
             kind=kind,
             message=message,
@@ -109,10 +121,10 @@ class Record:
             uuid=vif.uuid,
             mac=attachment.mac if attachment else vif.mac,
             ips=tuple(self._ips()),
-            network=attachment.network if attachment else None,
-            bridge=attachment.bridge if attachment else vif.bridge,
+            network=assignment.network if assignment else None,
+            bridge=self._bridge(),
             vlan=None,
-            policy=attachment.policy if attachment else None,
+            policy=assignment.policy if assignment else None,
             duration_us=self.duration_us if kind is EventKind.ATTACH else None,
             error=error,
         )

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -23,24 +25,24 @@ from xennetd.daemon.audit import Audit
 from xennetd.daemon.claims import Claims
 from xennetd.daemon.control import ControlServer
 from xennetd.daemon.dhcp import DhcpHosts, DhcpServices
-from xennetd.daemon.ground import Ground
 from xennetd.daemon.hooks import Hooks
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.networks import Networks
+from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
-from xennetd.kernel.hands import hands
+from xennetd.kernel.adapters import kernel_adapters
 from xennetd.kernel.host import Kernel
-from xennetd.kernel.links import LinkChange
+from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.dump import to_json
 from xennetd.model.errors import Denied, HostError, ToolstackError
 from xennetd.model.event import Event, EventKind
-from xennetd.model.ground import DhcpHost, DhcpService
+from xennetd.model.policy import Policy
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
 from xennetd.policy.check import Notes, check
-from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
-from xennetd.policy.firewall import subnets
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -56,7 +58,7 @@ class Service:
     ones; `observe` overrides the mode."""
 
     def __init__(self, policy: Policy, notes: Notes, audit: Audit, *, config: str | None, observe: bool) -> None:
-        self._policy = policy
+        self._in_force = InForce(policy)
         self._notes = notes
         self._audit = audit
         self._config = config
@@ -66,6 +68,8 @@ class Service:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._renamed = asyncio.Event()
+        self._prune_due = False
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
         self._client = XenstoreClient()
@@ -74,18 +78,19 @@ class Service:
         self._marks = Marks()
         self._dhcp = DhcpServices()
         hosts = DhcpHosts(self._dhcp)
-        self._ground = Ground({**hands(self._kernel), DhcpService: self._dhcp, DhcpHost: hosts})
-        self._networks = Networks(policy, self._kernel.links, self._ground, audit, self._cured)
+        adapters = {**kernel_adapters(self._kernel), "dnsmasq": self._dhcp, "dhcp host": hosts}
+        self._host = HostState(adapters)
+        self._networks = Networks(self._in_force, self._kernel.links, self._host, audit, self._cured)
         claims = Claims(hosts.lease, hosts.leases, self._networks.problem)
         self._reconciler = Reconciler(
-            policy,
+            self._in_force,
             self._kernel,
             self._directory,
             self._client,
             audit,
             self._hooks,
             self._marks,
-            self._ground,
+            self._host,
             claims,
             self._networks.catch_up,
         )
@@ -99,9 +104,9 @@ class Service:
         try:
             self._runtime.make()
             # The socket comes first: who finds that another daemon listens there leaves nothing of that one changed.
-            control = ControlServer(self, self._audit, self._policy.daemon.control, version=__version__)
+            control = ControlServer(self, self._audit, self._in_force.policy.daemon.control, version=__version__)
             try:
-                self._runtime.claim(observing=self._policy.daemon.mode == "observe")
+                self._runtime.claim(observing=self._in_force.observes)
                 await self._serve(control)
             finally:
                 control.close()
@@ -131,15 +136,16 @@ class Service:
         tasks.create_task(self._directory.run(), name="directory")
         await self._directory.loaded.wait()
         self._marks.start(self._directory)
-        self._networks.look()
+        await self._networks.look()
         tasks.create_task(self._dhcp.work(), name="dhcp")
         tasks.create_task(self._networks.run(), name="networks")
         tasks.create_task(self._reconciler.run(), name="reconciler")
         tasks.create_task(self._hooks.work(), name="hooks")
+        tasks.create_task(self._follow_renames(), name="renames")
         tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
         await self._reconciler.look_at_all()
-        if self._policy.daemon.mode == "enforce":
-            self._ground.prune()
+        self._prune_due = True
+        await self._prune()
         # What lives now lives long, and attaches make no cycles to speak of: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -150,8 +156,26 @@ class Service:
         shown = self._summary()
         while True:
             await asyncio.sleep(_STATUS_INTERVAL)
+            await self._prune()
             if shown != (shown := self._summary()):
                 notify.status(shown)
+
+    async def _prune(self) -> None:
+        """Remove what carries our mark and what nobody wants, once everything that is wanted is known."""
+        if self._prune_due and not self._in_force.observes and self._reconciler.knows_all_needs:
+            self._prune_due = False
+            await self._host.prune()
+
+    async def _follow_renames(self) -> None:
+        """What we have marked of a link stays with it when it gets another name: give back what nobody wants there."""
+        while True:
+            await self._renamed.wait()
+            self._renamed.clear()
+            async with self._reloading:
+                await self._networks.look()
+                await self._reconciler.look_at_all()
+                self._prune_due = True
+                await self._prune()
 
     def _announce(self) -> None:
         adopted = self._reconciler.adopted
@@ -163,9 +187,11 @@ class Service:
     def _links_changed(self, changes: list[LinkChange]) -> None:
         self._reconciler.links_changed(changes)
         self._networks.links_changed(changes)
+        if self._ready and any(map(_renames, changes)):
+            self._renamed.set()
 
-    def _cured(self, networks: set[str]) -> None:
-        self._reconciler.wake(networks)
+    def _cured(self, awaited: Iterable[str]) -> None:
+        self._reconciler.wake(awaited)
 
     def _links_lost(self) -> None:
         self._networks.hint()
@@ -198,11 +224,11 @@ class Service:
         return DaemonStatus(
             version=__version__,
             pid=os.getpid(),
-            mode=self._policy.daemon.mode,
+            mode=self._in_force.policy.daemon.mode,
             ready=self._ready,
             since=self._started,
             domid=self._directory.own_domid,
-            config=list(self._policy.files),
+            config=list(self._in_force.policy.files),
             networks=self._network_rows(),
             counts={state.value: counts[state] for state in VifState},
             pinned=self._pinned(),
@@ -220,15 +246,15 @@ class Service:
         return [
             NetworkStatus(
                 name=network.name,
-                mode=network.mode.value,
+                mode=network.mode.name,
                 bridge=network.bridge or None,
-                subnets=[str(subnet) for subnet in subnets(network)],
+                subnets=[str(subnet) for subnet in network.subnets],
                 uplink=network.uplink,
                 dhcp=network.dhcp,
                 vifs=vifs[network.name],
                 problem=problem.detail if (problem := self._networks.problem(network.name)) is not None else None,
             )
-            for network in self._policy.networks.values()
+            for network in self._in_force.policy.networks.values()
         ]
 
     def _problems(self) -> list[str]:
@@ -240,7 +266,7 @@ class Service:
         ]
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
-        problems += self._networks.problems() + self._dhcp.problems()
+        problems += self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
         return problems + [note.sentence for note in self._notes if note.error]
 
     def _remarks(self) -> list[str]:
@@ -267,6 +293,20 @@ class Service:
         record = self._reconciler.records.get(vif)
         return record.row() if record is not None else None
 
+    def debug(self, vif: VifId) -> str:
+        """Return the last observation of a vif, what was decided from it and by which policy, as JSON."""
+        record = self._reconciler.records[vif]
+        links = self._kernel.links
+        dump = {
+            "version": __version__,
+            "has_ipv6": links.has_ipv6,
+            "forces_ipv6": links.forces_ipv6,
+            "observation": to_json(record.observed),
+            "decision": to_json(record.decided),
+            "policy": to_json(self._in_force.policy),
+        }
+        return json.dumps(dump)
+
     async def reload(self) -> list[str]:
         """Read the configuration anew. Returns what is wrong with it; the old policy then stays."""
         async with self._reloading:
@@ -290,7 +330,7 @@ class Service:
         notes = check(policy, host_notes(policy, self._kernel.links))
         errors = [note.sentence for note in notes if note.error]
         for name in ("control", "stand_in"):
-            if getattr(policy.daemon, name) != getattr(self._policy.daemon, name):
+            if getattr(policy.daemon, name) != getattr(self._in_force.policy.daemon, name):
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
         if errors:
             return errors
@@ -298,12 +338,13 @@ class Service:
             self._runtime.claim(observing=policy.daemon.mode == "observe")
         except HostError as error:
             return [error.detail]
-        self._policy = policy
+        self._in_force.policy = policy
         self._notes = notes
         self._hooks.enabled = policy.daemon.hooks
-        self._networks.set_policy(policy)
-        await self._reconciler.set_policy(policy)
-        self._networks.retire()
+        self._host.supersede()
+        await self._networks.follow_policy()
+        await self._reconciler.follow_policy()
+        await self._networks.retire()
         return []
 
     def check(self) -> tuple[list[str], list[str]]:
@@ -352,6 +393,12 @@ class Service:
 def observing(policy: Policy) -> Policy:
     """Return `policy` in observe mode."""
     return replace(policy, daemon=replace(policy.daemon, mode="observe"))
+
+
+def _renames(change: LinkChange) -> bool:
+    """Whether a link that is no guest's has another name now."""
+    old, new = change.old, change.new
+    return old is not None and new is not None and old.name != new.name and not is_guest_port(new)
 
 
 class _Stopped(Exception):

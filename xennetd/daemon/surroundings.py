@@ -15,10 +15,10 @@ from xennetd.daemon.hooks import find_hooks
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.errors import HostError
-from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.places import RUNTIME
-from xennetd.policy.check import HostNotes
-from xennetd.policy.config import Policy
+from xennetd.model.policy import Policy
+from xennetd.policy.notes import HostNotes
 
 OBSERVE_MARK = "observe"
 """A file in the run-time directory: the hotplug script refuses at once, since nothing will be configured."""

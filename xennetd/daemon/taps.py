@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from xennetd.daemon.record import Record
 from xennetd.model.link import GUEST_PORT_ADDRESS, HostView, Link
-from xennetd.plan.decide import incarnation
+from xennetd.plan.observation import incarnation
 
 
 def tap_of(record: Record, links: HostView, namesakes: Callable[[str], Iterable[Record]]) -> Link | None:

@@ -6,26 +6,27 @@ Rule 2: a verdict that the toolstack no longer wants puts the port out of servic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
 
-from xennetd.daemon.ground import Ground
 from xennetd.daemon.marks import Marks
+from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.record import Record
 from xennetd.daemon.trail import Trail
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.host import Kernel
 from xennetd.model.errors import ToolstackError, XennetdError
-from xennetd.model.ground import GroundObject
 from xennetd.model.link import Link
+from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
-from xennetd.plan.decide import CONNECTED, Decision, PortDecision, incarnation
+from xennetd.plan.decide import Decision, PortDecision
+from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.port import release
 from xennetd.plan.steps import Step
-from xennetd.policy.config import Policy
 from xennetd.xenstore import backend
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
@@ -37,7 +38,8 @@ RETRY = 0.5
 
 
 class Teller:
-    """Everybody who is to hear of a look. `again` asks for another look at a vif in some seconds."""
+    """Everybody who is to hear of a look. `again` asks for another look at a vif in some seconds,
+    `wake` for one at the vifs that wait for one of these (an error's `waits_on`)."""
 
     def __init__(
         self,
@@ -46,7 +48,9 @@ class Teller:
         client: XenstoreClient,
         trail: Trail,
         marks: Marks,
-        ground: Ground,
+        host: HostState,
+        in_force: InForce,
+        wake: Callable[[Iterable[str]], None],
         again: Callable[[VifId, float], None],
     ) -> None:
         self._kernel = kernel
@@ -54,18 +58,18 @@ class Teller:
         self._client = client
         self._trail = trail
         self._marks = marks
-        self._ground = ground
+        self._host = host
+        self._in_force = in_force
+        self._wake = wake
         self._again = again
 
-    async def tell(
-        self, record: Record, decision: Decision, link: Link | None, done: list[Step], policy: Policy
-    ) -> None:
-        """Tell what a look by this policy came to. `done` are the Steps that led to it."""
+    async def tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Tell what a look came to. `done` are the Steps that led to it."""
         vif = record.vif
-        if policy.daemon.mode == "observe":
+        if self._in_force.observes:
             record.settle(_observed(decision), link)
             return
-        self._ground.claim(vif.id, _needs(record, decision))
+        self._wake(await self._host.settle(vif.id, _needs(record, decision), vif.uuid))
         if decision.tap_verdict is not None:
             await self._tell_tap(record, decision, decision.tap_verdict)
         if (verdict := decision.verdict) is not None:
@@ -89,17 +93,15 @@ class Teller:
         if decision.remove_backend:
             await backend.remove_backend(self._client, vif)
         self._trail.settle(record, decision, link, done)
-        if decision.state is VifState.CONNECTED:
-            record.connected_by = policy
 
-    async def tell_defect(self, record: Record, defect: Exception, policy: Policy) -> None:
+    async def tell_defect(self, record: Record, defect: Exception) -> None:
         """Tell that a defect of ours has hit a vif: it gets a verdict, like any other error."""
         vif_id = record.vif.id
         error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
         self._trail.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
-        if policy.daemon.mode == "enforce" and record.vif.hotplug_status != CONNECTED:
+        if not self._in_force.observes and record.vif.hotplug_status != CONNECTED:
             self._release(self._kernel.links.of(vif_id))
-        if policy.daemon.mode == "enforce" and record.vif.hotplug_status not in (CONNECTED, "error"):
+        if not self._in_force.observes and record.vif.hotplug_status not in (CONNECTED, "error"):
             try:
                 await backend.write_verdict(self._client, record.vif, error=error.sentence)
             except ToolstackError:
@@ -135,11 +137,11 @@ class Teller:
             self._trail.tap_told(record, decision, verdict)
 
 
-def _needs(record: Record, decision: Decision) -> frozenset[GroundObject]:
+def _needs(record: Record, decision: Decision) -> tuple[HostObject, ...]:
     """Return what the host must go on having for a vif: nothing for one that is not, and was not, to be connected."""
     attachment = decision.attachment
     if attachment is None or (decision.state is VifState.ERROR and record.memory.connected is None):
-        return frozenset()
+        return ()
     return attachment.needs
 
 

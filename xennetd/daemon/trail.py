@@ -13,7 +13,8 @@ from xennetd.model.errors import Denied
 from xennetd.model.event import EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
-from xennetd.plan.decide import CONNECTED, Decision, incarnation
+from xennetd.plan.decide import Decision
+from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.steps import Step
 
 
@@ -90,7 +91,7 @@ class Trail:
             record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
             record.hinted_at = None
         took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
-        by = f' by policy "{attachment.policy}"' if attachment and attachment.policy else ""
+        by = f' by policy "{attachment.assignment.policy}"' if attachment and attachment.assignment.policy else ""
         where = attachment.where if attachment else "?"
         self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
         for warning in attachment.warnings if attachment else ():
@@ -99,8 +100,9 @@ class Trail:
 
     def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
         steps = "; ".join(step.describe() for step in done)
-        if was is not None and record.attachment is not None and was.where != record.attachment.where:
-            message = f"{record.title} moved from {was.where} to {record.attachment.where}: {steps}"
+        before, after = (each.where if each is not None else None for each in (was, record.attachment))
+        if before is not None and after is not None and before != after:
+            message = f"{record.title} moved from {before} to {after}: {steps}"
             self._audit.record(record.event(EventKind.CHANGE, message))
         else:
             self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))

@@ -1,4 +1,4 @@
-"""The hands for `OwnBridge` and `HostAddress`: bridges of ours, in BRIDGE_GROUP, and the host's addresses."""
+"""The adapters for `ManagedBridge` and `HostAddress`: bridges in BRIDGE_GROUP, and the host's addresses on them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import errno
 from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import rtnl, rtnl_ip
-from xennetd.kernel.hand import refused
+from xennetd.kernel.adapter import refused
 from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import Ack
 from xennetd.model.errors import HostError
-from xennetd.model.ground import BRIDGE_GROUP, HostAddress, OwnBridge
 from xennetd.model.link import Link
+from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.objects import HostAddress, ManagedBridge
 
 Ask = Callable[..., Ack]
 """`Kernel.ask`: makes one request of `rtnl` or `rtnl_ip` with these arguments, and takes in what it changed."""
@@ -24,15 +25,18 @@ class Bridges:
         self._links = links
         self._ask = ask
 
-    def holds(self, needed: OwnBridge) -> bool:
-        """Return whether the bridge is there, ours, up, and has its own address."""
-        link = self._links.link(needed.name)
-        return link is not None and _is_ours(link) and link.up and link.address == needed.address
+    def present(self, wanted: ManagedBridge) -> ManagedBridge | None:
+        """Return the bridge of ours with this name as it is."""
+        link = self._links.link(wanted.name)
+        return _bridge(link) if link is not None and _is_ours(link) else None
 
-    def ensure(self, needed: Sequence[OwnBridge]) -> None:
-        """Make bridges. Raises HostError for a name that something else has."""
-        for bridge in needed:
-            if self.holds(bridge):
+    def apply(self, wanted: Sequence[ManagedBridge]) -> None:
+        """Make bridges, or set the address and the state of those that are there.
+
+        Raises HostError for a name that something else has.
+        """
+        for bridge in wanted:
+            if self.present(bridge) == bridge:
                 continue
             ack = self._make(bridge)
             if ack.errno == errno.ENODEV:
@@ -40,7 +44,7 @@ class Bridges:
             if ack.errno:
                 raise refused(bridge, ack)
 
-    def _make(self, bridge: OwnBridge) -> Ack:
+    def _make(self, bridge: ManagedBridge) -> Ack:
         link = self._links.link(bridge.name)
         if link is None:
             return self._ask(rtnl.add_bridge, bridge.name, bridge.address, BRIDGE_GROUP)
@@ -53,7 +57,7 @@ class Bridges:
             waits_on=frozenset({bridge.name}),
         )
 
-    def release(self, objects: Sequence[OwnBridge]) -> None:
+    def remove(self, objects: Sequence[ManagedBridge]) -> None:
         """Delete bridges, if they are ours."""
         for bridge in objects:
             link = self._links.link(bridge.name)
@@ -62,9 +66,9 @@ class Bridges:
                 if ack.errno not in (0, errno.ENODEV):
                     raise refused(bridge, ack)
 
-    def ours(self) -> Collection[OwnBridge]:
+    def list_owned(self) -> Collection[ManagedBridge]:
         """Return all bridges in BRIDGE_GROUP."""
-        return [OwnBridge(link.name, link.address) for link in self._links.bridges() if _is_ours(link)]
+        return [_bridge(link) for link in self._links.bridges() if _is_ours(link)]
 
 
 class HostAddresses:
@@ -74,14 +78,14 @@ class HostAddresses:
         self._links = links
         self._ask = ask
 
-    def holds(self, needed: HostAddress) -> bool:
-        """Return whether the link has the address."""
-        link = self._links.link(needed.link)
-        return link is not None and needed.address in link.addresses
+    def present(self, wanted: HostAddress) -> HostAddress | None:
+        """Return the address if the link has it."""
+        link = self._links.link(wanted.link)
+        return wanted if link is not None and wanted.address in link.addresses else None
 
-    def ensure(self, needed: Sequence[HostAddress]) -> None:
+    def apply(self, wanted: Sequence[HostAddress]) -> None:
         """Add addresses, without duplicate address detection. Raises HostError where the link is not one of ours."""
-        for each in needed:
+        for each in wanted:
             link = self._links.link(each.link)
             if link is None or not _is_ours(link):
                 raise HostError(
@@ -95,7 +99,7 @@ class HostAddresses:
                 if ack.errno not in (0, errno.EEXIST):
                     raise refused(each, ack)
 
-    def release(self, objects: Sequence[HostAddress]) -> None:
+    def remove(self, objects: Sequence[HostAddress]) -> None:
         """Take addresses off links of ours."""
         for each in objects:
             link = self._links.link(each.link)
@@ -104,9 +108,13 @@ class HostAddresses:
                 if ack.errno not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
                     raise refused(each, ack)
 
-    def ours(self) -> Collection[HostAddress]:
+    def list_owned(self) -> Collection[HostAddress]:
         """Return none: an address carries no mark of ours, and an administrator may have put one onto our bridge."""
         return ()
+
+
+def _bridge(link: Link) -> ManagedBridge:
+    return ManagedBridge(link.name, link.address, link.up)
 
 
 def _is_ours(link: Link) -> bool:

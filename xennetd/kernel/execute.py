@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel.procsys import write_sysctl
 from xennetd.kernel.sockets import RequestSocket
-from xennetd.model.ground import GUEST_GROUP, Setting
-from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE
 from xennetd.plan.steps import (
     AddAddress,
     AddRoute,
@@ -18,19 +16,10 @@ from xennetd.plan.steps import (
     DeleteNeighbour,
     DeleteRoute,
     LinkStep,
-    Rename,
-    SetAddress,
-    SetAddrGenMode,
-    SetDown,
-    SetGroup,
-    SetMaster,
-    SetMtu,
+    SetLink,
     SetNeighbour,
-    SetSetting,
-    SetUp,
+    SetSysctl,
 )
-
-_SYSCTL = Path("/proc/sys")
 
 
 class StepRefused(Exception):
@@ -58,10 +47,10 @@ def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefu
     refused: list[StepRefused] = []
     burst: list[LinkStep] = []
     for step in steps:
-        if burst and isinstance(step, SetUp | SetSetting):
+        if burst and (isinstance(step, SetSysctl) or _brings_up(step)):
             refused += _run(socket, burst)
             burst = []
-        if isinstance(step, SetSetting):
+        if isinstance(step, SetSysctl):
             _set(step)
         else:
             burst.append(step)
@@ -77,26 +66,24 @@ def _run(socket: RequestSocket, steps: list[LinkStep]) -> list[StepRefused]:
         if not ack.errno or _needless(socket, step, ack.errno):
             continue
         refusal = StepRefused(step, ack.errno, ack.text)
-        if refusal.link_gone or not isinstance(step, SetMtu) or step.needed:
+        if refusal.link_gone or not isinstance(step, SetLink) or step.needed:
             raise refusal
         refused.append(refusal)
     return refused
 
 
-def _set(step: SetSetting) -> None:
+def _brings_up(step: LinkStep) -> bool:
+    return isinstance(step, SetLink) and step.property == "up" and bool(step.value)
+
+
+def _set(step: SetSysctl) -> None:
     try:
-        write_setting(step.setting)
+        write_sysctl(step.sysctl)
     except OSError as error:
         # A link without IPv6 forwards none and takes no router's word: what the setting is for is so.
-        if error.errno != errno.ENOENT or step.setting.version != 6:
+        if error.errno != errno.ENOENT or step.sysctl.version != 6:
             gone = error.errno == errno.ENOENT
             raise StepRefused(step, errno.ENODEV if gone else error.errno or errno.EIO, "") from error
-
-
-def write_setting(setting: Setting) -> None:
-    """Write a value of /proc/sys. Raises OSError."""
-    with (_SYSCTL / setting.path).open("w") as file:
-        file.write(str(setting.value))
 
 
 def _needless(socket: RequestSocket, step: LinkStep, code: int) -> bool:
@@ -107,7 +94,7 @@ def _needless(socket: RequestSocket, step: LinkStep, code: int) -> bool:
     match step:
         case DeleteAddress():
             return code == errno.EADDRNOTAVAIL
-        case SetAddrGenMode():
+        case SetLink(property="addr_gen_mode"):
             return code == errno.EAFNOSUPPORT
         case DeleteRoute():
             return code == errno.ESRCH
@@ -132,22 +119,11 @@ def _is_there(socket: RequestSocket, step: AddRoute) -> bool:
 
 def _request(step: LinkStep, seq: int) -> bytes:
     match step:
-        case SetDown():
-            return rtnl.set_link(seq, step.index, up=False)
-        case SetUp():
-            return rtnl.set_link(seq, step.index, up=True)
-        case Rename():
-            return rtnl.set_link(seq, step.index, name=step.to)
-        case SetAddress():
-            return rtnl.set_link(seq, step.index, address=step.address)
-        case SetAddrGenMode():
-            return rtnl.set_link(seq, step.index, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
-        case SetMtu():
-            return rtnl.set_link(seq, step.index, mtu=step.mtu)
-        case SetMaster():
-            return rtnl.set_link(seq, step.index, master=step.master)
-        case SetGroup():
-            return rtnl.set_link(seq, step.index, group=GUEST_GROUP if step.routed else 0)
+        case SetLink(bridge_flag=0):
+            value: Any = step.value
+            return rtnl.set_link(seq, step.index, **{step.property: value})
+        case SetLink():
+            return rtnl.set_port_flag(seq, step.index, step.bridge_flag, bool(step.value))
         case AddAddress():
             return rtnl_ip.add_address(seq, step.index, step.address)
         case DeleteAddress():
@@ -160,7 +136,7 @@ def _request(step: LinkStep, seq: int) -> bytes:
             return rtnl_ip.set_neighbour(seq, step.index, step.neighbour)
         case DeleteNeighbour():
             return rtnl_ip.delete_neighbour(seq, step.index, step.neighbour.address)
-        case SetSetting():
+        case SetSysctl():
             raise AssertionError(f"{step.describe()} is no request to rtnetlink")
         case _:
             assert_never(step)

@@ -1,4 +1,4 @@
-"""The hand for `Rules` and `Element`: our nftables table, kept as a view and changed in transactions.
+"""The adapter for `Ruleset` and `SetElement`: our nftables table, kept as a view and changed in transactions.
 
 Rule 1: what one call makes or takes away is one transaction: all of it or nothing.
 Rule 2: the table is there while it has a chain or an element, and goes with the last of them.
@@ -19,10 +19,10 @@ import structlog
 from xennetd.kernel import netlink
 from xennetd.kernel.nft import (
     LASTING,
-    MEMORY,
-    Key,
+    SAVED_SYSCTLS,
     Listing,
     Nft,
+    Parts,
     as_listed,
     changes,
     declarations,
@@ -31,7 +31,8 @@ from xennetd.kernel.nft import (
     plain,
 )
 from xennetd.model.errors import HostError
-from xennetd.model.ground import TABLE, Chain, Element, Rules
+from xennetd.model.marks import TABLE
+from xennetd.model.objects import Chain, Ruleset, SetElement
 
 _log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Firewall:
         self._changed = changed
         self._nft = Nft()
         self._now = Listing()
-        self._rules: Rules | None = None
+        self._ruleset: Ruleset | None = None
         self._news: socket.socket | None = None
 
     def start(self) -> None:
@@ -86,28 +87,31 @@ class Firewall:
             _log.warning("somebody has changed the nftables table of xennetd", table=f"inet {TABLE}")
             self._changed()
 
-    def holds(self, needed: Rules | Element) -> bool:
-        """Return whether the chains are exactly these, or the element is there with this value."""
-        if isinstance(needed, Rules):
-            there = self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in needed.chains}
-            if there:
-                self._rules = needed  # A listing has only the hashes of their words.
-            return there
-        return self._now.sets[needed.set].get(plain(needed.key)) == plain(needed.value)
+    def present(self, wanted: Ruleset | SetElement) -> Ruleset | SetElement | None:
+        """Return the chains there are, or the element with the value that it has."""
+        if isinstance(wanted, Ruleset):
+            if self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in wanted.chains}:
+                self._ruleset = wanted  # A listing has only the hashes of their words.
+                return wanted
+            return self._current() if self._now.chains else None
+        value = self._now.sets[wanted.set].get(plain(wanted.parts))
+        if value is None:
+            return None
+        return wanted if value == plain(wanted.value) else SetElement(wanted.set, wanted.parts, value)
 
-    def ensure(self, needed: Sequence[Rules | Element]) -> None:
+    def apply(self, wanted: Sequence[Ruleset | SetElement]) -> None:
         """Make the chains these and no others, and the elements be there. Raises HostError when nft refuses."""
-        self._change(lambda: self._additions(needed), ", ".join(each.describe() for each in needed))
-        self._rules = next((each for each in needed if isinstance(each, Rules)), self._rules)
+        self._change(lambda: self._additions(wanted), ", ".join(each.describe() for each in wanted))
+        self._ruleset = next((each for each in wanted if isinstance(each, Ruleset)), self._ruleset)
 
-    def release(self, objects: Sequence[Rules | Element]) -> None:
+    def remove(self, objects: Sequence[Ruleset | SetElement]) -> None:
         """Take away the chains, if they are these, and the elements that have these values."""
         self._change(lambda: self._removals(objects), "to take away " + ", ".join(each.describe() for each in objects))
 
-    def ours(self) -> Collection[Rules | Element]:
+    def list_owned(self) -> Collection[Ruleset | SetElement]:
         """Return everything in our table but what is LASTING; rules of unknown wording are named by their hashes."""
-        found: list[Rules | Element] = [
-            Element(name, key, value)
+        found: list[Ruleset | SetElement] = [
+            SetElement(name, key, value)
             for name, elements in self._now.sets.items()
             if name not in LASTING
             for key, value in elements.items()
@@ -116,45 +120,45 @@ class Firewall:
             found.append(self._current())
         return found
 
-    def remembered(self) -> dict[Key, int]:
-        """Return what settings were before us: by link and number of the setting."""
-        return {key: int(value[0]) for key, value in self._now.sets[MEMORY].items()}
+    def saved(self) -> dict[Parts, int]:
+        """Return what sysctls were before us: by the index of the link and the number of the sysctl."""
+        return {key: int(value[0]) for key, value in self._now.sets[SAVED_SYSCTLS].items()}
 
-    def remember(self, key: Key, value: int, opened: str | None) -> None:
-        """Write down what a setting was before us, and in the set `opened` that its link did not forward.
+    def save(self, key: Parts, value: int, guest_only: str | None) -> None:
+        """Save what a sysctl was before us, and in the set `guest_only` that its link did not forward.
 
         Raises HostError when that can't be.
         """
-        self.ensure([Element(MEMORY, key, (str(value),)), *_opened(key, opened)])
+        self.apply([SetElement(SAVED_SYSCTLS, key, (str(value),)), *_guest_only(key, guest_only)])
 
-    def forget(self, key: Key, opened: str | None) -> None:
-        """Forget what a setting was before us."""
-        value = self._now.sets[MEMORY].get(key)
-        if value is not None:
-            self.release([Element(MEMORY, key, value), *_opened(key, opened)])
+    def forget(self, key: Parts, guest_only: str | None) -> None:
+        """Forget what a sysctl was before us."""
+        value = self._now.sets[SAVED_SYSCTLS].get(key, ("0",))
+        self.remove([SetElement(SAVED_SYSCTLS, key, value), *_guest_only(key, guest_only)])
 
-    def _current(self) -> Rules:
-        if self._rules is not None and self.holds(self._rules):
-            return self._rules
+    def _current(self) -> Ruleset:
+        ruleset = self._ruleset
+        if ruleset is not None and self._now.chains == {chain.name: as_listed(chain) for chain in ruleset.chains}:
+            return ruleset
         chains = self._now.chains.items()
-        return Rules(tuple(Chain(name, f"{chain.kind} {chain.hook}", chain.comments) for name, chain in chains))
+        return Ruleset(tuple(Chain(name, f"{chain.kind} {chain.hook}", chain.comments) for name, chain in chains))
 
-    def _additions(self, needed: Iterable[Rules | Element]) -> tuple[list[str], Listing]:
+    def _additions(self, wanted: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
         """Return the commands that make these, and what is listed then."""
         then = _copy(self._now)
         commands: list[str] = []
         added: dict[str, list[str]] = {}
-        for each in needed:
-            if self.holds(each):
+        for each in wanted:
+            if self.present(each) == each:
                 continue
-            if isinstance(each, Rules):
+            if isinstance(each, Ruleset):
                 commands += changes(each, then)
                 then.chains = {chain.name: as_listed(chain) for chain in each.chains}
                 continue
-            key, value = plain(each.key), plain(each.value)
+            key, value = plain(each.parts), plain(each.value)
             if key in then.sets[each.set]:
-                commands.append(_command("delete", each.set, [element_text(each.set, key)]))
-            added.setdefault(each.set, []).append(element_text(each.set, key, value))
+                commands.append(_command("delete", each.set, [element_text(key)]))
+            added.setdefault(each.set, []).append(element_text(key, value))
             then.sets[each.set][key] = value
         commands += [_command("add", name, elements) for name, elements in added.items()]
         if not commands:
@@ -162,19 +166,19 @@ class Firewall:
         then.exists = True
         return [*declarations(), *commands], then
 
-    def _removals(self, objects: Iterable[Rules | Element]) -> tuple[list[str], Listing]:
+    def _removals(self, objects: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
         """Return the commands that take these away as far as they are there, and what is listed then."""
         then = _copy(self._now)
         commands: list[str] = []
         deleted: dict[str, list[str]] = {}
         for each in objects:
-            if isinstance(each, Rules):
+            if isinstance(each, Ruleset):
                 if then.chains and each == self._current():
                     commands += changes(None, then)
                     then.chains = {}
-            elif then.sets[each.set].get(plain(each.key)) == plain(each.value):
-                deleted.setdefault(each.set, []).append(element_text(each.set, plain(each.key)))
-                del then.sets[each.set][plain(each.key)]
+            elif then.sets[each.set].get(plain(each.parts)) == plain(each.value):
+                deleted.setdefault(each.set, []).append(element_text(plain(each.parts)))
+                del then.sets[each.set][plain(each.parts)]
         commands += [_command("delete", name, elements) for name, elements in deleted.items()]
         if commands and not then.chains and not any(then.sets.values()):
             return [f"delete table inet {TABLE}"], Listing()
@@ -200,7 +204,7 @@ class Firewall:
     def _relist(self) -> bool:
         """List the table anew. Returns whether it is not as it was thought to be.
 
-        Nobody else knows what settings were before us, so that is written down again at once.
+        Nobody else knows what sysctls were before us, so that is saved again at once.
         """
         was, self._now = self._now, self._nft.read()
         lost = {
@@ -208,14 +212,14 @@ class Firewall:
             for name in sorted(LASTING)
         }
         commands = [
-            _command("add", name, [element_text(name, key, value) for key, value in elements.items()])
+            _command("add", name, [element_text(key, value) for key, value in elements.items()])
             for name, elements in lost.items()
             if elements
         ]
         if commands:
             refusal = self._nft.commit("\n".join([*declarations(), *commands]))
             if refusal:
-                _log.error("what settings were before xennetd is lost", why=first_line(refusal))
+                _log.error("what sysctls were before xennetd is lost", why=first_line(refusal))
             else:
                 self._now.exists = True
                 for name, elements in lost.items():
@@ -245,8 +249,8 @@ class Firewall:
         return count
 
 
-def _opened(key: Key, opened: str | None) -> list[Element]:
-    return [Element(opened, key[:1])] if opened is not None else []
+def _guest_only(key: Parts, guest_only: str | None) -> list[SetElement]:
+    return [SetElement(guest_only, key[:1])] if guest_only is not None else []
 
 
 def _has_table() -> bool:

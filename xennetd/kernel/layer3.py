@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from xennetd.kernel import netlink, rtnl_ip
 from xennetd.kernel.netlink import Header
 from xennetd.kernel.rtnl_ip import AddressChange, DefaultRoute, NeighbourChange, RouteChange
-from xennetd.model.ground import IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import Link, Neighbour, Route
-from xennetd.model.vif import IPInterface
 
 
 @dataclass(slots=True)

@@ -14,13 +14,14 @@ from ipaddress import ip_network
 from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.layer3 import Doubts, Layer3
 from xennetd.kernel.netlink import Header, NetlinkFormatError
+from xennetd.kernel.procsys import forces_ipv6, has_ipv6
 from xennetd.kernel.rtnl_ip import DefaultRoute
-from xennetd.model.ground import BRIDGE_GROUP, GUEST_GROUP, IPAddress, IPNetwork
-from xennetd.model.link import IFF_UP, BridgePort, Link
+from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.link import IFF_UP, Link
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.vif import VifId
 
 _AF_BRIDGE = 7
-_SETTINGS = "/proc/sys/net"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Links:
         self._uplinks: dict[int, set[int]] = {}
         self._generations = 0
         self._layer3 = Layer3()
+        self.has_ipv6 = has_ipv6()
+        self.forces_ipv6 = forces_ipv6()
 
     def __len__(self) -> int:
         return len(self._by_index)
@@ -92,15 +95,6 @@ class Links:
         """Return the link that the default route of this IP version leads through (the one with the least metric)."""
         index = self._layer3.default(version)
         return self._by_index.get(index) if index is not None else None
-
-    def setting(self, version: int, link: str, key: str) -> int | None:
-        """Return a value of net.ipv4.conf or net.ipv6.conf, None where the kernel has no such thing."""
-        try:
-            # Each look reads some: without pathlib and text decoding, which take three times as long.
-            with open(f"{_SETTINGS}/ipv{version}/conf/{link}/{key}", "rb", buffering=0) as file:
-                return int(file.read())
-        except FileNotFoundError:
-            return None
 
     def owner(self, destination: IPNetwork) -> Link | None:
         """Return a link with an address of the host's in this destination."""
@@ -209,10 +203,11 @@ class Links:
         for index, messages in ports.items():
             known = self._by_index.get(index)
             if known is not None and known.master:
-                port = known.port or BridgePort()
+                flags_on = known.flags_on
                 for data, message in messages:
-                    port = rtnl.merge_port(data, message, port)
-                changes.append(self._put(replace(known, port=port)))
+                    flags_on = rtnl.merge_flags(data, message, flags_on)
+                if flags_on != known.flags_on:
+                    changes.append(self._put(replace(known, flags_on=flags_on)))
         changes = self._complete(changes)
         links = (self._by_index.get(index) for index in set_anew if index is not None)
         return changes + [LinkChange(link, link, settings=True) for link in links if link is not None]

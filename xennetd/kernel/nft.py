@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
 
 from xennetd.model.errors import HostError
-from xennetd.model.ground import TABLE, Chain, Rules
-from xennetd.policy.firewall import OPENED
+from xennetd.model.marks import TABLE
+from xennetd.model.objects import Chain, Ruleset
+from xennetd.render.nft import GUEST_ONLY_LINKS
 
-Key = tuple[str, ...]
+Parts = tuple[str, ...]
+"""A set element's parts, or its value's, as text. A link is named by its index."""
 
-MEMORY = "memory"
-"""What settings were before us: link and number of the setting, and the value."""
+SAVED_SYSCTLS = "saved_sysctls"
+"""What sysctls were before us: the index of the link and the number of the sysctl, and the value."""
 
-SETS: dict[str, tuple[Key, Key]] = {
-    "masquerade4": (("ipv4_addr", "ifname"), ()),
+_LINK = "iface_index"
+
+SETS: dict[str, tuple[Parts, Parts]] = {
+    "masquerade4": (("ipv4_addr", _LINK), ()),
     "forward4": (("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
     "forward6": (("inet_proto", "inet_service"), ("ipv6_addr", "inet_service")),
-    MEMORY: (("ifname", "mark"), ("mark",)),
-    **dict.fromkeys(OPENED.values(), (("ifname",), ())),
+    SAVED_SYSCTLS: (("mark", "mark"), ("mark",)),
+    **dict.fromkeys(GUEST_ONLY_LINKS.values(), ((_LINK,), ())),
 }
 """Our sets and maps: the types of a key's parts and of a value's."""
 
-LASTING = frozenset({MEMORY, *OPENED.values()})
+LASTING = frozenset({SAVED_SYSCTLS, *GUEST_ONLY_LINKS.values()})
 """Those that hold what nobody else knows."""
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
@@ -54,7 +59,7 @@ class Listing:
 
     exists: bool = False
     chains: dict[str, ListedChain] = field(default_factory=dict)
-    sets: dict[str, dict[Key, Key]] = field(default_factory=lambda: {name: {} for name in SETS})
+    sets: dict[str, dict[Parts, Parts]] = field(default_factory=lambda: {name: {} for name in SETS})
 
 
 class Nft:
@@ -121,28 +126,39 @@ def parse_listing(objects: Iterable[Mapping[str, Any]]) -> Listing:
             elif kind == "rule":
                 comments.setdefault(what["chain"], []).append(what.get("comment", ""))
             elif kind in ("set", "map") and what["name"] in SETS:
-                listing.sets[what["name"]] = dict(map(_element, what.get("elem", ())))
+                listing.sets[what["name"]] = dict(_element(what["name"], each) for each in what.get("elem", ()))
     for name, head in heads.items():
         parts = (head.get("type", ""), head.get("hook", ""), head.get("prio", 0), head.get("policy", ""))
         listing.chains[name] = ListedChain(*parts, tuple(comments.get(name, ())))
     return listing
 
 
-def _element(listed: Any) -> tuple[Key, Key]:
+def _element(name: str, listed: Any) -> tuple[Parts, Parts]:
     key, value = listed if isinstance(listed, list) else (listed, None)
-    return _parts(key), _parts(value) if value is not None else ()
+    parts = _parts(key)
+    if _LINK in SETS[name][0]:
+        parts = tuple(_index(part) if kind == _LINK else part for part, kind in zip(parts, SETS[name][0], strict=True))
+    return parts, _parts(value) if value is not None else ()
 
 
-def _parts(listed: Any) -> Key:
+def _parts(listed: Any) -> Parts:
     if isinstance(listed, dict) and "elem" in listed:
         listed = listed["elem"]["val"]
     parts = listed["concat"] if isinstance(listed, dict) else [listed]
     return plain(str(part) for part in parts)
 
 
-def plain(parts: Iterable[str]) -> Key:
+def _index(link: str) -> str:
+    """Return the index of a link that nft lists by its name while there is one, and by its index when it has gone."""
+    try:
+        return str(socket.if_nametoindex(link))
+    except OSError:
+        return link
+
+
+def plain(parts: Iterable[str]) -> Parts:
     """Return an element's parts as they are compared, however nft was made to print them."""
-    return tuple(str(IPv6Address(part)) if ":" in part else part.strip('"') for part in parts)
+    return tuple(str(IPv6Address(part)) if ":" in part else part for part in parts)
 
 
 def as_listed(chain: Chain) -> ListedChain:
@@ -166,7 +182,7 @@ def declarations() -> Iterator[str]:
         yield f"add {'map' if value else 'set'} inet {TABLE} {name} {{ {kind}; }}"
 
 
-def changes(rules: Rules | None, now: Listing) -> Iterator[str]:
+def changes(rules: Ruleset | None, now: Listing) -> Iterator[str]:
     """Yield what makes the chains of our table be these and no others. Chains that are right are left alone."""
     wanted = {chain.name: chain for chain in rules.chains} if rules is not None else {}
     for name, there in now.chains.items():
@@ -187,12 +203,6 @@ def _head(chain: ListedChain) -> tuple[str, str, int]:
     return chain.kind, chain.hook, chain.priority
 
 
-def element_text(name: str, key: Key, value: Key = ()) -> str:
-    """Return an element as nft reads it: names of links in quotation marks, as they may be words of its language."""
-    kinds = SETS[name]
-    sides = (
-        " . ".join(f'"{part}"' if kind == "ifname" else part for part, kind in zip(parts, types, strict=True))
-        for parts, types in zip((key, value), kinds, strict=True)
-        if parts
-    )
-    return " : ".join(sides)
+def element_text(parts: Parts, value: Parts = ()) -> str:
+    """Return an element as nft reads it."""
+    return " : ".join(" . ".join(side) for side in (parts, value) if side)

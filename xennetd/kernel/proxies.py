@@ -1,4 +1,4 @@
-"""The hand for `ProxyNeighbour`: addresses that the host answers for, with our protocol number.
+"""The adapter for `ProxyNeighbour`: addresses that the host answers for, with our protocol number.
 
 The kernel has no events for these. They are dumped at the start, at a resync, and when something has happened to a link
 that has some of ours with which the kernel drops them (layer3.Doubts). It does so after the event: of a link that goes
@@ -11,11 +11,13 @@ import errno
 from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import netlink, rtnl_ip
+from xennetd.kernel.adapter import refused
 from xennetd.kernel.bridges import Ask
-from xennetd.kernel.hand import refused
 from xennetd.kernel.links import Links
 from xennetd.model.errors import HostError
-from xennetd.model.ground import ROUTE_PROTOCOL, IPAddress, ProxyNeighbour
+from xennetd.model.ip import IPAddress
+from xennetd.model.marks import ROUTE_PROTOCOL
+from xennetd.model.objects import ProxyNeighbour
 
 
 class Proxies:
@@ -41,13 +43,13 @@ class Proxies:
         """Look again if one of these links has entries. Returns whether one of ours is missing now."""
         return bool(doubted) and any(index in doubted for index, _ in self._now) and self.load()
 
-    def holds(self, needed: ProxyNeighbour) -> bool:
-        """Return whether the link answers for the address, whoever had it do so."""
-        return self._key(needed) in self._now
+    def present(self, wanted: ProxyNeighbour) -> ProxyNeighbour | None:
+        """Return the entry if the link answers for the address, whoever had it do so."""
+        return wanted if self._key(wanted) in self._now else None
 
-    def ensure(self, needed: Sequence[ProxyNeighbour]) -> None:
+    def apply(self, wanted: Sequence[ProxyNeighbour]) -> None:
         """Have links answer for addresses. Raises HostError where there is no such link."""
-        for each in needed:
+        for each in wanted:
             key = self._key(each)
             if key is None:
                 raise HostError(
@@ -61,7 +63,7 @@ class Proxies:
                     raise refused(each, ack)
                 self._now[key] = ROUTE_PROTOCOL
 
-    def release(self, objects: Sequence[ProxyNeighbour]) -> None:
+    def remove(self, objects: Sequence[ProxyNeighbour]) -> None:
         """Have links answer no longer, for what is ours."""
         for each in objects:
             key = self._key(each)
@@ -71,7 +73,7 @@ class Proxies:
                     raise refused(each, ack)
                 del self._now[key]
 
-    def ours(self) -> Collection[ProxyNeighbour]:
+    def list_owned(self) -> Collection[ProxyNeighbour]:
         """Return all entries with our protocol number."""
         return [
             ProxyNeighbour(link.name, address)

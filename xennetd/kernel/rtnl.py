@@ -22,8 +22,9 @@ from xennetd.kernel.netlink import (
     request,
     text_of,
 )
-from xennetd.model.link import IFF_UP, IN6_ADDR_GEN_MODE_NONE, BridgePort, Link
+from xennetd.model.link import IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
 from xennetd.model.vif import VifId
+from xennetd.plan.properties import PORT_FLAGS
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
@@ -53,13 +54,6 @@ _IFLA_INFO_SLAVE_KIND = 4
 _IFLA_INFO_SLAVE_DATA = 5
 _IFLA_INET6_ADDR_GEN_MODE = 8
 
-_IFLA_BRPORT_STATE = 1
-_IFLA_BRPORT_MODE = 4
-_IFLA_BRPORT_LEARNING = 8
-_IFLA_BRPORT_UNICAST_FLOOD = 9
-_IFLA_BRPORT_ISOLATED = 33
-_IFLA_BRPORT_LOCKED = 39
-
 _LINK_ATTRIBUTES = frozenset(
     {
         _IFLA_ADDRESS,
@@ -79,19 +73,12 @@ _LINKINFO_ATTRIBUTES = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_
 _AF_SPEC_FAMILIES = frozenset({int(socket.AF_INET6)})
 _INET6_ATTRIBUTES = frozenset({_IFLA_INET6_ADDR_GEN_MODE})
 _PORT_NEST = frozenset({_IFLA_PROTINFO})
-_PORT_ATTRIBUTES = frozenset(
-    {
-        _IFLA_BRPORT_STATE,
-        _IFLA_BRPORT_MODE,
-        _IFLA_BRPORT_LEARNING,
-        _IFLA_BRPORT_UNICAST_FLOOD,
-        _IFLA_BRPORT_ISOLATED,
-        _IFLA_BRPORT_LOCKED,
-    }
-)
+_FLAG_NAMES = {attribute: name for name, attribute in PORT_FLAGS.items()}
+_PORT_ATTRIBUTES = frozenset(_FLAG_NAMES)
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 _UNKNOWN = Link(index=0, name="")
+_NO_FLAGS: frozenset[str] = frozenset()
 
 
 def link_key(data: bytes, message: Header) -> tuple[int, int, int]:
@@ -116,7 +103,7 @@ def parse_link(data: bytes, message: Header, *, stand_in: bool = False, known: L
 def _parse_link(data: bytes, start: int, end: int, stand_in: bool, known: Link) -> Link:
     _family, _type, index, flags, _change = _IFINFOMSG.unpack_from(data, start)
     found = {kind: (at, stop) for kind, at, stop in attributes(data, start + 16, end, _LINK_ATTRIBUTES)}
-    kind, port = _parse_linkinfo(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else ("", None)
+    kind, flags_on = _parse_linkinfo(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else ("", _NO_FLAGS)
     mode = _parse_addr_gen_mode(data, *found[_IFLA_AF_SPEC]) if _IFLA_AF_SPEC in found else IN6_ADDR_GEN_MODE_NONE
     parent = None
     if _IFLA_PARENT_DEV_BUS_NAME in found and text_of(data, *found[_IFLA_PARENT_DEV_BUS_NAME]) == "xen-backend":
@@ -135,7 +122,7 @@ def _parse_link(data: bytes, start: int, end: int, stand_in: bool, known: Link) 
         group=_number(data, found.get(_IFLA_GROUP)),
         addr_gen_mode=mode,
         parent=parent,
-        port=port,
+        flags_on=flags_on,
         addresses=known.addresses,
         routes=known.routes,
         neighbours=known.neighbours,
@@ -152,7 +139,7 @@ def _parse_parent(name: str) -> VifId | None:
     return VifId.parse(name.replace("vif-", "vif", 1).replace("-", ".", 1)) if name.startswith("vif-") else None
 
 
-def _parse_linkinfo(data: bytes, offset: int, end: int) -> tuple[str, BridgePort | None]:
+def _parse_linkinfo(data: bytes, offset: int, end: int) -> tuple[str, frozenset[str]]:
     kind = slave_kind = ""
     slave = (0, 0)
     for what, at, stop in attributes(data, offset, end, _LINKINFO_ATTRIBUTES):
@@ -162,20 +149,15 @@ def _parse_linkinfo(data: bytes, offset: int, end: int) -> tuple[str, BridgePort
             slave_kind = text_of(data, at, stop)
         elif what == _IFLA_INFO_SLAVE_DATA:
             slave = (at, stop)
-    port = _parse_port(data, *slave, BridgePort()) if slave_kind == "bridge" and slave[1] else None
-    return kind, port
+    return kind, _parse_flags(data, *slave, _NO_FLAGS) if slave_kind == "bridge" and slave[1] else _NO_FLAGS
 
 
-def _parse_port(data: bytes, offset: int, end: int, was: BridgePort) -> BridgePort:
-    flags = {kind: data[at] for kind, at, stop in attributes(data, offset, end, _PORT_ATTRIBUTES) if stop > at}
-    return BridgePort(
-        state=flags.get(_IFLA_BRPORT_STATE, was.state),
-        learning=bool(flags.get(_IFLA_BRPORT_LEARNING, was.learning)),
-        unicast_flood=bool(flags.get(_IFLA_BRPORT_UNICAST_FLOOD, was.unicast_flood)),
-        isolated=bool(flags.get(_IFLA_BRPORT_ISOLATED, was.isolated)),
-        locked=bool(flags.get(_IFLA_BRPORT_LOCKED, was.locked)),
-        hairpin=bool(flags.get(_IFLA_BRPORT_MODE, was.hairpin)),
-    )
+def _parse_flags(data: bytes, offset: int, end: int, was: frozenset[str]) -> frozenset[str]:
+    """Return which flags of a bridge's port are on; those that are not mentioned are as they were."""
+    found = {
+        _FLAG_NAMES[kind]: data[at] for kind, at, stop in attributes(data, offset, end, _PORT_ATTRIBUTES) if stop > at
+    }
+    return frozenset(flag for flag in PORT_FLAGS if found.get(flag, flag in was))
 
 
 def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:
@@ -187,14 +169,14 @@ def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:
     return IN6_ADDR_GEN_MODE_NONE
 
 
-def merge_port(data: bytes, message: Header, port: BridgePort) -> BridgePort:
-    """Return `port` with what an AF_BRIDGE RTM_NEWLINK (net/bridge/br_netlink.c) says of it."""
+def merge_flags(data: bytes, message: Header, was: frozenset[str]) -> frozenset[str]:
+    """Return which flags are on of a port of which an AF_BRIDGE RTM_NEWLINK (net/bridge/br_netlink.c) tells."""
     try:
         for _, at, stop in attributes(data, message.start + 16, message.end, _PORT_NEST):
-            return _parse_port(data, at, stop, port)
+            return _parse_flags(data, at, stop, was)
     except struct.error as error:
         raise NetlinkFormatError(str(error)) from None
-    return port
+    return was
 
 
 def dump_links(seq: int) -> bytes:
@@ -250,6 +232,13 @@ def set_link(
         mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([addr_gen_mode]))
         family = attribute(socket.AF_INET6 | NLA_F_NESTED, mode)
         body += attribute(_IFLA_AF_SPEC | NLA_F_NESTED, family)
+    return request(RTM_SETLINK, 0, seq, body)
+
+
+def set_port_flag(seq: int, index: int, flag: int, on: bool) -> bytes:
+    """Ask to set a flag (IFLA_BRPORT_*) of the bridge's port with this index (rtnl_bridge_setlink())."""
+    body = _IFINFOMSG.pack(socket.AF_BRIDGE, 0, index, 0, 0)
+    body += attribute(_IFLA_PROTINFO | NLA_F_NESTED, attribute(flag, bytes([on])))
     return request(RTM_SETLINK, 0, seq, body)
 
 

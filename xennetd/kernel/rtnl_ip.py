@@ -24,9 +24,9 @@ from xennetd.kernel.netlink import (
     attributes,
     request,
 )
-from xennetd.model.ground import ROUTE_PROTOCOL, IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import Neighbour, Route
-from xennetd.model.vif import IPInterface
+from xennetd.model.marks import ROUTE_PROTOCOL
 
 RTM_NEWADDR = 20
 RTM_DELADDR = 21

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.netlink import Ack
-from xennetd.model.ground import ROUTE_PROTOCOL
+from xennetd.model.marks import ROUTE_PROTOCOL
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from xennetd.model.ground import IPAddress, IPNetwork
-from xennetd.model.vif import IPInterface, VifId
+from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
+from xennetd.model.vif import VifId
 
 IFF_UP = 0x1
 
@@ -19,18 +19,6 @@ IN6_ADDR_GEN_MODE_NONE = 1
 
 GUEST_PORT_ADDRESS = "fe:ff:ff:ff:ff:ff"
 """The highest unicast MAC: a bridge never takes its own address from a guest's port."""
-
-
-@dataclass(frozen=True, slots=True)
-class BridgePort:
-    """IFLA_BRPORT_* of a bridge's port. `state` is BR_STATE_* (0 disabled, 3 forwarding)."""
-
-    state: int = 0
-    learning: bool = True
-    unicast_flood: bool = True
-    isolated: bool = False
-    locked: bool = False
-    hairpin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +44,10 @@ class Link:
 
     `parent` is the vif that the kernel's parent device (`xen-backend`/`vif-D-N`) names, None for all other links.
     `addresses` are in the kernel's order, the main one first. `routes` and `neighbours` are those that we made, or that
-    look as if we had. `generation` tells apart two links that had the same index one after the other.
+    look as if we had. `flags_on` names the bridge port's flags (`plan.properties`) that are on. `sysctls` are values of
+    net.ipv4.conf and net.ipv6.conf of the link: (IP version, setting, value); the kernel has no events for most of
+    them, so they are only there where somebody has read them for a decision. `generation` tells apart two links that
+    had the same index one after the other.
     """
 
     index: int
@@ -69,10 +60,11 @@ class Link:
     group: int = 0
     addr_gen_mode: int = IN6_ADDR_GEN_MODE_EUI64
     parent: VifId | None = None
-    port: BridgePort | None = None
+    flags_on: frozenset[str] = frozenset()
     addresses: tuple[IPInterface, ...] = ()
     routes: frozenset[Route] = frozenset()
     neighbours: frozenset[Neighbour] = frozenset()
+    sysctls: frozenset[tuple[int, str, int]] = frozenset()
     generation: int = 0
 
     @property
@@ -81,8 +73,45 @@ class Link:
         return bool(self.flags & IFF_UP)
 
 
+@dataclass(frozen=True, slots=True)
+class LinkGoal:
+    """What a guest's link must be, property by property. What is None is left as it is.
+
+    `master` is the index of the bridge that it is a port of, with that bridge's name and MTU, 0 for none. `mtu` is what
+    the link is to be given, None for one that has been given its MTU before: netback lowers it for a frontend without
+    scatter-gather, and no later change of another port's MTU may spread to this one. `addresses` are the host's on the
+    link, `routes` lead through it, of which those `taken` lead through another link of ours now; `neighbours` are
+    behind it. `sysctls` are (IP version, setting, value), `flags` the bridge port's flags that must be on or off.
+    """
+
+    name: str
+    master: int = 0
+    master_name: str = ""
+    master_mtu: int = 0
+    group: int = 0
+    mtu: int | None = None
+    address: str = GUEST_PORT_ADDRESS
+    addr_gen_mode: int = IN6_ADDR_GEN_MODE_NONE
+    flags: tuple[tuple[str, bool], ...] = ()
+    addresses: tuple[IPInterface, ...] = ()
+    routes: frozenset[Route] = frozenset()
+    taken: frozenset[Route] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
+    sysctls: tuple[tuple[int, str, int], ...] = ()
+
+
 class HostView(Protocol):
     """What deciding code may ask of the host. The daemon passes its live view, a test a table."""
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether the kernel has IPv6 at all."""
+        ...
+
+    @property
+    def forces_ipv6(self) -> bool:
+        """Whether IPv6 can be forwarded link by link (`force_forwarding`, from Linux 6.17 on)."""
+        ...
 
     def link(self, name: str) -> Link | None:
         """Return the link with this name."""
@@ -98,10 +127,6 @@ class HostView(Protocol):
 
     def default_uplink(self, version: int) -> Link | None:
         """Return the link that the default route of this IP version leads through (the one with the least metric)."""
-        ...
-
-    def setting(self, version: int, link: str, key: str) -> int | None:
-        """Return a value of net.ipv4.conf or net.ipv6.conf, None where the kernel has no such thing."""
         ...
 
     def owner(self, destination: IPNetwork) -> Link | None:
@@ -126,10 +151,11 @@ def is_link_name(text: str) -> bool:
 
     dev_valid_name() of net/core/dev.c (1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space), and printable
     ASCII without quotes, backslash, `%`, `*` and `,`, so that a name is always safe to show and never a template, a
-    pattern or a list.
+    pattern or a list. A name of digits alone could be taken for an index.
     """
     return (
         0 < len(text) < IFNAMSIZ
         and text not in (".", "..")
+        and not text.isdigit()
         and all("!" <= c <= "~" and c not in "/:%*,\"'\\" for c in text)
     )

@@ -5,20 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Interface, IPv6Interface
 from typing import NamedTuple
 
-IPInterface = IPv4Interface | IPv6Interface
+from xennetd.model.ip import IPInterface
 
 _VIF_NAME = re.compile(r"vif(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})")
 
 DOMID_FIRST_RESERVED = 0x7FF0
 """Domids from here on never name a guest (xen/include/public/xen.h)."""
-
-
-def plain(ip: IPInterface) -> str:
-    """Return an address as an administrator writes it: a host's own prefix length is left out."""
-    return str(ip.ip) if ip.network.prefixlen == ip.max_prefixlen else str(ip)
 
 
 class VifId(NamedTuple):

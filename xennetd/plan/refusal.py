@@ -6,26 +6,26 @@ import errno
 
 from xennetd.model.errors import HostError
 from xennetd.model.vif import Vif
-from xennetd.plan.steps import Rename, SetMaster, SetMtu, Step
+from xennetd.plan.steps import LinkStep, SetLink, Step
 
 BRIDGE_PORTS = 1023
 """BR_MAX_PORTS of net/bridge/br_private.h, without port 0."""
 
 
-def refusal(vif: Vif, step: Step, code: int, reason: str, text: str) -> HostError:
+def refusal(vif: Vif, step: LinkStep, code: int, reason: str, text: str) -> HostError:
     """Return the error for a Step refused with errno `code`, which means `reason`; `text` is the kernel's own word."""
     waits_on: frozenset[str] = frozenset()
     match step:
-        case SetMaster(master_name=bridge) if code == errno.EXFULL:
-            sentence = f'bridge "{bridge}" is full: a Linux bridge takes {BRIDGE_PORTS:,} ports'
+        case SetLink(property="master", value=master) if master:
+            bridge = step.words.partition(" ")[2]
             waits_on = frozenset({bridge})
-        case SetMaster(master_name=bridge) if bridge:
             sentence = f'the kernel refuses {vif.id} as a port of bridge "{bridge}": {reason}'
-            waits_on = frozenset({bridge})
-        case Rename(to=name) if code == errno.EEXIST:
+            if code == errno.EXFULL:
+                sentence = f'bridge "{bridge}" is full: a Linux bridge takes {BRIDGE_PORTS:,} ports'
+        case SetLink(property="name", value=str(name)) if code == errno.EEXIST:
             sentence = f'the interface name "{name}" is already in use on this host'
             waits_on = frozenset({name})
-        case SetMtu(mtu=mtu) if code == errno.EINVAL:
+        case SetLink(property="mtu", value=mtu) if code == errno.EINVAL:
             sentence = f"the kernel does not take an MTU of {mtu} for {vif.id}"
         case _:
             sentence = f"the kernel refused a step for {vif.id}: {reason}"

@@ -13,12 +13,12 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from typing import Protocol
 
-from xennetd.model.attachment import Mode, Name
+from xennetd.config.grammar import for_guests
+from xennetd.model.attachment import Name
 from xennetd.model.errors import GuestError, HostError, XennetdError
-from xennetd.model.ground import IPAddress, IPNetwork
-from xennetd.model.vif import IPInterface, Vif, VifId
-from xennetd.policy.config import Network
-from xennetd.policy.grammar import for_guests
+from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
+from xennetd.model.policy import Network
+from xennetd.model.vif import Vif, VifId
 from xennetd.policy.network import unfit
 
 _MOST_PROBES = 1 << 16
@@ -63,12 +63,12 @@ class Others(Protocol):
         """Return all addresses of live vifs in this network."""
         ...
 
-    def lease(self, network: str, mac: str) -> Collection[IPAddress]:
-        """Return the addresses that dnsmasq has last given, or is to give, to this MAC."""
+    def lease(self, instance: str, mac: str) -> Collection[IPAddress]:
+        """Return the addresses that a dnsmasq has last given, or is to give, to this MAC."""
         ...
 
-    def leased(self, network: str) -> Collection[IPAddress]:
-        """Return the addresses that dnsmasq has given to somebody, who may be gone for a while only."""
+    def leased(self, instance: str) -> Collection[IPAddress]:
+        """Return the addresses that a dnsmasq has given to somebody, who may be gone for a while only."""
         ...
 
     def problem(self, network: str) -> XennetdError | None:
@@ -174,7 +174,7 @@ def _allocate_missing(
     if network.subnet4 is not None and 4 not in has:
         found.append(_allocate(vif, network, network.subnet4, reserved, others))
     # A routed guest can have no address that nobody routes to it: there is no SLAAC.
-    stateful = network.ra == "stateful" or (network.ra == "slaac" and network.mode is Mode.ROUTE)
+    stateful = network.ra == "stateful" or (network.ra == "slaac" and network.mode.routed)
     if network.subnet6 is not None and 6 not in has and stateful:
         found.append(_allocate(vif, network, network.subnet6, reserved, others))
     return found
@@ -188,13 +188,13 @@ def _allocate(
         if ip in subnet and not _unusable(network, subnet, ip):
             return _host(ip)
     taken = {*others.taken(network.name), *reserved()}
-    mine = [ip for ip in others.lease(network.name, vif.mac) if ip in subnet] if vif.mac else []
+    mine = [ip for ip in others.lease(network.served_link, vif.mac) if ip in subnet] if vif.mac else []
     asked = chain(mine, _candidates(subnet, key))
     free = (ip for ip in asked if ip not in taken and not _unusable(network, subnet, ip))
     first = next(free, None)
     if first is not None:
         # What a guest would get on an empty host is most likely its own, if it is leased: by another MAC of its.
-        spared = set(others.leased(network.name)).difference(mine, [_home(network, subnet, key)])
+        spared = set(others.leased(network.served_link)).difference(mine, [_home(network, subnet, key)])
         return _host(next((ip for ip in chain([first], free) if ip not in spared), first))
     raise HostError(
         f'network "{network.name}" has no free address left in {subnet}', waits_on=frozenset({full(network.name)})

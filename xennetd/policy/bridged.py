@@ -1,18 +1,64 @@
-"""The bridge that a vif is a port of: the one that its network names, or that its own nodes mean."""
+"""Guests that are ports of a bridge: which bridge that is, and what the modes that have one make of it."""
 
 from __future__ import annotations
 
 from errno import ENODEV, EOPNOTSUPP
 
+from xennetd.config.schema import RULE
+from xennetd.model.attachment import Assignment, Attachment, Name, segment
 from xennetd.model.errors import GuestError, HostError, PolicyError
-from xennetd.model.ground import BRIDGE_GROUP
+from xennetd.model.ip import IPNetwork
 from xennetd.model.link import HostView, Link, is_link_name
+from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.objects import HostObject
+from xennetd.model.placement import BridgePort
+from xennetd.model.policy import Network, Rule
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif
-from xennetd.policy.config import Network
+from xennetd.policy.addresses import uncontested
+from xennetd.policy.guests import guest_addresses, guest_mac, guest_names, network_needs
+from xennetd.policy.mode import Request
 
 ANY_BRIDGE = "*"
 """In an error's `waits_on`: not one link's name, but any bridge that appears."""
+
+
+def attach(request: Request, assignment: Assignment) -> Attachment:
+    """Return the attachment of a port of the bridge that the network names, or that the vif's own nodes mean."""
+    vif, network, host = request.vif, request.network, request.host
+    bridge = network_bridge(network, host) if network is not None else own_bridge(vif, host)
+    mtu = vif.mtu or min((uplink.mtu for uplink in host.uplinks(bridge.index)), default=bridge.mtu)
+    mac, warnings = guest_mac(request, segment(bridge.name, assignment.network))
+    found: tuple[IPNetwork, ...] = ()
+    needs: list[HostObject] = []
+    granted: frozenset[IPNetwork | Name] = frozenset()
+    if network is not None and network.own:
+        found = guest_addresses(request)
+        kept, _ = uncontested(vif, found, request.others)
+        names = guest_names(request, mac, bridge.name)
+        needs = network_needs(request, mac, bridge.name, found, names)
+        granted = frozenset((*kept, *names))
+    return Attachment(
+        vif=vif.id,
+        assignment=assignment,
+        placement=BridgePort(bridge.name, bridge.index, bridge.mtu, port_flags(request.rule)),
+        mtu=mtu,
+        mac=mac,
+        ips=found,
+        granted=granted,
+        needs=tuple(needs),
+        warnings=(*_mtu_warnings(mtu, bridge), *warnings),
+    )
+
+
+_DEFAULT_FLAGS = {field.port_flag: False for field in RULE.values() if field.port_flag}
+
+
+def port_flags(rule: Rule | None) -> tuple[tuple[str, bool], ...]:
+    """Return which flags of a bridge's port must be on and which off."""
+    if rule is None or not rule.flags:
+        return tuple(_DEFAULT_FLAGS.items())
+    return tuple({**_DEFAULT_FLAGS, **dict(rule.flags)}.items())
 
 
 def network_bridge(network: Network, host: HostView) -> Link:
@@ -50,9 +96,8 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
         raise GuestError(f'"{visible(name)}" can\'t be the name of a bridge{hint}: {remedy}')
     link = host.link(name)
     waits_on = frozenset({name})
-    if link is None and name.startswith("xenbr"):
-        # Old configurations say xenbrN where the bridge has long been called ethN, its port pethN.
-        substitute = "eth" + name.removeprefix("xenbr")
+    substitute = substitute_for(name)
+    if link is None and substitute is not None:
         link = host.link(substitute)
         if link is not None and link.kind == "bridge":
             return link
@@ -69,6 +114,25 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
     return link
 
 
+def substitute_for(bridge: str) -> str | None:
+    """Return the bridge that stands in for a missing one: old configurations say xenbrN where it is called ethN."""
+    return "eth" + bridge.removeprefix("xenbr") if bridge.startswith("xenbr") else None
+
+
+def keeps(request: Request, link: Link, master: str | None) -> bool:
+    """Return whether a link is a port of the bridge that the network names, or that the vif's own nodes mean."""
+    if master is None:
+        return False
+    wanted = request.network.bridge if request.network is not None else request.vif.bridge
+    return not wanted or master in (wanted, substitute_for(wanted))
+
+
 def _not_a_bridge(link: Link, remedy: str) -> str:
     what = "an Open vSwitch bridge, not one of the kernel's" if link.kind == "openvswitch" else "not a bridge"
     return f'"{link.name}" is {what}: make it a bridge, or {remedy}'
+
+
+def _mtu_warnings(mtu: int, bridge: Link) -> tuple[str, ...]:
+    if mtu <= bridge.mtu:
+        return ()
+    return (f'mtu {mtu} is above the {bridge.mtu} of bridge "{bridge.name}": larger frames may be dropped on the way',)

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from ipaddress import IPv6Network
 
-from xennetd.model.attachment import Mode
-from xennetd.model.vif import IPInterface, plain
-from xennetd.policy.config import Match, Network, Policy
-from xennetd.policy.pattern import matches
+from xennetd.config.pattern import matches
+from xennetd.model.ip import plain
+from xennetd.model.policy import Match, Network, Policy
+from xennetd.policy.modes import module_of
+from xennetd.policy.notes import HostNotes
 
 _STOCK_SCRIPTS = ("vif-bridge", "vif-nat", "vif-openvswitch", "vif-route")
-_UNIQUE_LOCAL = IPv6Network("fc00::/7")
 _WILD = frozenset("*?[")
 _CONDITIONS = tuple(field.name for field in fields(Match))
-
-
-@dataclass(frozen=True, slots=True)
-class HostNotes:
-    """What was found on the host; None: not known. `hooks` are the executable `vif-post.d/*.hook` files.
-
-    `addresses` are the host's own by link, but those of links that we made. `dnsmasq` and `nftables` say whether the
-    program and the Python module of these names are installed.
-    """
-
-    hooks: tuple[str, ...] = ()
-    xl_devd: bool = False
-    bridges: frozenset[str] | None = None
-    links: frozenset[str] | None = None
-    addresses: Mapping[str, tuple[IPInterface, ...]] | None = None
-    dnsmasq: bool = True
-    nftables: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +39,7 @@ def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     networks = policy.networks.values()
     if not host.dnsmasq and (served := [network for network in networks if network.dhcp]):
         errors.append(f"dnsmasq is not installed, and dhcp = true needs it ({_names(served)}): install dnsmasq-base")
-    if not host.nftables and (filtered := [network for network in networks if network.mode is not Mode.BRIDGE]):
+    if not host.nftables and (filtered := [network for network in networks if module_of(network).filtered()]):
         errors.append(
             f"the Python module nftables is not installed, and all modes but bridge need it ({_names(filtered)}): "
             "install python3-nftables"
@@ -119,13 +101,9 @@ def _network_notes(policy: Policy, host: HostNotes) -> list[Note]:
 
 
 def _remarks(network: Network, host: HostNotes, *, used: bool) -> Iterator[str]:
-    if network.mode is Mode.BRIDGE and host.bridges is not None and network.bridge not in host.bridges:
-        yield f'bridge "{network.bridge}" does not exist now'
     if network.uplink is not None and host.links is not None and network.uplink not in host.links:
         yield f'uplink "{network.uplink}" does not exist now'
-    local = network.subnet6 is not None and network.subnet6.subnet_of(_UNIQUE_LOCAL)
-    if network.mode is Mode.NAT and local and network.nptv6 is None and not network.nat66:
-        yield f"guests have no IPv6 to the outside: {network.subnet6} is local, and neither nptv6 nor nat66 is set"
+    yield from module_of(network).remarks(network, host)
     if not used:
         yield "no policy leads to it"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
-from xennetd.model.attachment import Mode
-from xennetd.model.ground import IPAddress, IPNetwork
-from xennetd.policy.config import Forward, Network
-from xennetd.policy.document import Place
+from xennetd.config.document import Place
+from xennetd.config.problem import Problem, shown
+from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.policy import Forward, Network
+from xennetd.policy.modes import keys_of, modes_with
 from xennetd.policy.network import NetworkDraft, unfit
-from xennetd.policy.problem import Problem, shown
 from xennetd.policy.rule import RuleDraft
 
 
@@ -29,8 +29,9 @@ def check_addresses(rules: Sequence[RuleDraft], networks: Mapping[str, NetworkDr
         if network is None or not rule.ips:
             continue
         place = rule.place / "ip"
-        if network.network.mode is Mode.BRIDGE:
-            text = f"only in a network of mode route, nat or isolated; {network.place.key} is of mode bridge"
+        if "subnets" not in keys_of(network.network.mode):
+            fit = " or ".join(", ".join(modes_with("subnets")).rsplit(", ", 1))
+            text = f"only in a network of mode {fit}; {network.place.key} is of mode {network.network.mode}"
             problems.append(place.problem(text))
             continue
         for i, ip in enumerate(rule.ips):
@@ -61,7 +62,7 @@ def _wrong_with(
 
 def _scope(network: Network) -> str:
     """Return within what an address must be unique: the host, or a network that the host has no part in."""
-    apart = network.mode is Mode.ISOLATED and network.subnet4 is None and network.subnet6 is None
+    apart = not network.mode.way_out and not network.subnets
     return network.name if apart else ""
 
 

@@ -6,11 +6,11 @@ import os
 import stat
 from pathlib import Path
 
+from xennetd.config.document import LARGEST
+from xennetd.config.problem import Problem, Problems
 from xennetd.model.places import CONFIGURATION
-from xennetd.policy.config import Policy
-from xennetd.policy.document import LARGEST
+from xennetd.model.policy import Policy
 from xennetd.policy.load import load
-from xennetd.policy.problem import Problem, Problems
 
 DIRECTORY = Path(CONFIGURATION)
 

@@ -10,61 +10,64 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xennetd.model.ground import Setting
 from xennetd.model.link import HostView
-
-_HEEDED = (1, 2)
-"""Values of accept_ra with which router advertisements are heeded, the second even by a router."""
-
-
-def has_ipv6(host: HostView) -> bool:
-    """Return whether the kernel has IPv6 at all."""
-    return host.setting(6, "all", "forwarding") is not None
+from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.objects import RULESET, Keys, Sysctl
+from xennetd.model.placement import LinkSysctl
 
 
-def forces(host: HostView) -> bool:
-    """Return whether IPv6 can be forwarded link by link."""
-    return host.setting(6, "default", "force_forwarding") is not None
-
-
-def forwarding(version: int, uplinks: Iterable[str], host: HostView) -> list[Setting]:
+def forwarding(version: int, uplinks: Iterable[str], host: HostView) -> list[Sysctl]:
     """Return what must be set so that packets of this IP version get in by these links, which are not guests'."""
+    filtered = frozenset({RULESET})  # Before a link forwards, it is settled what it may forward.
     if version == 4:
-        return [Setting(4, uplink, "forwarding", 1) for uplink in uplinks]
-    if forces(host):
-        return [Setting(6, uplink, "force_forwarding", 1) for uplink in uplinks]
+        return [Sysctl(4, uplink, "forwarding", 1, filtered) for uplink in uplinks]
+    if host.forces_ipv6:
+        return [Sysctl(6, uplink, "force_forwarding", 1, filtered) for uplink in uplinks]
     way_out = host.default_uplink(6)
-    heeding = dict.fromkeys([*uplinks, *([way_out.name] if way_out is not None else [])])
-    return [*_heeding(heeding, host), Setting(6, "all", "forwarding", 1)]
+    heeding = _heeding(dict.fromkeys([*uplinks, *([way_out.name] if way_out is not None else [])]), host)
+    return [*heeding, Sysctl(6, "all", "forwarding", 1, filtered | keys(heeding))]
 
 
-def closed(link: str, host: HostView) -> list[Setting]:
+def closed(link: str, host: HostView) -> list[Sysctl]:
     """Return what keeps all that comes in by this link of ours from going on, even without a firewall."""
-    found = [Setting(4, link, "forwarding", 0)]
-    return [*found, Setting(6, link, "force_forwarding", 0)] if forces(host) else found
+    found = [Sysctl(4, link, "forwarding", 0)]
+    return [*found, Sysctl(6, link, "force_forwarding", 0)] if host.forces_ipv6 else found
 
 
-def proxying(version: int, uplink: str, host: HostView) -> list[Setting]:
+def proxying(version: int, uplink: str, host: HostView) -> list[Sysctl]:
     """Return what must be set so that the host answers for other addresses on its uplink (besides `forwarding`)."""
     if version == 4:
         return []
-    return [*_heeding([uplink], host), Setting(6, uplink, "forwarding", 1), Setting(6, uplink, "proxy_ndp", 1)]
+    heeding = _heeding([uplink], host)
+    after = frozenset({RULESET}) | keys(heeding)
+    return [*heeding, Sysctl(6, uplink, "forwarding", 1, after), Sysctl(6, uplink, "proxy_ndp", 1, after)]
 
 
-def _heeding(links: Iterable[str], host: HostView) -> list[Setting]:
-    """Return what keeps links that heed router advertisements heeding them while they forward."""
-    return [Setting(6, link, "accept_ra", 2) for link in links if host.setting(6, link, "accept_ra") in _HEEDED]
+def keys(sysctls: Iterable[Sysctl]) -> Keys:
+    """Return the keys of sysctls, for others that come after them."""
+    return frozenset(each.key for each in sysctls)
 
 
-def guest_settings(host: HostView, *, ipv6: bool) -> tuple[tuple[int, str, int], ...]:
-    """Return the settings of a routed guest's link: (IP version, key, value).
+def _heeding(links: Iterable[str], host: HostView) -> list[Sysctl]:
+    """Return what keeps links that heed router advertisements heeding them while they forward.
+
+    With accept_ra = 1 a link heeds them unless it forwards, with 2 even so; one with 0 is to go on heeding none. On a
+    bridge of ours nobody's advertisements are heeded: they would be a guest's.
+    """
+    views = ((name, host.link(name)) for name in links)
+    theirs = [name for name, link in views if link is None or link.group != BRIDGE_GROUP]
+    return [Sysctl(6, name, "accept_ra", 2, unless=(0,)) for name in theirs]
+
+
+def guest_sysctls(host: HostView, *, ipv6: bool) -> tuple[LinkSysctl, ...]:
+    """Return what must be set for a routed guest's link.
 
     A guest's router advertisements never configure the host. `ipv6` says that the guest has IPv6 addresses.
     """
-    settings = [(4, "forwarding", 1), (4, "rp_filter", 1), (4, "proxy_arp", 1)]
-    if has_ipv6(host):
-        settings.append((6, "accept_ra", 0))
+    found = [(4, "forwarding", 1), (4, "rp_filter", 1), (4, "proxy_arp", 1)]
+    if host.has_ipv6:
+        found.append((6, "accept_ra", 0))
         if ipv6:
-            settings += [(6, "disable_ipv6", 0), (6, "forwarding", 1)]
-            settings += [(6, "force_forwarding", 1)] if forces(host) else []
-    return tuple(settings)
+            found += [(6, "disable_ipv6", 0), (6, "forwarding", 1)]
+            found += [(6, "force_forwarding", 1)] if host.forces_ipv6 else []
+    return tuple(LinkSysctl(*each) for each in found)

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xennetd.config.document import Document, Place, parse
+from xennetd.config.problem import Problem, Problems, shown
+from xennetd.config.schema import DAEMON, RULE, read_table
+from xennetd.model.policy import DaemonConfig, Policy, Rule
 from xennetd.model.text import visible
 from xennetd.policy.clashes import check_addresses, check_networks
-from xennetd.policy.config import DaemonConfig, Policy, Rule
-from xennetd.policy.document import Document, Place, parse
+from xennetd.policy.modes import MODES
 from xennetd.policy.network import NetworkDraft, read_network
-from xennetd.policy.problem import Problem, Problems, shown
+from xennetd.policy.networks import compile_ruleset
 from xennetd.policy.rule import RuleDraft, read_rule
-from xennetd.policy.schema import DAEMON, read_table
 
 _SECTIONS = ("daemon", "network", "policy")
 
@@ -97,7 +99,7 @@ class _Merged:
     def add_network(self, place: Place, name: str, value: object) -> None:
         first = self.first(self.network_places, name, place)
         table = self.table(place, value, f"[{place.key}]")
-        draft = read_network(place, name, table, self.problems) if table is not None else None
+        draft = read_network(place, name, table, MODES, self.problems) if table is not None else None
         if draft is not None and first:
             self.networks[name] = draft
 
@@ -122,14 +124,24 @@ class _Merged:
         check_addresses(self.rules, self.networks, self.problems)
         for rule in self.rules:
             self.check_network(rule)
+            self.check_flags(rule)
         if daemon.devd:
             self.check_readable()
         networks = {name: draft.network for name, draft in self.networks.items()}
         rules = tuple(
-            Rule(rule.name, rule.match, networks.get(rule.network or ""), rule.deny, rule.ips, rule.stable_mac)
+            Rule(
+                rule.name,
+                rule.match,
+                networks.get(rule.network or ""),
+                rule.deny,
+                rule.ips,
+                rule.stable_mac,
+                rule.flags,
+            )
             for rule in self.rules
         )
-        return Policy(daemon, networks, rules, files)
+        filtered = tuple(networks.values()) if not self.problems else ()
+        return Policy(daemon, networks, rules, files, compile_ruleset(filtered))
 
     def check_network(self, rule: RuleDraft) -> None:
         if rule.network is None or rule.network in self.network_places or not self.complete:
@@ -138,6 +150,16 @@ class _Merged:
         text = "no such network" if names else "no network is defined"
         place = rule.place / "network"
         self.problems.append(place.problem(text, found=shown(rule.network), allowed=names, like=rule.network))
+
+    def check_flags(self, rule: RuleDraft) -> None:
+        """Report a flag of a bridge's port for guests that are no bridge's ports."""
+        network = self.networks.get(rule.network or "")
+        if network is None or not network.network.mode.routed:
+            return
+        for key, field in RULE.items():
+            if field.port_flag in dict(rule.flags):
+                text = f"not for guests of a network of mode {network.network.mode}, which are no bridge's ports"
+                self.problems.append((rule.place / key).problem(text))
 
     def check_readable(self) -> None:
         """Report what depends on the name or the UUID of a domain: a driver domain can read neither."""

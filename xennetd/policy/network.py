@@ -6,19 +6,18 @@ only be due to it is not reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from xennetd.model.attachment import Mode
-from xennetd.model.ground import IPNetwork
+from xennetd.config.document import Place
+from xennetd.config.grammar import is_domain
+from xennetd.config.problem import Problem, shown
+from xennetd.config.schema import FORWARD, NETWORK_KEYS, NETWORK_NAME, Fields, choices, read_table
+from xennetd.model.ip import IPNetwork
 from xennetd.model.link import is_link_name
-from xennetd.policy.config import Forward, Network
-from xennetd.policy.document import Place
-from xennetd.policy.grammar import is_domain
-from xennetd.policy.problem import Problem, shown
-from xennetd.policy.schema import FORWARD, MODES, NETWORK, NETWORK_NAME, read_table
+from xennetd.model.policy import Forward, Mode, Network
 
 _RA_PREFIX = 64
 """dnsmasq(8) serves no IPv6 subnet of another length."""
@@ -35,11 +34,30 @@ class NetworkDraft:
     whole: bool
 
 
-def read_network(place: Place, name: str, table: dict[str, Any], problems: list[Problem]) -> NetworkDraft | None:
+class KnownMode(Protocol):
+    """What reading a network must know of its mode (`policy.modes`)."""
+
+    @property
+    def mode(self) -> Mode: ...
+
+    @property
+    def keys(self) -> Fields: ...
+
+    @property
+    def needs_subnets(self) -> bool: ...
+
+    def check(self, reader: NetworkReader, network: Network) -> None:
+        """Report what is wrong with the network as a whole."""
+        ...
+
+
+def read_network(
+    place: Place, name: str, table: dict[str, Any], modes: Mapping[str, KnownMode], problems: list[Problem]
+) -> NetworkDraft | None:
     """Return the network that `table` describes, None if not even its mode can be told."""
     before = len(problems)
     named = NETWORK_NAME.read(place, name, problems) is not None
-    field = NETWORK["mode"]
+    field = choices(tuple(modes))
     rest = {key: value for key, value in table.items() if key != "mode"}
     if "mode" in table:
         mode = field.read(place / "mode", table["mode"], problems)
@@ -47,9 +65,10 @@ def read_network(place: Place, name: str, table: dict[str, Any], problems: list[
         mode = None
         problems.append((place / "mode").problem("missing", allowed=field.allowed))
     if mode is None:
-        read_table(place, rest, NETWORK, problems)
+        known = {key: field for each in modes.values() for key, field in each.keys.items()}
+        read_table(place, rest, {"mode": field, **known}, problems)
         return None
-    reader = _Reader(place, name if named else "", mode, rest, problems)
+    reader = NetworkReader(place, name if named else "", modes[mode], modes, rest, problems)
     network = reader.network()
     forwards = reader.forwards(network)
     network = replace(network, forwards=tuple(forward for _, forward in forwards))
@@ -73,20 +92,30 @@ def unfit(network: Network, wanted: IPNetwork) -> str | None:
     return None
 
 
-class _Reader:
+class NetworkReader:
     """Reads one table but for its mode, which is known. `name` is empty if it is faulty."""
 
-    def __init__(self, place: Place, name: str, mode: Mode, table: dict[str, Any], problems: list[Problem]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        name: str,
+        module: KnownMode,
+        modes: Mapping[str, KnownMode],
+        table: dict[str, Any],
+        problems: list[Problem],
+    ) -> None:
         self.place = place
         self.name = name
-        self.mode = mode
+        self.module = module
+        self.mode = module.mode
         self.problems = problems
-        known = {key: field for key, field in NETWORK.items() if mode in MODES[key]}
-        strange = [key for key in table if key in NETWORK and key not in known]
+        known = module.keys
+        users = {key: [name for name, each in modes.items() if key in each.keys] for key in table}
+        strange = [key for key in table if users[key] and key not in known]
         for key in strange:
-            self.wrong(key, f"not a key of mode {mode}, only of {_listed(MODES[key])}")
+            self.wrong(key, f"not a key of mode {self.mode}, only of {_listed(users[key])}")
         possible = {key: value for key, value in table.items() if key not in strange}
-        self.values = read_table(place, possible, known, problems)
+        self.values = read_table(place, possible, {"mode": choices(tuple(modes)), **known}, problems)
         self.faulty = table.keys() - self.values.keys()
         self.dhcp: bool = self.values.get("dhcp", False)
         self.subnets: tuple[IPNetwork, ...] = self.values.get("subnets", ())
@@ -111,7 +140,7 @@ class _Reader:
             proxy=self.values.get("proxy", False),
         )
         self.check_subnets(network)
-        self.check_translation(network)
+        self.module.check(self, network)
         return network
 
     def prefixes(self) -> tuple[tuple[Place, IPNetwork], ...]:
@@ -126,22 +155,23 @@ class _Reader:
         return tuple(found)
 
     def wrong(self, key: str, text: str, *, found: str = "") -> None:
+        """Report what is wrong with the value of `key`."""
         self.problems.append((self.place / key).problem(text, found=found))
 
     def missing(self, key: str, why: str = "") -> None:
         """Report that `key` is not there; if it is, but faulty, that has been reported."""
         if key not in self.faulty:
-            problem = (self.place / key).problem(f"missing{why and f': {why}'}", allowed=NETWORK[key].allowed)
+            problem = (self.place / key).problem(f"missing{why and f': {why}'}", allowed=NETWORK_KEYS[key].allowed)
             self.problems.append(problem)
 
     def bridge(self) -> str:
         """Return the bridge's name; one of ours has a name by default."""
-        if self.mode is Mode.ROUTE:
+        if "bridge" not in self.module.keys:
             return ""
         if "bridge" in self.values:
             return str(self.values["bridge"])
         default = f"xn-{self.name}" if self.name else ""
-        if self.mode is Mode.BRIDGE:
+        if not self.mode.own_bridge:
             self.missing("bridge")
         elif is_link_name(default):
             return default
@@ -171,8 +201,8 @@ class _Reader:
         return default
 
     def check_subnets(self, network: Network) -> None:
-        if not self.subnets and self.mode is Mode.NAT:
-            self.missing("subnets", "mode nat needs one")
+        if not self.subnets and self.module.needs_subnets:
+            self.missing("subnets", f"mode {self.mode} needs one")
         elif not self.subnets and self.dhcp:
             self.missing("subnets", "dhcp needs one")
         for i, subnet in enumerate(self.subnets):
@@ -183,20 +213,6 @@ class _Reader:
             elif subnet.version == 6 and network.dhcp and network.ra != "off" and subnet.prefixlen != _RA_PREFIX:
                 text = f'must be a /{_RA_PREFIX} for router advertisements, which ra = "off" does without'
                 self.problems.append(place.problem(text, found=found))
-
-    def check_translation(self, network: Network) -> None:
-        if network.nat66 and network.nptv6 is not None:
-            self.wrong("nptv6", "there is nat66 = true already; a network has at most one of them")
-        if "subnets" in self.faulty:
-            return
-        if network.nat66 and network.subnet6 is None:
-            self.wrong("nat66", "needs an IPv6 subnet", found="true")
-        if network.nptv6 is not None and network.subnet6 is None:
-            self.wrong("nptv6", "needs an IPv6 subnet", found=shown(str(network.nptv6)))
-        elif network.nptv6 is not None and network.subnet6 is not None:
-            length = network.subnet6.prefixlen
-            if network.nptv6.prefixlen != length:
-                self.wrong("nptv6", f"must be a /{length} as the subnet is", found=shown(str(network.nptv6)))
 
     def forwards(self, network: Network) -> tuple[tuple[Place, Forward], ...]:
         """Return the forwarded ports of `network`, each where it stands."""
@@ -217,6 +233,6 @@ class _Reader:
         return tuple(found)
 
 
-def _listed(modes: Sequence[Mode]) -> str:
+def _listed(modes: Sequence[str]) -> str:
     *others, last = modes
     return f"{', '.join(others)} and {last}" if others else last

@@ -3,36 +3,52 @@
 Rule 1: whatever the vif and the host look like, the outcome is an Attachment or an XennetdError.
 Rule 2: a sentence names the guest's own vif and host objects only; what else there is to say goes into the detail.
 Rule 3: a rule that can't be evaluated is not passed over: the next one might let in what this one is to keep out.
+Rule 4: which words of policy apply is known even where a vif can't be attached by them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from errno import EAFNOSUPPORT
+from ipaddress import ip_interface
 
-from xennetd.model.attachment import Attachment, Mode, Name, place
-from xennetd.model.errors import Denied, GuestError, HostError, PolicyError
-from xennetd.model.ground import GUEST_GROUP, DhcpHost, GroundObject, IPAddress, IPNetwork
+from xennetd.config.pattern import matches
+from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
+from xennetd.model.ip import plain
 from xennetd.model.link import HostView, Link
-from xennetd.model.text import dns_label, visible
-from xennetd.model.vif import Vif, XenbusState
-from xennetd.policy import bridged, routed
-from xennetd.policy.addresses import Others, guest_destinations, holder, uncontested
-from xennetd.policy.config import Match, Network, Policy, Rule
-from xennetd.policy.firewall import forward_element, rules
-from xennetd.policy.mac import mac_warnings, stable_mac
-from xennetd.policy.pattern import matches
+from xennetd.model.policy import Match, Network, Policy, Rule
+from xennetd.model.text import visible
+from xennetd.model.vif import Vif
+from xennetd.policy.addresses import Others
+from xennetd.policy.modes import BRIDGE, MODES, ModeModule, Request, by_script, module_of
+from xennetd.policy.networks import ruleset, usable
+from xennetd.policy.routed import NO_IPV6
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
 
-_BRIDGE_UNUSED = frozenset({"gatewaydev", "handle", "ip", "rate", "vlan"})
-_ROUTE_UNUSED = frozenset({"bridge", "handle", "rate", "vlan"})
-"""Nodes that nothing depends on in a mode: what is wrong with them is a warning, as for the stock scripts."""
-
 # A backend's mode can only be told from the basename of its script.
-_SCRIPT_MODES = {
-    f"{prefix}-{mode}": mode for prefix in ("vif", "vif-xennetd") for mode in ("route", "nat", "openvswitch")
-}
+_SCRIPT_PREFIXES = ("vif-xennetd-", "vif-")
+_SCRIPT_MODES = frozenset({"openvswitch", *(module.script for module in MODES.values() if module.script is not None)})
+
+
+_NEVER_USED = frozenset({"handle", "rate"})
+"""Nodes of a backend that only netback itself reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Policy's word on one vif. `assignment` is None where not even the rule that applies can be told."""
+
+    assignment: Assignment | None
+    outcome: Attachment | XennetdError
+    request: Request | None = None
+
+    def keeps(self, link: Link, master: str | None) -> bool:
+        """Return whether a link, a port of `master`, is where this has it, as far as the link itself tells."""
+        request = self.request
+        return request is not None and _module(request).keeps(request, link, master)
 
 
 def owned(policy: Policy, vif: Vif) -> bool:
@@ -46,175 +62,93 @@ def owned(policy: Policy, vif: Vif) -> bool:
     return any(matches(pattern, script) for pattern in policy.daemon.scripts)
 
 
-def resolve(policy: Policy, vif: Vif, host: HostView, others: Others) -> Attachment:
-    """Return what the vif must be part of.
+def resolve(policy: Policy, vif: Vif, host: HostView, others: Others) -> Resolution:
+    """Return what the vif must be part of, or why that can't be.
 
-    Raises GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError for
-    what the host lacks or somebody else has. Their `waits_on` names the links, and the other things, whose change may
+    The error is a GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError
+    for what the host lacks or somebody else has. Its `waits_on` names the links, and the other things, whose change may
     help.
     """
-    rule = first_match(policy.rules, vif)
+    try:
+        rule = first_match(policy.rules, vif)
+    except XennetdError as error:
+        return Resolution(None, error)
     network = rule.network if rule is not None else None
-    script = _SCRIPT_MODES.get(_basename(vif.script))
-    is_routed = network.mode is Mode.ROUTE if network is not None else script in ("route", "nat")
-    unused = _ROUTE_UNUSED if is_routed else _BRIDGE_UNUSED - ({"ip"} if network is not None and network.own else set())
+    request = Request(policy, vif, rule, network, host, others, ruleset(policy))
+    module = _module(request)
+    assignment = Assignment(
+        mode=module.mode.name,
+        network=network.name if network is not None else None,
+        policy=rule.name if rule is not None else None,
+        bridge=module.bridge(request),
+    )
+    try:
+        return Resolution(assignment, _attach(module, request, assignment), request)
+    except XennetdError as error:
+        return Resolution(assignment, error, request)
+
+
+def _module(request: Request) -> ModeModule:
+    """Return the module that decides: the network's mode, else the one that the vif's script asks for."""
+    if request.network is not None:
+        return module_of(request.network)
+    mode = _script_mode(request.vif.script)
+    module = by_script(mode) if mode is not None else None
+    return module if module is not None else MODES[BRIDGE.name]
+
+
+def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Attachment:
+    vif, rule, network = request.vif, request.rule, request.network
+    warnings: tuple[str, ...] = ()
+    unused = module.unused_nodes(network) | _NEVER_USED
     faults = [fault.sentence for fault in vif.faults if fault.node not in unused]
     if faults:
         raise GuestError(faults[0], detail="; ".join(faults))
     if rule is not None and rule.deny is not None:
         sentence = f"denied by policy: {rule.deny}"
         raise Denied(sentence, detail=f'{sentence} (policy "{rule.name}")')
-    if network is not None and (problem := others.problem(network.name)) is not None:
-        raise problem
-    attach = _routed if is_routed else _bridged
-    attachment = attach(policy, vif, rule, host, others)
-    warnings = _unused_warnings(vif, unused)
-    return replace(attachment, warnings=(*attachment.warnings, *warnings)) if warnings else attachment
-
-
-def _bridged(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others: Others) -> Attachment:
-    network = rule.network if rule is not None else None
-    if network is None and (mode := _SCRIPT_MODES.get(_basename(vif.script))):
+    if network is not None:
+        if (problem := request.others.problem(network.name)) is not None:
+            raise problem
+        request, without = _without_ipv6(request, network)
+        warnings += without
+    elif (mode := _script_mode(vif.script)) is not None and by_script(mode) is None:
         raise PolicyError(
             f"script={_basename(vif.script)} asks for mode {mode}, which this xennetd does not know yet: "
             "use script=vif-xennetd and a bridge, or let a policy name a network"
         )
-    bridge = bridged.network_bridge(network, host) if network is not None else bridged.own_bridge(vif, host)
-    mtu = vif.mtu or min((uplink.mtu for uplink in host.uplinks(bridge.index)), default=bridge.mtu)
-    mac, warnings = _mac(vif, rule, place(bridge.name, None), others)
-    found: tuple[IPNetwork, ...] = ()
-    needs: list[GroundObject] = []
-    held: frozenset[IPNetwork | Name] = frozenset()
-    if network is not None and network.own:
-        found = _destinations(policy, vif, rule, network, others)
-        kept, _ = uncontested(vif, found, others)
-        names = _names(vif, mac, bridge.name, network, others)
-        needs = _network_needs(vif, mac, bridge.name, network, found, names)
-        held = frozenset((*kept, *names))
-    return Attachment(
-        vif=vif.id,
-        mode=network.mode if network is not None else Mode.BRIDGE,
-        bridge=bridge.name,
-        bridge_index=bridge.index,
-        mtu=mtu,
-        mac=mac,
-        ips=found,
-        held=held,
-        needs=frozenset(needs),
-        network=network.name if network is not None else None,
-        policy=rule.name if rule is not None else None,
-        warnings=(*_mtu_warnings(mtu, bridge), *warnings),
-    )
+    attachment = module.attach(request, assignment)
+    warnings += _unused_warnings(vif, unused)
+    return replace(attachment, warnings=(*attachment.warnings, *warnings)) if warnings else attachment
 
 
-def _routed(policy: Policy, vif: Vif, rule: Rule | None, host: HostView, others: Others) -> Attachment:
-    network = rule.network if rule is not None else None
-    uplink = routed.uplink_of(vif, network, host)
-    mac, warnings = _mac(vif, rule, place(None, network.name if network is not None else None), others)
-    needs: list[GroundObject] = [rules(policy)]
-    if network is None and _SCRIPT_MODES[_basename(vif.script)] == "nat":
-        mode = Mode.NAT
-        routing, found = routed.stock_nat(vif, mac, uplink, host)
-    else:
-        mode = Mode.ROUTE
-        found = _destinations(policy, vif, rule, network, others)
-        routing = routed.routing(mac, network, uplink, found, host)
-    kept, lost = uncontested(vif, found, others)
-    _check_host_addresses(found, host)
-    if mode is Mode.NAT:
-        needs += routed.nat_needs(uplink, kept, host)
-    else:
-        needed, said = routed.needs(network, uplink, kept, host)
-        needs += needed
-        warnings += said
-    names: frozenset[Name] = frozenset()
-    if network is not None:
-        names = _names(vif, mac, None, network, others)
-        needs += _network_needs(vif, mac, None, network, found, names)
-    if not found:
-        warnings.append("no ip= is given and no policy fixes an address: nothing is routed to this guest")
-    if network is not None and network.dhcp and vif.vifname is not None:
-        warnings.append(f'dhcp serves interfaces named vif* only, and this one is "{vif.vifname}": set its addresses')
-    if found and mac is None:
-        warnings.append("without a mac= no neighbour entry keeps others from answering for this guest's address")
-    return Attachment(
-        vif=vif.id,
-        mode=mode,
-        mtu=vif.mtu,
-        mac=mac,
-        routing=routed.without(routing, set(found) - set(kept)),
-        ips=found,
-        held=frozenset((*kept, *names)),
-        needs=frozenset(needs),
-        waits_on=frozenset({uplink.name, routed.DEFAULT_ROUTE}),
-        network=network.name if network is not None else None,
-        policy=rule.name if rule is not None else None,
-        warnings=(*warnings, *lost),
-    )
+def _without_ipv6(request: Request, network: Network) -> tuple[Request, tuple[str, ...]]:
+    """Return the request as this host can serve it, and what is left out of it: on a kernel without IPv6, that.
+
+    Raises HostError where nothing is left of the addresses that the guest is to have.
+    """
+    vif, rule = request.vif, request.rule
+    if request.host.has_ipv6:
+        return request, ()
+    addresses = (*vif.ips, *(rule.ips if rule is not None else ()))
+    lost = [plain(ip_interface(each)) for each in addresses if each.version == 6]
+    if lost and len(lost) == len(addresses) and not network.dhcp:
+        raise HostError(NO_IPV6, errno=EAFNOSUPPORT)
+    if lost:
+        vif = replace(vif, ips=tuple(each for each in vif.ips if each.version == 4))
+        rule = replace(rule, ips=tuple(each for each in rule.ips if each.version == 4)) if rule is not None else None
+    warnings = (f"{', '.join(lost)} is left out: this host's kernel has no IPv6",) if lost else ()
+    return replace(request, vif=vif, rule=rule, network=usable(network, request.host)), warnings
 
 
-def _destinations(
-    policy: Policy, vif: Vif, rule: Rule | None, network: Network | None, others: Others
-) -> tuple[IPNetwork, ...]:
-    fixed = rule.ips if rule is not None else ()
-
-    def reserved() -> set[IPAddress]:
-        return {ip for each in policy.rules if each.network is network and each is not rule for ip in each.ips}
-
-    return guest_destinations(vif, network, fixed, reserved, others)
-
-
-def _names(vif: Vif, mac: str | None, bridge: str | None, network: Network, others: Others) -> frozenset[Name]:
-    """Return what the guest goes by in a network of ours: its MAC and its VM's name, unless another guest has them."""
-    wanted: list[Name] = []
-    if network.dhcp and mac is not None:
-        wanted.append((mac, place(bridge, network.name)))
-    if vif.vm is not None and any(forward.to == vif.vm for forward in network.forwards):
-        wanted.append((vif.vm, network.name))
-    return frozenset(name for name in wanted if holder(vif, name, others.namesakes(name, vif.id), others) is None)
-
-
-def _network_needs(
-    vif: Vif,
-    mac: str | None,
-    bridge: str | None,
-    network: Network,
-    found: tuple[IPNetwork, ...],
-    names: Collection[Name],
-) -> list[GroundObject]:
-    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its."""
-    hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
-    needs: list[GroundObject] = []
-    if network.dhcp:
-        if mac is None:
-            raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
-        label = dns_label(vif.vm or "")
-        name = f"{label}.{network.domain}" if label is not None else None
-        if (mac, place(bridge, network.name)) in names:
-            needs.append(DhcpHost(network.name, mac, tuple(hosts), name))
-    for forward in network.forwards:
-        if forward.to == vif.vm and (vif.vm, network.name) in names:
-            firsts: dict[int, IPAddress] = {}
-            for address in hosts:
-                firsts.setdefault(address.version, address)
-            needs += [forward_element(forward, address) for address in firsts.values()]
-    return needs
-
-
-def _mac(vif: Vif, rule: Rule | None, where: str, others: Others) -> tuple[str | None, list[str]]:
-    """Return the MAC that the guest has, or is to have, and what there is to say of it."""
-    mac = vif.mac
-    warnings: list[str] = []
-    if rule is not None and rule.stable_mac:
-        wanted = stable_mac(vif)
-        if wanted is None:
-            warnings.append("the domain's uuid can't be read here, so its MAC can't be a stable one")
-        elif vif.state in (XenbusState.INITIALISING, XenbusState.INIT_WAIT) or mac == wanted:
-            mac = wanted
-        else:
-            warnings.append(f"its MAC stays {mac} until it starts anew: the guest uses it already")
-    claims = others.namesakes((mac, where), vif.id) if mac is not None else ()
-    return mac, [*warnings, *mac_warnings(vif, mac, where, claims)]
+def _script_mode(script: str) -> str | None:
+    """Return the mode that a hotplug script asks for by its name, None for one that leaves it open."""
+    name = _basename(script)
+    for prefix in _SCRIPT_PREFIXES:
+        if name.startswith(prefix):
+            mode = name.removeprefix(prefix)
+            return mode if mode in _SCRIPT_MODES else None
+    return None
 
 
 def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
@@ -261,32 +195,9 @@ def _basename(script: str) -> str:
     return script.rpartition("/")[2]
 
 
-def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
-    """A guest can't have an address of the host's own, nor its router's."""
-    for each in found:
-        owner = host.owner(each)
-        if owner is not None:
-            sentence = f"address {each.network_address} is the host's own"
-            detail = f"{sentence}, on {owner.name}"
-            guests = owner.group == GUEST_GROUP  # its name is not this guest's business
-            raise HostError(sentence if guests else detail, detail=detail, waits_on=frozenset({owner.name}))
-        router = host.router(each)
-        if router is not None:
-            raise HostError(
-                f"address {router} is that of the host's router, to which its default route leads: use another in ip=",
-                waits_on=frozenset({routed.DEFAULT_ROUTE}),
-            )
-
-
 def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:
     """What the vif asks for and does not get: VLANs are not known yet, and some nodes are only for other modes."""
     warnings = [f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in unused]
     if vif.vlan is not None:
         warnings.append(f"vlan={visible(vif.vlan)} is not applied: this xennetd does not know VLANs yet")
     return tuple(warnings)
-
-
-def _mtu_warnings(mtu: int, bridge: Link) -> tuple[str, ...]:
-    if mtu <= bridge.mtu:
-        return ()
-    return (f'mtu {mtu} is above the {bridge.mtu} of bridge "{bridge.name}": larger frames may be dropped on the way',)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from xennetd.model.ground import IPAddress
-from xennetd.policy.config import Match
-from xennetd.policy.document import Place
-from xennetd.policy.problem import Problem
-from xennetd.policy.schema import MATCH, RULE, read_table
+from xennetd.config.document import Place
+from xennetd.config.problem import Problem
+from xennetd.config.schema import MATCH, RULE, read_table
+from xennetd.model.ip import IPAddress
+from xennetd.model.policy import Match
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class RuleDraft:
     deny: str | None
     ips: tuple[IPAddress, ...]
     stable_mac: bool
+    flags: tuple[tuple[str, bool], ...] = ()
 
 
 def read_rule(place: Place, default_name: str, table: dict[str, Any], problems: list[Problem]) -> RuleDraft:
@@ -36,7 +37,7 @@ def read_rule(place: Place, default_name: str, table: dict[str, Any], problems: 
         wrong = "has both network and deny" if "deny" in table else "lacks network or deny"
         problems.append(place.problem(f"{wrong}; a policy needs exactly one of them"))
     elif "deny" in table:
-        for key in ("ip", "mac"):
+        for key in ("ip", "mac", *(key for key, field in RULE.items() if field.port_flag)):
             if key in table:
                 problems.append((place / key).problem("a vif that is denied has none; it belongs to network"))
     return RuleDraft(
@@ -47,4 +48,5 @@ def read_rule(place: Place, default_name: str, table: dict[str, Any], problems: 
         values.get("deny"),
         values.get("ip", ()),
         stable_mac="mac" in values,
+        flags=tuple((RULE[key].port_flag, value) for key, value in values.items() if RULE[key].port_flag),
     )

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_interface
 from typing import Final, TypeVar
 
+from xennetd.model.ip import IPInterface
 from xennetd.model.link import IFNAMSIZ, is_link_name
 from xennetd.model.text import visible
-from xennetd.model.vif import DOMID_FIRST_RESERVED, Fault, IPInterface, Rate, Vif, VifId, XenbusState
+from xennetd.model.vif import DOMID_FIRST_RESERVED, Fault, Rate, Vif, VifId, XenbusState
 
 NODES: Final = (
     "state", "online", "frontend", "script", "type", "mac", "bridge", "ip", "mtu", "rate", "vlan", "vifname",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -93,6 +94,9 @@ class FakeDaemon:
 
     def vif(self, vif: VifId) -> VifStatus | None:
         return next((found for found in self.rows if (found.domid, found.devid) == vif), None)
+
+    def debug(self, vif: VifId) -> str:
+        return json.dumps({"version": "0", "observation": {"Observation": {"vif": str(vif)}}})
 
     async def reload(self) -> list[str]:
         self.asked.append("reload")

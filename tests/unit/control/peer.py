@@ -130,7 +130,8 @@ def as_user(uid: int, gid: int, *command: str) -> list[str]:
 async def ask_as(uid: int, gid: int, path: str, calls: list[tuple[str, dict[str, Any]]]) -> Any:
     process = await asyncio.create_subprocess_exec(
         *as_user(uid, gid, *PYTHON, ASK, path, json.dumps(calls)),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     out, err = await process.communicate()
     return json.loads(out) if process.returncode == 0 else err.decode().splitlines()[-1]

@@ -18,7 +18,7 @@ from tests.unit.control.bed import Served, row
 from tests.unit.control.command import Run, command
 from xennetd.cli import main, where
 from xennetd.model.places import CONTROL
-from xennetd.policy.config import Policy
+from xennetd.model.policy import Policy
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,7 @@ def test_bash_completes_verbs_and_vifs(served: Served, run: Run, path: str, tmp_
 
 
 def test_list_imports_nothing_that_it_does_not_need(served: Served, path: str) -> None:
-    code = (
-        "import sys; from xennetd.cli import main; main.main(sys.argv[1:]);"
-        "print(*sys.modules, file=sys.stderr)"
-    )
+    code = "import sys; from xennetd.cli import main; main.main(sys.argv[1:]);print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "--control", path, "list"], capture_output=True, text=True)
     loaded = set(done.stderr.split())
     assert "xennetd.cli.pages" in loaded

@@ -254,8 +254,8 @@ def test_check_of_a_file_needs_no_daemon(run: Run, tmp_path: Path) -> None:
 
 
 def test_check_without_a_daemon_reads_this_hosts_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xennetd.config.problem import Problem
     from xennetd.policy import files
-    from xennetd.policy.problem import Problem
 
     monkeypatch.setattr(files, "load_files", lambda config: (Problem("/etc/xennetd/xennetd.toml", "is bad", 3),))
     status, out, err = run("check")

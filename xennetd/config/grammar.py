@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from xennetd.model.ground import IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPNetwork
 
 # ipaddress knows more spellings (netmasks, scopes) than an administrator should have to recognise.
 _SUBNET = re.compile(r"[0-9A-Fa-f:.]+/[0-9]{1,3}")

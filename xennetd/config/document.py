@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from xennetd.config.lines import KeyPath, find_lines
+from xennetd.config.problem import Problem, nearest, printable
 from xennetd.model.text import visible
-from xennetd.policy.lines import KeyPath, find_lines
-from xennetd.policy.problem import Problem, nearest, printable
 
 LARGEST = 1 << 20
 """In bytes. A larger file was hardly meant to be a configuration, and would hold up a reload."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
-from xennetd.model.attachment import Mode
 from xennetd.model.link import is_link_name
+from xennetd.model.objects import Ruleset
 from xennetd.model.places import CONTROL
 
 
@@ -28,6 +28,23 @@ class DaemonConfig:
     hooks: bool = False
     devd: bool = False
     stand_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How a network takes its guests in, as far as others than its own module (`policy.modes`) must know.
+
+    `own_bridge`: a network's bridge is ours, made for it and taken away with it. `routed`: guests are no bridge's
+    ports. `way_out`: a network leads on from the host.
+    """
+
+    name: str
+    own_bridge: bool = False
+    routed: bool = False
+    way_out: bool = True
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +86,19 @@ class Network:
     proxy: bool = False
 
     @property
+    def subnets(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Its subnets, the IPv4 one first."""
+        return tuple(subnet for subnet in (self.subnet4, self.subnet6) if subnet is not None)
+
+    @property
+    def gateways(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """The host's addresses in its subnets, the IPv4 one first."""
+        return tuple(gateway for gateway in (self.gateway4, self.gateway6) if gateway is not None)
+
+    @property
     def own(self) -> bool:
         """Whether its bridge is ours: made for it, and taken away with it."""
-        return self.mode in (Mode.NAT, Mode.ISOLATED)
+        return self.mode.own_bridge
 
     @property
     def served_link(self) -> str:
@@ -80,12 +107,19 @@ class Network:
         In mode route there is none that guests are in. With dhcp there is then one without ports that has what the
         guests' interfaces lack (dnsmasq(8), --bridge-interface): the gateway addresses, and an IPv6 link-local one.
         """
-        if self.own or self.mode is not Mode.ROUTE or not self.dhcp:
+        if self.own or not self.mode.routed or not self.dhcp:
             return self.bridge if self.own else ""
         name = f"xn-{self.name}"
         if is_link_name(name):
             return name
         return f"xn-{hashlib.blake2s(self.name.encode(), digest_size=4).hexdigest()}"
+
+    def without_ipv6(self) -> Network:
+        """Return the network as it can be had on a kernel without IPv6."""
+        if self.subnet6 is None:
+            return self
+        forwards = tuple(each for each in self.forwards if not isinstance(each.to, IPv6Address))
+        return replace(self, subnet6=None, ra="off", nat66=False, nptv6=None, forwards=forwards)
 
     @property
     def gateway4(self) -> IPv4Interface | None:
@@ -121,7 +155,8 @@ class Rule:
     """`[[policy]]`: either the network that a matching vif is attached to, or why it gets none.
 
     `ips` are the addresses that the vif has in the network whatever its `vif=` line says; empty: not fixed here.
-    `stable_mac`: its MAC is to be the same whenever the domain starts.
+    `stable_mac`: its MAC is to be the same whenever the domain starts. `flags` are those of a bridge's port
+    (`plan.properties`) that are not as by default.
     """
 
     name: str
@@ -130,13 +165,18 @@ class Rule:
     deny: str | None = None
     ips: tuple[IPv4Address | IPv6Address, ...] = ()
     stable_mac: bool = False
+    flags: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that the configuration says. The first rule that matches wins; `files` are what it was read from."""
+    """All that the configuration says. The first rule that matches wins; `files` are what it was read from.
+
+    `ruleset` is the filter that follows from the networks (`policy.networks.ruleset`), None where nobody has asked.
+    """
 
     daemon: DaemonConfig = DaemonConfig()
     networks: Mapping[str, Network] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     files: tuple[str, ...] = ()
+    ruleset: Ruleset | None = field(default=None, compare=False)

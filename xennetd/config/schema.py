@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, ValidationError, convert
 
-from xennetd.model.attachment import Mode
+from xennetd.config.document import Place
+from xennetd.config.grammar import address, is_domain, prefix6, subnet, target
+from xennetd.config.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
+from xennetd.config.problem import Problem, shown
 from xennetd.model.link import is_link_name
 from xennetd.model.vif import DOMID_FIRST_RESERVED
-from xennetd.policy.document import Place
-from xennetd.policy.grammar import address, is_domain, prefix6, subnet, target
-from xennetd.policy.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
-from xennetd.policy.problem import Problem, shown
 
 _SUN_PATH = 108
 """The size of sockaddr_un.sun_path, with its terminating NUL (unix(7))."""
@@ -34,7 +33,7 @@ class Field:
 
     `make` turns the text into what the policy takes; the refusal is then the text of the ValueError that it raises.
     Either `hint` describes in a phrase what may be given, or `choices` are all the valid values. With `many` the value
-    is a non-empty array of such values.
+    is a non-empty array of such values. `port_flag` names the flag of a bridge's port that the value decides.
     """
 
     type: Any
@@ -44,6 +43,7 @@ class Field:
     choices: tuple[str, ...] = ()
     many: bool = False
     make: Callable[[Any], Any] | None = None
+    port_flag: str = ""
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -128,8 +128,7 @@ DAEMON: Fields = {
 
 NETWORK_NAME = Field(_Name, "at most 63 letters, digits, dots, hyphens and underscores, first a letter or digit")
 
-NETWORK: Fields = {
-    "mode": Field(Mode, choices=tuple(Mode)),
+NETWORK_KEYS: Fields = {
     "bridge": _LINK,
     "subnets": Field(
         _Text, 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77::/64"', many=True, make=subnet
@@ -144,24 +143,13 @@ NETWORK: Fields = {
     "gateway": Field(Literal["uplink", "link-local"], choices=("uplink", "link-local")),
     "proxy": _FLAG,
 }
+"""What a network may hold besides its mode. Each mode says which of these, and of its own, are its keys."""
 
-_DHCP_MODES = (Mode.ROUTE, Mode.NAT, Mode.ISOLATED)
 
-MODES: Mapping[str, tuple[Mode, ...]] = {
-    "mode": tuple(Mode),
-    "bridge": (Mode.BRIDGE, Mode.NAT, Mode.ISOLATED),
-    "subnets": _DHCP_MODES,
-    "uplink": (Mode.ROUTE, Mode.NAT),
-    "dhcp": _DHCP_MODES,
-    "ra": _DHCP_MODES,
-    "domain": _DHCP_MODES,
-    "nat66": (Mode.NAT,),
-    "nptv6": (Mode.NAT,),
-    "forward": (Mode.NAT,),
-    "gateway": (Mode.ROUTE,),
-    "proxy": (Mode.ROUTE,),
-}
-"""Which modes know each key of a network."""
+def choices(names: tuple[str, ...]) -> Field:
+    """Return a field that holds one of these names."""
+    return Field(str, accepts=names.__contains__, choices=names)
+
 
 FORWARD: Fields = {
     "proto": Field(Literal["tcp", "udp"], choices=("tcp", "udp")),
@@ -202,4 +190,5 @@ RULE: Fields = {
     "deny": _SENTENCE,
     "ip": Field(_Text, 'addresses such as "10.77.0.5" or "fd77::5"', many=True, make=address),
     "mac": Field(Literal["stable"], choices=("stable",)),
+    "isolated": replace(_FLAG, port_flag="isolated"),
 }

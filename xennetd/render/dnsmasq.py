@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
-from xennetd.model.attachment import Mode
-from xennetd.model.ground import DhcpHost, DhcpService, IPAddress
+from xennetd.model.ip import IPAddress, IPInterface
+from xennetd.model.objects import DhcpHost, DhcpService
 from xennetd.model.places import STATE
-from xennetd.model.vif import IPInterface
-from xennetd.policy.config import Network
+from xennetd.model.policy import Network
 
 LEASE4 = "12h"
 """Long: a guest keeps its address while dnsmasq is down, and an address that moves to another MAC is taken away."""
@@ -40,9 +39,9 @@ def directory(instance: str) -> str:
     return f"{STATE}/{instance}"
 
 
-def instances(network: str) -> tuple[str, str]:
+def both_instances(instance: str) -> tuple[str, str]:
     """Return the names of the dnsmasqs that a network may have: its own, and the one for IPv6 in mode route."""
-    return network, f"{network}:ipv6"
+    return instance, f"{instance}:ipv6"
 
 
 def unported_addresses(network: Network) -> tuple[IPInterface, ...]:
@@ -61,14 +60,15 @@ def unported_addresses(network: Network) -> tuple[IPInterface, ...]:
 
 def _unique_local(network: Network) -> IPv6Interface:
     """Return an address of a /64 that nobody else has (RFC 4193)."""
-    chosen = hashlib.blake2s(network.name.encode(), digest_size=7).digest()
+    chosen = hashlib.blake2s(network.served_link.removeprefix("xn-").encode(), digest_size=7).digest()
     return IPv6Interface((b"\xfd" + chosen + bytes(7) + b"\1", 64))
 
 
 def served_link(configuration: str) -> str:
-    """Return the link that a configuration of ours is about."""
+    """Return the link that a configuration of ours is about. Raises ValueError if it is none of ours."""
     found = re.search("^(?:bridge-interface|interface)=([^,\n]+)", configuration, re.MULTILINE)
-    assert found is not None, "no configuration of ours"
+    if found is None:
+        raise ValueError("no configuration of xennetd's")
     return found[1]
 
 
@@ -80,11 +80,11 @@ def services(network: Network) -> tuple[DhcpService, ...]:
     hears DHCP requests as if they came by a link that no guest is in, and binds the gateway addresses.
     """
     link = network.served_link
-    own, ipv6 = instances(network.name)
-    if network.mode is not Mode.ROUTE:
+    own, ipv6 = both_instances(network.served_link)
+    if not network.mode.routed:
         listen = ["bind-dynamic", f"interface={link}", "except-interface=lo"]
         return (_service(own, network, [*listen, *_names(network), *_ipv4(network), *_ipv6(network, link)]),)
-    gateways = [each.ip for each in (network.gateway4, network.gateway6) if each is not None]
+    gateways = [each.ip for each in network.gateways]
     aliases = f"bridge-interface={link},{GUESTS}"
     listen = ["bind-dynamic", *(f"listen-address={each}" for each in gateways), aliases]
     found = [_service(own, network, [*listen, *_names(network), *_ipv4(network)])]
@@ -96,35 +96,35 @@ def services(network: Network) -> tuple[DhcpService, ...]:
 
 def _service(instance: str, network: Network, lines: list[str]) -> DhcpService:
     lines = [
-        f"# dnsmasq(8) for network {network.name}: written by xennetd, which writes over any change.",
+        f"# dnsmasq(8) for guests on {network.served_link}: written by xennetd, which writes over any change.",
         "user=dnsmasq",
         *lines,
         "dhcp-authoritative",
         "dhcp-ignore=tag:!known",
         "dhcp-ignore-names",
-        f"dhcp-hostsdir={directory(network.name)}/hosts",
+        f"dhcp-hostsdir={directory(network.served_link)}/hosts",
         f"dhcp-leasefile={directory(instance)}/leases",
         f"dhcp-lease-max={LEASES_MAX}",
         "quiet-dhcp",
         "quiet-dhcp6",
         "quiet-ra",
     ]
-    return DhcpService(instance, "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    return DhcpService(instance, text, link=network.served_link, network=network.name)
 
 
 def _names(network: Network) -> list[str]:
     """Return what it answers to. Without dnsmasq's own `domain` no name gets into a lease: one in a lease is answered
     for until that expires, hours after the guest has gone."""
-    subnets = [subnet for subnet in (network.subnet4, network.subnet6) if subnet is not None]
     lines = [
         "no-hosts",
-        f"hostsdir={directory(network.name)}/names",
+        f"hostsdir={directory(network.served_link)}/names",
         f"local=/{network.domain}/",
-        *(f"rev-server={subnet}" for subnet in subnets),
+        *(f"rev-server={subnet}" for subnet in network.subnets),
         "domain-needed",
         "bogus-priv",
     ]
-    if network.mode is Mode.ISOLATED:
+    if not network.mode.way_out:
         lines += ["no-resolv"]
     return lines
 
@@ -138,10 +138,10 @@ def _ipv4(network: Network) -> list[str]:
         f"dhcp-option=option:dns-server,{gateway}",
         f"dhcp-option=option:domain-name,{network.domain}",
     ]
-    if network.mode is Mode.ISOLATED:
+    if not network.mode.way_out:
         # An empty option is not sent: a guest in two networks keeps the default route that leads somewhere.
         return [*lines, "dhcp-option=option:router"]
-    if network.mode is Mode.ROUTE:
+    if network.mode.routed:
         # Nobody else is on the guest's wire. A client that knows RFC 3442 (option 121) is told so in its terms.
         router = LINK_LOCAL_GATEWAY if network.gateway == "link-local" else gateway
         return [
@@ -157,21 +157,21 @@ def _ipv6(network: Network, link: str) -> list[str]:
     if network.subnet6 is None or network.gateway6 is None or network.ra == "off":
         return []
     start, gateway = network.subnet6.network_address, network.gateway6.ip
-    mode = "ra-stateless" if network.ra == "slaac" and network.mode is not Mode.ROUTE else "static"
+    mode = "ra-stateless" if network.ra == "slaac" and not network.mode.routed else "static"
     lines = [
         f"dhcp-range={start},{mode},{network.subnet6.prefixlen},{LEASE6}",
         "enable-ra",
         f"dhcp-option=option6:dns-server,[{gateway}]",
         f"dhcp-option=option6:domain-search,{network.domain}",
     ]
-    if network.mode is Mode.ROUTE:
+    if network.mode.routed:
         # Only an address that we gave is routed, and nobody else is on the guest's wire: the prefix that is advertised
         # is the gateway's alone, and for nothing.
         lines += [
             f"dhcp-range={gateway},static,off-link,128,{LEASE6}",
             f"shared-network={_unique_local(network).ip},{start}",
         ]
-    if network.mode is Mode.ISOLATED:
+    if not network.mode.way_out:
         lines += [f"ra-param={link},0,0"]  # The advertised router's lifetime is 0: no default route.
     return lines
 
@@ -190,7 +190,7 @@ def names_file(host: DhcpHost) -> str:
     return "".join(f"{address} {host.name} {host.name.partition('.')[0]}\n" for address in host.addresses)
 
 
-def host_of(network: str, mac: str, names: str) -> DhcpHost | None:
+def host_of(instance: str, mac: str, names: str) -> DhcpHost | None:
     """Return the guest whose `names_file` this is, None if it is none's."""
     addresses: list[IPAddress] = []
     name: str | None = None
@@ -201,7 +201,7 @@ def host_of(network: str, mac: str, names: str) -> DhcpHost | None:
         except ValueError:
             return None
         name = words[1] if len(words) == 3 else None
-    return DhcpHost(network, mac, tuple(addresses), name)
+    return DhcpHost(instance, mac, tuple(addresses), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,67 @@
+"""What is undone again and again is done less and less often, and people are told."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xennetd.daemon.reconcile.pace import Pace
+
+UP = ("ip link set dev vif7.0 up",)
+
+
+def test_work_is_done_at_once_and_the_same_again_waits_twice_as_long_each_time() -> None:
+    pace, now, done = Pace(), 0.0, []
+    while now < 30.0:
+        wait = pace.wait("vif7.0", UP, now)
+        if wait == 0.0:
+            done.append(round(now, 2))
+        now += wait or 0.001  # whoever undoes it is quick
+    gaps = [round(later - earlier, 1) for earlier, later in pairwise(done)]
+    assert gaps == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8]
+
+
+def test_it_never_waits_longer_than_a_minute() -> None:
+    pace, now = Pace(), 0.0
+    for _ in range(40):
+        now += pace.wait("vif7.0", UP, now)
+        assert pace.wait("vif7.0", UP, now) <= 60.0
+
+
+def test_other_work_and_other_subjects_do_not_wait() -> None:
+    pace = Pace()
+    assert pace.wait("vif7.0", UP, 0.0) == 0.0
+    assert pace.wait("vif7.0", UP, 0.0) > 0.0
+    assert pace.wait("vif8.0", UP, 0.0) == 0.0
+    assert pace.wait("vif7.0", ("ip link set dev vif7.0 master xenbr0",), 0.0) == 0.0
+
+
+def test_what_stayed_done_is_forgotten() -> None:
+    pace = Pace()
+    for _ in range(3):
+        pace.wait("vif7.0", UP, 0.0)
+    assert pace.wait("vif7.0", UP, 2.0) == 0.0
+
+
+def test_a_fight_is_told_of_with_what_it_is_about_until_it_ends() -> None:
+    pace, now = Pace(), 0.0
+    while now < 10.0:
+        assert pace.problem("vif7.0", now) is None or now > 1.0
+        now += pace.wait("vif7.0", UP, now) or 0.001
+    problem = pace.problem("vif7.0", now)
+    assert problem is not None
+    assert "ip link set dev vif7.0 up" in problem
+    assert pace.problem("vif7.0", now + 1000.0) is None
+    pace.forget("vif7.0")
+    assert pace.problem("vif7.0", now) is None
+
+
+@given(st.lists(st.floats(0.0, 0.5), max_size=200))
+def test_whatever_the_rhythm_work_is_bounded(rhythm: list[float]) -> None:
+    pace, now, done = Pace(), 0.0, 0
+    for gap in rhythm:
+        now += gap
+        done += pace.wait("vif7.0", UP, now) == 0.0
+    assert done <= 8 + now / 6

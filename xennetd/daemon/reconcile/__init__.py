@@ -1,0 +1,1 @@
+"""Brings the host and its vifs to what policy says of them."""

@@ -1,0 +1,122 @@
+"""Gathers what a decision about one vif is made from: what policy says, what the kernel has, what the host lacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from xennetd.daemon.claims import Claims
+from xennetd.daemon.imagined import Imagined
+from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.record import Record
+from xennetd.kernel.links import Links
+from xennetd.kernel.procsys import read_sysctl
+from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.errors import XennetdError
+from xennetd.model.link import HostView, Link, Route
+from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
+from xennetd.model.policy import Policy
+from xennetd.plan.host import HostStep
+from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
+from xennetd.policy.facts import Answers, Facts
+from xennetd.policy.resolve import owned, resolve
+
+Leaves = Callable[[Link], bool]
+"""Whether a guest's link belongs to nobody who is still there."""
+
+
+class Observer:
+    """Observes one vif at a time. It reads everything; the decision that follows reads nothing."""
+
+    def __init__(self, links: Links, host: HostState, claims: Claims) -> None:
+        self._links = links
+        self._host = host
+        self._claims = claims
+
+    def observe(
+        self, record: Record, link: Link | None, tap: Link | None, policy: Policy, leaves: Leaves
+    ) -> Observation:
+        """Return what there is to know of a vif, by this policy. `leaves` is asked of who has a name that it wants."""
+        vif = record.vif
+        is_owned = owned(policy, vif)
+        assignment: Assignment | None = None
+        outcome: Attachment | XennetdError | None = None
+        steps: tuple[HostStep, ...] = ()
+        established = False
+        answers: Answers = {}
+        before = record.attachment
+        if is_owned and not vif.removing and not (vif.pinned and vif.hotplug_status != CONNECTED):
+            view: HostView = Imagined(self._links, policy) if policy.daemon.mode == "observe" else self._links
+            facts = Facts(view, self._claims)
+            resolution = resolve(policy, vif, facts, facts)
+            answers = facts.answers
+            assignment, outcome = resolution.assignment, resolution.outcome
+            if isinstance(outcome, Attachment) and not vif.pinned:
+                outcome, steps = self._host_steps(record, outcome)
+            if isinstance(outcome, XennetdError) and link is not None and link.up:
+                # hotplug-status, and where the port is, are the memory of what was right; no attempt of ours is.
+                connected = vif.hotplug_status == CONNECTED and not record.memory.fresh
+                established = connected and resolution.keeps(link, self._master(link))
+                before = before if before is not None and before.assignment == assignment else None
+        placement = outcome.placement if isinstance(outcome, Attachment) else None
+        return Observation(
+            vif=vif,
+            port=self._port(link, vif.link_name, placement, VIF_METRIC, leaves),
+            tap=self._port(tap, vif.tap_name, placement, TAP_METRIC, leaves),
+            owned=is_owned,
+            assignment=assignment,
+            outcome=outcome,
+            memory=record.memory,
+            now=time.monotonic(),
+            host=steps,
+            established=established,
+            before=before,
+            removes_backend=policy.daemon.devd,
+            answers=answers,
+        )
+
+    def _host_steps(
+        self, record: Record, attachment: Attachment
+    ) -> tuple[Attachment | XennetdError, tuple[HostStep, ...]]:
+        """Return the Steps to what an attachment needs, or the conflict with what another owner has."""
+        vif = record.vif
+        conflict = self._host.conflict(vif.id, attachment.needs, vif.uuid)
+        if conflict is not None:
+            return conflict, ()
+        return attachment, self._host.difference(vif.id, attachment.needs)
+
+    def _port(
+        self, link: Link | None, name: str, placement: Placement | None, metric: int, leaves: Leaves
+    ) -> ObservedPort | None:
+        if link is None:
+            return None
+        elsewhere: frozenset[Route] = frozenset()
+        if placement is not None and placement.sysctls:
+            link = replace(link, sysctls=_sysctls(link, placement))
+            elsewhere = frozenset(
+                route
+                for route in placement.routes(metric) - link.routes
+                if (other := self._links.routed(route.destination, route.metric)) is not None
+                and other.index != link.index
+            )
+        holder = self._links.link(name)
+        if holder is not None and holder.index == link.index:
+            holder = None
+        return ObservedPort(
+            link,
+            self._master(link),
+            holder,
+            holder_leaves=holder is not None and leaves(holder),
+            elsewhere=elsewhere,
+        )
+
+    def _master(self, link: Link) -> str | None:
+        master = self._links.by_index(link.master) if link.master else None
+        return master.name if master is not None else None
+
+
+def _sysctls(link: Link, placement: Placement) -> frozenset[tuple[int, str, int]]:
+    """Return what the link's values are now of those that its placement sets; one that it does not have is left out."""
+    found = ((version, setting, read_sysctl(version, link.name, setting)) for version, setting, _ in placement.sysctls)
+    return frozenset((version, setting, value) for version, setting, value in found if value is not None)

@@ -1,0 +1,14 @@
+"""Addresses of either IP version."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
+
+
+def plain(ip: IPInterface) -> str:
+    """Return an address as an administrator writes it: without the prefix length of a single host."""
+    return str(ip.ip) if ip.network.prefixlen == ip.max_prefixlen else str(ip)

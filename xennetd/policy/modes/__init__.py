@@ -1,0 +1,38 @@
+"""The modes of networks, a module each. This is the one place where they are registered."""
+
+from __future__ import annotations
+
+from xennetd.config.schema import Fields
+from xennetd.model.policy import Mode, Network
+from xennetd.policy.mode import ModeModule, Request
+from xennetd.policy.modes.bridge import BRIDGE, BridgeMode
+from xennetd.policy.modes.isolated import ISOLATED, IsolatedMode
+from xennetd.policy.modes.nat import NAT, NatMode
+from xennetd.policy.modes.route import ROUTE, RouteMode
+
+__all__ = ["BRIDGE", "ISOLATED", "MODES", "NAT", "ROUTE", "ModeModule", "Request", "by_script", "keys_of", "module_of"]
+
+MODES: dict[str, ModeModule] = {
+    module.mode.name: module for module in (BridgeMode(), RouteMode(), NatMode(), IsolatedMode())
+}
+
+
+def module_of(network: Network) -> ModeModule:
+    """Return the module of a network's mode."""
+    return MODES[network.mode.name]
+
+
+def by_script(suffix: str) -> ModeModule | None:
+    """Return the mode that a hotplug script with this suffix asks for (`route` of `vif-route`)."""
+    return next((module for module in MODES.values() if module.script == suffix), None)
+
+
+def keys_of(mode: Mode | None = None) -> Fields:
+    """Return the keys of a network of this mode, or of any."""
+    modules = MODES.values() if mode is None else (MODES[mode.name],)
+    return {key: field for module in modules for key, field in module.keys.items()}
+
+
+def modes_with(key: str) -> tuple[str, ...]:
+    """Return the names of the modes whose networks know a key."""
+    return tuple(name for name, module in MODES.items() if key in module.keys)

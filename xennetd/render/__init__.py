@@ -1,0 +1,1 @@
+"""Pure text in the languages of others: nft and dnsmasq."""
