@@ -25,8 +25,8 @@ from xennetd.policy.pattern import matches
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
 
-_BRIDGE_UNUSED = frozenset({"gatewaydev", "handle", "ip", "rate", "vlan"})
-_ROUTE_UNUSED = frozenset({"bridge", "handle", "rate", "vlan"})
+_BRIDGE_UNUSED = frozenset({"gatewaydev", "ip", "vlan"})
+_ROUTE_UNUSED = frozenset({"bridge", "vlan"})
 """Nodes that nothing depends on in a mode: what is wrong with them is a warning, as for the stock scripts."""
 
 # A backend's mode can only be told from the basename of its script.
