@@ -44,7 +44,6 @@ NEIGHBOURS = ("203.0.113.5", "203.0.113.6", "2001:db8:5::5")
 PORT_FLAGS = ("isolated", "learning", "flood", "locked", "hairpin")
 
 names = st.sampled_from(NAMES)
-on_off = st.sampled_from(("on", "off"))
 
 
 def command(text: str, **values: Iterable[Any]) -> st.SearchStrategy[str]:
