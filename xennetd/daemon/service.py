@@ -28,7 +28,7 @@ from xennetd.daemon.hooks import Hooks
 from xennetd.daemon.marks import Marks
 from xennetd.daemon.networks import Networks
 from xennetd.daemon.reconciler import Reconciler
-from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
+from xennetd.daemon.surroundings import RuntimeDirectory, host_notes, not_installed
 from xennetd.kernel.hands import hands
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange
@@ -37,7 +37,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.ground import DhcpHost, DhcpService
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
-from xennetd.policy.check import Notes, check
+from xennetd.policy.check import Notes, check, lacking
 from xennetd.policy.config import Policy
 from xennetd.policy.files import load_files
 from xennetd.policy.firewall import subnets
@@ -157,7 +157,7 @@ class Service:
         adopted = self._reconciler.adopted
         message = f"xennetd {__version__} serves: {self._summary()}; {adopted} found connected and left as they were"
         self._audit.record(Event(EventKind.ADOPT, message))
-        for note in self._notes:
+        for note in self._all_notes():
             _log.warning(note.sentence)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
@@ -240,8 +240,8 @@ class Service:
         ]
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
-        problems += self._networks.problems() + self._dhcp.problems()
-        return problems + [note.sentence for note in self._notes if note.error]
+        problems += [note.sentence for note in self._all_notes() if note.error]
+        return problems + self._networks.problems() + self._dhcp.problems()
 
     def _remarks(self) -> list[str]:
         """Return what is as somebody wanted it, and still worth remembering."""
@@ -255,7 +255,11 @@ class Service:
             for warning in record.attachment.warnings
         ]
         notes += self._networks.remarks()
-        return notes + [note.sentence for note in self._notes if not note.error]
+        return notes + [note.sentence for note in self._all_notes() if not note.error]
+
+    def _all_notes(self) -> Notes:
+        """Return what was found when the policy came, and what the host lacks now: it may have been installed since."""
+        return (*self._notes, *lacking(self._policy, not_installed()))
 
     def vifs(self) -> list[VifStatus]:
         """Return a row for every vif, in the order of domid and devid."""

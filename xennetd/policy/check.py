@@ -21,8 +21,8 @@ _CONDITIONS = tuple(field.name for field in fields(Match))
 class HostNotes:
     """What was found on the host; None: not known. `hooks` are the executable `vif-post.d/*.hook` files.
 
-    `addresses` are the host's own by link, but those of links that we made. `dnsmasq` and `nftables` say whether the
-    program and the Python module of these names are installed.
+    `addresses` are the host's own by link, but those of links that we made. `no_dnsmasq` and `no_nftables` say why the
+    host does not have these, and what to install; they are empty where it has.
     """
 
     hooks: tuple[str, ...] = ()
@@ -30,8 +30,8 @@ class HostNotes:
     bridges: frozenset[str] | None = None
     links: frozenset[str] | None = None
     addresses: Mapping[str, tuple[IPInterface, ...]] | None = None
-    dnsmasq: bool = True
-    nftables: bool = True
+    no_dnsmasq: str = ""
+    no_nftables: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,27 @@ def check(policy: Policy, host: HostNotes) -> Notes:
     return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
 
 
+def lacking(policy: Policy, host: HostNotes) -> Notes:
+    """Return what this host can't do until something is installed: an error if a network of the policy needs it."""
+    networks = policy.networks.values()
+    served = [network for network in networks if network.dhcp]
+    filtered = [network for network in networks if network.mode is not Mode.BRIDGE]
+    found = []
+    if host.no_dnsmasq:
+        found.append(Note(f"dhcp = true{_names(served)} is not available: {host.no_dnsmasq}", error=bool(served)))
+    if host.no_nftables:
+        modes = f"modes route, nat and isolated{_names(filtered)}"
+        found.append(Note(f"{modes} are not available: {host.no_nftables}", error=bool(filtered)))
+    return tuple(found)
+
+
 def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     errors = []
     if policy.daemon.devd and host.xl_devd:
         errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
-    networks = policy.networks.values()
-    if not host.dnsmasq and (served := [network for network in networks if network.dhcp]):
-        errors.append(f"dnsmasq is not installed, and dhcp = true needs it ({_names(served)}): install dnsmasq-base")
-    if not host.nftables and (filtered := [network for network in networks if network.mode is not Mode.BRIDGE]):
-        errors.append(
-            f"the Python module nftables is not installed, and all modes but bridge need it ({_names(filtered)}): "
-            "install python3-nftables"
-        )
+    errors += [note.sentence for note in lacking(policy, host) if note.error]
     others = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
-    for network in networks:
+    for network in policy.networks.values():
         if network.own:
             errors += _overlaps(network, host)
             if network.bridge in others:
@@ -72,7 +79,8 @@ def _errors(policy: Policy, host: HostNotes) -> list[Note]:
 
 
 def _names(networks: list[Network]) -> str:
-    return ", ".join(f"network.{network.name}" for network in networks)
+    names = ", ".join(f"network.{network.name}" for network in networks)
+    return names and f" ({names})"
 
 
 def _overlaps(network: Network, host: HostNotes) -> list[str]:
