@@ -18,7 +18,7 @@ from dataclasses import replace
 import structlog
 
 from xennetd import __version__
-from xennetd.daemon import notify
+from xennetd.daemon import log, notify
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.claims import Claims
 from xennetd.daemon.control import ControlServer
@@ -96,6 +96,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(signal.SIGUSR2, log.toggle_debug)
         try:
             self._runtime.make()
             # The socket comes first: who finds that another daemon listens there leaves nothing of that one changed.
