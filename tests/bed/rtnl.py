@@ -128,9 +128,6 @@ class Rtnl:
                 requests.append((RTM_NEWLINK, 0, _LINK.pack(0, 0, index, 0, 0) + _name(IFLA_IFNAME, name)))
         self._do(requests)
 
-    def add_altname(self, name: str, altname: str) -> None:
-        self._do([_alternative(self.index(name), altname)])
-
     def delete(self, name: str) -> None:
         """Delete a link by its name or an alternative one."""
         self._do([(RTM_DELLINK, 0, _LINK.pack(0, 0, self.index(name), 0, 0))])

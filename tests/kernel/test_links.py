@@ -50,7 +50,6 @@ FLAG_ATTRIBUTES = {"isolated": "IFLA_BRPORT_ISOLATED"}
 """How pyroute2 calls the flags of a bridge's port that we know."""
 
 names = st.sampled_from(NAMES)
-on_off = st.sampled_from(("on", "off"))
 
 
 def command(text: str, **values: Iterable[Any]) -> st.SearchStrategy[str]:

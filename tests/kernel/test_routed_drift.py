@@ -45,10 +45,6 @@ def everyone(bed: Bed, guest: MakeGuest, xennetd: Daemon) -> Everyone:
     return found
 
 
-def _edge(bed: Bed, everyone: Everyone) -> str:
-    return everyone[EDGE].vif.netdev
-
-
 DAMAGE: dict[str, tuple[str, Callable[[NetNs, str], object]]] = {
     "a route is deleted": (EDGE, lambda host, vif: ip(host, f"route del 203.0.113.11 dev {vif} proto 120")),
     "an IPv6 route is deleted": (EDGE, lambda host, vif: ip(host, f"route del 2001:db8::17 dev {vif} proto 120")),

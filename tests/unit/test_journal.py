@@ -223,7 +223,7 @@ import logging, os, sys
 from xennetd.daemon import log
 from xennetd.daemon.journal import Journal
 import structlog
-log.configure(Journal(sys.argv[1]), logging.INFO)
+log.configure(Journal(sys.argv[1]))
 logger = structlog.get_logger()
 logger.debug("too fine")
 logger.info("a bridge\\nappeared", bridge="xenbr0", **{"odd key!": 1}, absent=None)
@@ -264,6 +264,28 @@ def test_on_a_terminal_the_log_is_lines_for_a_person(journald: Journald) -> None
     assert "our bug" in text
     assert "ZeroDivisionError: division by zero" in text
     assert len(journald.drain()) == 1, "what libraries log"
+
+
+DEBUG_LOG = """
+import sys
+import structlog
+logger = structlog.get_logger()
+from xennetd.daemon import log
+from xennetd.daemon.journal import Journal
+log.configure(Journal(sys.argv[1]), debug=sys.argv[2] == "True")
+logger.debug("first", vif="vif7.0")
+for message in ("second", "third"):
+    log.toggle_debug()
+    logger.debug(message)
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_messages_are_switched_on_and_off_for_loggers_in_use(journald: Journald, debug: bool) -> None:
+    subprocess.run([sys.executable, "-c", DEBUG_LOG, journald.path, str(debug)], check=True)
+    entries = [(entry["MESSAGE"], entry["PRIORITY"]) for entry in journald.drain()]
+    on, off = ("debug messages are logged from now on", "6"), ("debug messages are no longer logged", "6")
+    assert entries == ([("first", "7"), off, on, ("third", "7")] if debug else [on, ("second", "7"), off])
 
 
 @pytest.mark.parametrize("first", ["main", "reconciler", "hooks", "journal"])

@@ -46,7 +46,7 @@ def is_woken(change: LinkChange, *networks: Network) -> bool:
         LinkChange(None, Link(3, "eth1")),
         LinkChange(CONTAINER, WITH_ADDRESS),
         LinkChange(WITH_ADDRESS, CONTAINER),
-        LinkChange(Link(2, "eth0"), Link(2, "eth0"), settings=True),
+        LinkChange(Link(2, "eth0"), Link(2, "eth0")),
         DEFAULT_ROUTES,
     ],
     ids=["bridge", "served link", "uplink", "new uplink", "address", "address gone", "setting", "default route"],
@@ -61,9 +61,9 @@ def test_what_networks_are_made_of(change: LinkChange) -> None:
     [
         LinkChange(None, CONTAINER),
         LinkChange(CONTAINER, None),
-        LinkChange(CONTAINER, CONTAINER, settings=True),
+        LinkChange(CONTAINER, CONTAINER),
         LinkChange(None, VIF),
-        LinkChange(VIF, VIF, settings=True),
+        LinkChange(VIF, VIF),
     ],
     ids=["a container's", "it goes", "its settings", "a guest's", "a guest's settings"],
 )

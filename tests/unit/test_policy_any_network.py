@@ -116,7 +116,7 @@ def test_any_networks_are_a_policy_that_holds_together_or_problems(text: str) ->
             assert problem.line is not None
         assert len({problem.describe() for problem in result}) == len(result)
         return
-    check(result, HostNotes(dnsmasq=False, nftables=False, links=frozenset(), bridges=frozenset(), addresses={}))
+    check(result, HostNotes(no_dnsmasq="x", no_nftables="y", links=frozenset(), bridges=frozenset(), addresses={}))
     prefixes = []
     for network in result.networks.values():
         subnets = [subnet for subnet in (network.subnet4, network.subnet6) if subnet is not None]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
-from xennetd.policy.check import Note, check
+from xennetd.policy.check import Note, check, lacking
 from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE
 from xennetd.policy.notes import HostNotes
 
@@ -104,18 +104,39 @@ def test_routed_guests_may_be_of_the_uplinks_own_subnet() -> None:
     assert check(with_networks(DMZ), HostNotes(addresses={"eth0": (IPv4Interface("192.0.2.2/24"),)})) == ()
 
 
+BARE = HostNotes(
+    no_dnsmasq="dnsmasq is not installed: apt install dnsmasq-base",
+    no_nftables="the Python module nftables is not installed: apt install python3-nftables",
+)
+
+
 def test_what_must_be_installed_is_one_error_that_names_the_package() -> None:
     policy = with_networks(LAN, LAB, DMZ, Network("apart", ISOLATED, "xn-apart"))
-    assert check(policy, HostNotes(dnsmasq=False, nftables=False)) == (
-        Note("dnsmasq is not installed, and dhcp = true needs it (network.lab): install dnsmasq-base", error=True),
+    errors = (
         Note(
-            "the Python module nftables is not installed, and all modes but bridge need it "
-            "(network.lab, network.dmz, network.apart): install python3-nftables",
+            "dhcp = true (network.lab) is not available: dnsmasq is not installed: apt install dnsmasq-base", error=True
+        ),
+        Note(
+            "modes route, nat and isolated (network.lab, network.dmz, network.apart) are not available: "
+            "the Python module nftables is not installed: apt install python3-nftables",
             error=True,
         ),
     )
-    assert check(with_networks(LAN), HostNotes(dnsmasq=False, nftables=False)) == ()
-    assert check(with_networks(LAN, DMZ), HostNotes(dnsmasq=False)) == ()
+    assert check(policy, BARE) == lacking(policy, BARE) == errors
+    assert check(policy, NO_HOST) == lacking(policy, NO_HOST) == ()
+    assert check(with_networks(LAN, DMZ), replace(BARE, no_nftables="")) == ()
+
+
+def test_what_a_host_lacks_and_no_network_needs_is_no_error() -> None:
+    assert check(with_networks(LAN), BARE) == ()
+    assert lacking(with_networks(LAN), BARE) == (
+        Note("dhcp = true is not available: dnsmasq is not installed: apt install dnsmasq-base"),
+        Note(
+            "modes route, nat and isolated are not available: "
+            "the Python module nftables is not installed: apt install python3-nftables"
+        ),
+    )
+    assert [note.error for note in lacking(with_networks(DMZ), BARE)] == [False, True]
 
 
 def test_guests_with_local_ipv6_addresses_that_nothing_translates_do_not_get_out() -> None:

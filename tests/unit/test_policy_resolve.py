@@ -385,7 +385,7 @@ def test_in_the_place_of_xl_devd_the_stock_scripts_backends_are_ours(script: str
     assert owned(Policy(daemon=DaemonConfig(devd=True)), vif)
 
 
-@pytest.mark.parametrize("node", ["gatewaydev", "handle", "ip", "rate", "vlan"])
+@pytest.mark.parametrize("node", ["gatewaydev", "ip", "vlan"])
 def test_what_a_bridge_has_no_use_for_is_a_warning_only(node: str) -> None:
     faulty = replace(VIF, faults=(Fault(node, f"{node} is rubbish"),))
     assert resolve(Policy(), faulty, HOST).warnings == (f"{node} is rubbish; it is not used",)

@@ -223,7 +223,7 @@ def test_a_link_without_any_ipv4_address_any_more_has_lost_its_routes() -> None:
 def test_a_setting_is_news_of_its_link_alone() -> None:
     links = fed(link_message(9, "vif7.0"), link_message(10, "vif8.0"))
     vif7 = links.link("vif7.0")
-    assert links.feed([setting_message(9), setting_message(-1)]) == [LinkChange(vif7, vif7, settings=True)]
+    assert links.feed([setting_message(9), setting_message(-1)]) == [LinkChange(vif7, vif7)]
 
 
 def test_foreign_routes_are_none_of_ours() -> None:
@@ -348,7 +348,7 @@ def test_a_refusal_carries_errno_and_the_kernels_own_words() -> None:
     flags = netlink.NLM_F_CAPPED | netlink.NLM_F_ACK_TLVS
     data = struct.pack("=IHHII", 16 + len(body), netlink.NLMSG_ERROR, flags, 77, 0) + body
     (message,) = netlink.headers(data)
-    assert netlink.parse_ack(data, message) == netlink.Ack(77, 17, "name taken")
+    assert netlink.parse_ack(data, message) == netlink.Ack(17, "name taken")
 
 
 @given(st.binary(max_size=300))

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+import pyxs._internal
+import pyxs.helpers
 from hypothesis import given
 from hypothesis import strategies as st
-from pyxs.exceptions import InvalidPath
 
 from xennetd.xenstore import codec
 from xennetd.xenstore.codec import Decoder, Packet, ProtocolError
 
-operations = st.sampled_from([*range(20), codec.DIRECTORY_PART])
+operations = st.sampled_from([*range(20), 21, codec.DIRECTORY_PART])
 word = st.integers(0, 2**32 - 1)
 packets = st.builds(Packet, operations, word, word, st.binary(max_size=codec.PAYLOAD_MAX))
 names = st.text("abcXYZ019-_@", min_size=1, max_size=20)
@@ -66,9 +67,21 @@ def test_a_header_that_announces_too_much_is_refused_before_it_is_waited_for() -
         Decoder().feed(header)
 
 
-def test_an_unknown_operation_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="operation 99"):
-        Decoder().feed(codec.encode(99, 1, 0, b""))
+@pytest.mark.parametrize("operation", [20, 23, 99, 128])
+def test_an_unknown_operation_is_refused(operation: int) -> None:
+    with pytest.raises(ProtocolError, match=f"operation {operation} "):
+        Decoder().feed(codec.encode(operation, 1, 0, b""))
+
+
+def test_operations_have_the_numbers_that_pyxs_has() -> None:
+    theirs = pyxs._internal.Op._asdict()
+    ours = {name: number for name in theirs if (number := getattr(codec, name, None)) is not None}
+    assert ours == {
+        name: theirs[name]
+        for name in (
+            "DIRECTORY", "READ", "WATCH", "TRANSACTION_START", "TRANSACTION_END", "WRITE", "RM", "WATCH_EVENT", "ERROR",
+        )
+    }  # fmt: skip
 
 
 def test_a_message_that_would_cost_the_connection_is_not_encoded() -> None:
@@ -83,6 +96,17 @@ def test_a_message_that_would_cost_the_connection_is_not_encoded() -> None:
 )
 def test_errors_are_told_apart_by_errno(payload: bytes, number: int) -> None:
     assert codec.parse_errno(payload) == number
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EINVAL", "EACCES", "EEXIST", "EISDIR", "ENOENT", "ENOMEM", "ENOSPC", "EIO", "ENOTEMPTY", "ENOSYS", "EROFS",
+        "EBUSY", "EAGAIN", "EISCONN", "E2BIG",
+    ],
+)  # fmt: skip
+def test_every_error_of_xs_wire_h_is_known_as_pyxs_knows_it(name: str) -> None:
+    assert codec.parse_errno(name.encode() + b"\0") == pyxs.helpers.error(name.encode()).args[0] == getattr(errno, name)
 
 
 @given(st.lists(names, max_size=20))
@@ -112,7 +136,7 @@ def test_paths_that_xenstored_takes_are_taken(parts: list[str], absolute: bool) 
     ["", "a/", "a//b", "//", "a b", "vif1.0", "a\n", "a\0", "/a/é", "a" * 2049, "/" + "a" * 3072],
 )
 def test_paths_that_name_no_node_are_refused(path: str) -> None:
-    with pytest.raises(InvalidPath):
+    with pytest.raises(pyxs.InvalidPath):
         codec.check_path(path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.vif import Rate, Vif, VifId, XenbusState
+from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.xenstore.parse import NODES, parse_id, parse_vif
 
 VIF = VifId(7, 0)
@@ -62,7 +62,7 @@ def test_any_bytes_give_a_vif_that_is_safe_to_show(
 def test_what_libxl_writes() -> None:
     nodes = {
         **LIBXL, "type": b"vif_ioemu", "ip": b"192.0.2.7 2001:db8::7/64 10.0.0.1/8", "mtu": b"9000", "vlan": b"10p/20",
-        "rate": b"1250000,50000", "vifname": b"web0", "gatewaydev": b"eth0", "hotplug-status": b"connected",
+        "vifname": b"web0", "gatewaydev": b"eth0", "hotplug-status": b"connected",
         "xennetd-tap": b'error: mtu is "abc"',
     }  # fmt: skip
     assert parse_vif(VIF, nodes, b"web", b"/vm/" + UUID.encode()) == Vif(
@@ -76,11 +76,9 @@ def test_what_libxl_writes() -> None:
         bridge="xenbr0",
         ips=(IPv4Interface("192.0.2.7/32"), IPv6Interface("2001:db8::7/64"), IPv4Interface("10.0.0.1/8")),
         mtu=9000,
-        rate=Rate(1250000, 50000),
         vlan="10p/20",
         vifname="web0",
         gatewaydev="eth0",
-        handle=0,
         vm="web",
         uuid=UUID,
         hotplug_status="connected",
@@ -166,9 +164,10 @@ def test_addresses_are_separated_by_blanks(addresses: list[object]) -> None:
     assert (vif.ips, vif.faults) == (tuple(ip_interface(str(address)) for address in addresses), ())
 
 
-@pytest.mark.parametrize("value", [b"1250000", b"1250000,", b",50000", b"1250000,0", b"-1,50000", b"1,2,3"])
-def test_rate_is_bytes_and_microseconds(value: bytes) -> None:
-    assert "bytes and microseconds" in fault(rate=value)
+@pytest.mark.parametrize("node", ["rate", "handle"])
+def test_what_only_netback_reads_is_nothing_to_us(node: str) -> None:
+    assert node not in NODES
+    assert parse(**{node: b"\xff"}) == parse(**{node: None}) == parse()
 
 
 def test_what_a_node_may_hold() -> None:
@@ -180,7 +179,6 @@ def test_what_a_node_may_hold() -> None:
     assert "0 or 1" in fault(online=b"yes")
     assert "from 0 to 8" in fault(state=b"9")
     assert "a link's name" in fault(gatewaydev=b"eth0 eth1")
-    assert "a number" in fault(handle=b"first")
     assert "at most 2048 bytes long, not 2049" in fault(script=b"/" * 2049)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from xennetd.cli import client, pages, screen
 from xennetd.cli.text import printable
 
-FINE, NO, USAGE, UNREACHABLE = 0, 1, 2, 3
-"""Exit statuses."""
+FINE, NO, UNREACHABLE = 0, 1, 3
+"""Exit statuses; 2, a wrong command line, is argparse's."""
 
 Values = dict[str, Any]
 

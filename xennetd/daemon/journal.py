@@ -88,14 +88,6 @@ class Stderr:
         self._torn = written < len(data)
         return not self._torn
 
-    def close(self) -> None:
-        """Close our copy; standard error itself stays open."""
-        if self._socket is not None:
-            self._socket.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._socket, self._fd = None, -1
-
 
 class Journal:
     """Where entries go. `lost` counts those that neither the journal nor standard error took, since the start."""
@@ -120,11 +112,6 @@ class Journal:
         if not self._put(fields):
             self.lost += 1
             self._unreported += 1
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-        self._stderr.close()
 
     def _loss(self) -> Fields:
         entries = "1 journal entry was" if self._unreported == 1 else f"{self._unreported} journal entries were"

@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--observe", action="store_true", help="change nothing: report what would be done (see xennetctl list)"
     )
+    parser.add_argument(
+        "--debug", action="store_true", help="log debug messages too; SIGUSR2 switches them on and off at run time"
+    )
     parser.add_argument("--version", action="version", version=f"xennetd {__version__}")
     return parser
 
@@ -65,7 +68,7 @@ def main() -> int:
         print(f"xennetd: {errors[0]}", file=sys.stderr)
         return wrong
     journal = Journal()
-    log.configure(journal)
+    log.configure(journal, debug=arguments.debug)
     try:
         asyncio.run(_serve(policy, notes, journal, arguments))
     except XennetdError as error:

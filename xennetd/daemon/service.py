@@ -20,7 +20,7 @@ from dataclasses import replace
 import structlog
 
 from xennetd import __version__
-from xennetd.daemon import notify
+from xennetd.daemon import log, notify
 from xennetd.daemon.audit import Audit
 from xennetd.daemon.claims import Claims
 from xennetd.daemon.control import ControlServer
@@ -31,7 +31,7 @@ from xennetd.daemon.networks import Networks
 from xennetd.daemon.reconcile.host import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconciler import Reconciler
-from xennetd.daemon.surroundings import RuntimeDirectory, host_notes
+from xennetd.daemon.surroundings import RuntimeDirectory, host_notes, not_installed
 from xennetd.kernel.adapters import kernel_adapters
 from xennetd.kernel.host import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
@@ -41,7 +41,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.policy import Policy
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
-from xennetd.policy.check import Notes, check
+from xennetd.policy.check import Notes, check, lacking
 from xennetd.policy.files import load_files
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
@@ -101,6 +101,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(signal.SIGUSR2, log.toggle_debug)
         try:
             self._runtime.make()
             # The socket comes first: who finds that another daemon listens there leaves nothing of that one changed.
@@ -181,7 +182,7 @@ class Service:
         adopted = self._reconciler.adopted
         message = f"xennetd {__version__} serves: {self._summary()}; {adopted} found connected and left as they were"
         self._audit.record(Event(EventKind.ADOPT, message))
-        for note in self._notes:
+        for note in self._all_notes():
             _log.warning(note.sentence)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
@@ -266,8 +267,8 @@ class Service:
         ]
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
-        problems += self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
-        return problems + [note.sentence for note in self._notes if note.error]
+        problems += [note.sentence for note in self._all_notes() if note.error]
+        return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
     def _remarks(self) -> list[str]:
         """Return what is as somebody wanted it, and still worth remembering."""
@@ -281,7 +282,11 @@ class Service:
             for warning in record.attachment.warnings
         ]
         notes += self._networks.remarks()
-        return notes + [note.sentence for note in self._notes if not note.error]
+        return notes + [note.sentence for note in self._all_notes() if not note.error]
+
+    def _all_notes(self) -> Notes:
+        """Return what was found when the policy came, and what the host lacks now: it may have been installed since."""
+        return (*self._notes, *lacking(self._in_force.policy, not_installed()))
 
     def vifs(self) -> list[VifStatus]:
         """Return a row for every vif, in the order of domid and devid."""

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from xennetd.daemon.dnsmasq import find_dnsmasq
 from xennetd.daemon.hooks import find_hooks
+from xennetd.kernel import nft
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.errors import HostError
@@ -30,7 +30,8 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
     Without `links`, as when the daemon starts, what hinders single networks is left out: it is told of when they are
     made, and all other guests are served meanwhile.
     """
-    notes = HostNotes(hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs())
+    notes = HostNotes() if links is None else not_installed()
+    notes = replace(notes, hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs())
     if links is None:
         return notes
     return replace(
@@ -42,9 +43,13 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
             for link in links
             if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP)
         },
-        dnsmasq=find_dnsmasq() is not None,
-        nftables=find_spec("nftables") is not None,
     )
+
+
+def not_installed() -> HostNotes:
+    """Return what `lacking` has to know of this host."""
+    no_dnsmasq = "" if find_dnsmasq() is not None else "dnsmasq is not installed: apt install dnsmasq-base"
+    return HostNotes(no_dnsmasq=no_dnsmasq, no_nftables=nft.absent())
 
 
 def read_links() -> Links | None:

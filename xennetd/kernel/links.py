@@ -28,13 +28,12 @@ _AF_BRIDGE = 7
 class LinkChange:
     """A link before and after. `old` is None for one that appeared, `new` for one that went.
 
-    Both are the same link when (`settings`) somebody has set one of its settings below /proc/sys/net, and both are None
-    when it is the default routes that have changed.
+    Both are the same link when somebody has set one of its settings below /proc/sys/net. Both are None when the default
+    routes have changed.
     """
 
     old: Link | None
     new: Link | None
-    settings: bool = False
 
 
 DEFAULT_ROUTES = LinkChange(None, None)
@@ -210,7 +209,7 @@ class Links:
                     changes.append(self._put(replace(known, flags_on=flags_on)))
         changes = self._complete(changes)
         links = (self._by_index.get(index) for index in set_anew if index is not None)
-        return changes + [LinkChange(link, link, settings=True) for link in links if link is not None]
+        return changes + [LinkChange(link, link) for link in links if link is not None]
 
     def _complete(self, changes: list[LinkChange]) -> list[LinkChange]:
         """Return changes with what changed on the links, and without what did not."""

@@ -43,7 +43,6 @@ class NetlinkFormatError(ValueError):
 class Ack:
     """The kernel's answer to one request: `errno` 0 means done; `text` is the extended acknowledgement's message."""
 
-    seq: int
     errno: int
     text: str = ""
 
@@ -110,7 +109,7 @@ def parse_ack(data: bytes, message: Header) -> Ack:
                     text = text_of(data, at, stop)
     except struct.error as error:
         raise NetlinkFormatError(str(error)) from None
-    return Ack(message.seq, -code, text)
+    return Ack(-code, text)
 
 
 def attribute(kind: int, value: bytes) -> bytes:

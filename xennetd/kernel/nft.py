@@ -6,11 +6,14 @@ from; a listing is compared by these. Sets and maps are declared here, with the 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -63,7 +66,7 @@ class Listing:
 
 
 class Nft:
-    """libnftables. It is loaded when it is first needed: a host with bridges alone can do without."""
+    """libnftables. It is used when it is first needed: a host with bridges alone can do without."""
 
     def __init__(self) -> None:
         self._library: Any = None
@@ -96,17 +99,35 @@ class Nft:
 
     def _load(self) -> Any:
         if self._library is None:
+            if lack := absent():
+                raise HostError(f"nftables can't be used: {lack}")
             try:
                 import nftables
-            except ImportError:
-                raise HostError(
-                    'nftables can\'t be used: the Python module "nftables" is missing: apt install python3-nftables'
-                ) from None
-            try:
+
                 self._library = nftables.Nftables()
-            except OSError as error:
-                raise HostError(f"nftables can't be used: {error}: apt install libnftables1") from None
+            except (ImportError, OSError) as error:
+                raise HostError(f"nftables can't be used: {error}") from None
         return self._library
+
+
+def absent() -> str:
+    """Return which part of libnftables is not installed here, and the remedy; empty where it can be used.
+
+    The module loads the library only when it is used, and from PyPI it comes without.
+    """
+    if find_spec("nftables") is None:
+        return "the Python module nftables is not installed: apt install python3-nftables"
+    try:
+        _library()
+    except OSError as error:
+        return f"{error}: apt install libnftables1"
+    return ""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """Load the library, if it is not loaded yet. A failure is not remembered: it may be installed later."""
+    return ctypes.CDLL("libnftables.so.1")
 
 
 def first_line(errors: str) -> str:

@@ -68,14 +68,6 @@ class XenbusState(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """netback's credit: `bytes` a `interval_us` microseconds, guest to host."""
-
-    bytes: int
-    interval_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class Fault:
     """A backend node whose value can't be used. `sentence` is safe to show anyone, the guest included."""
 
@@ -103,11 +95,9 @@ class Vif:
     bridge: str | None = None
     ips: tuple[IPInterface, ...] = ()
     mtu: int | None = None
-    rate: Rate | None = None
     vlan: str | None = None
     vifname: str | None = None
     gatewaydev: str | None = None
-    handle: int | None = None
     vm: str | None = None
     uuid: str | None = None
     hotplug_status: str | None = None

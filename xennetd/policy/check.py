@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from xennetd.config.pattern import matches
 from xennetd.model.ip import plain
 from xennetd.model.policy import Match, Network, Policy
-from xennetd.policy.modes import module_of
+from xennetd.policy.modes import MODES, module_of
 from xennetd.policy.notes import HostNotes
 
 _STOCK_SCRIPTS = ("vif-bridge", "vif-nat", "vif-openvswitch", "vif-route")
@@ -32,20 +32,28 @@ def check(policy: Policy, host: HostNotes) -> Notes:
     return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
 
 
+def lacking(policy: Policy, host: HostNotes) -> Notes:
+    """Return what this host can't do until something is installed: an error if a network of the policy needs it."""
+    networks = policy.networks.values()
+    served = [network for network in networks if network.dhcp]
+    filtered = [network for network in networks if module_of(network).filtered()]
+    found = []
+    if host.no_dnsmasq:
+        found.append(Note(f"dhcp = true{_names(served)} is not available: {host.no_dnsmasq}", error=bool(served)))
+    if host.no_nftables:
+        *others, last = (name for name, module in MODES.items() if module.filtered())
+        modes = f"modes {', '.join(others)} and {last}{_names(filtered)}"
+        found.append(Note(f"{modes} are not available: {host.no_nftables}", error=bool(filtered)))
+    return tuple(found)
+
+
 def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     errors = []
     if policy.daemon.devd and host.xl_devd:
         errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
-    networks = policy.networks.values()
-    if not host.dnsmasq and (served := [network for network in networks if network.dhcp]):
-        errors.append(f"dnsmasq is not installed, and dhcp = true needs it ({_names(served)}): install dnsmasq-base")
-    if not host.nftables and (filtered := [network for network in networks if module_of(network).filtered()]):
-        errors.append(
-            f"the Python module nftables is not installed, and all modes but bridge need it ({_names(filtered)}): "
-            "install python3-nftables"
-        )
+    errors += [note.sentence for note in lacking(policy, host) if note.error]
     others = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
-    for network in networks:
+    for network in policy.networks.values():
         if network.own:
             errors += _overlaps(network, host)
             if network.bridge in others:
@@ -54,7 +62,8 @@ def _errors(policy: Policy, host: HostNotes) -> list[Note]:
 
 
 def _names(networks: list[Network]) -> str:
-    return ", ".join(f"network.{network.name}" for network in networks)
+    names = ", ".join(f"network.{network.name}" for network in networks)
+    return names and f" ({names})"
 
 
 def _overlaps(network: Network, host: HostNotes) -> list[str]:

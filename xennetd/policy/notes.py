@@ -12,8 +12,8 @@ from xennetd.model.ip import IPInterface
 class HostNotes:
     """What was found on the host; None: not known. `hooks` are the executable `vif-post.d/*.hook` files.
 
-    `addresses` are the host's own by link, but those of links that we made. `dnsmasq` and `nftables` say whether the
-    program and the Python module of these names are installed.
+    `addresses` are the host's own by link, but those of links that we made. `no_dnsmasq` and `no_nftables` say why the
+    host does not have these, and what to install; they are empty where it has.
     """
 
     hooks: tuple[str, ...] = ()
@@ -21,5 +21,5 @@ class HostNotes:
     bridges: frozenset[str] | None = None
     links: frozenset[str] | None = None
     addresses: Mapping[str, tuple[IPInterface, ...]] | None = None
-    dnsmasq: bool = True
-    nftables: bool = True
+    no_dnsmasq: str = ""
+    no_nftables: str = ""

@@ -33,10 +33,6 @@ _SCRIPT_PREFIXES = ("vif-xennetd-", "vif-")
 _SCRIPT_MODES = frozenset({"openvswitch", *(module.script for module in MODES.values() if module.script is not None)})
 
 
-_NEVER_USED = frozenset({"handle", "rate"})
-"""Nodes of a backend that only netback itself reads."""
-
-
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """Policy's word on one vif. `assignment` is None where not even the rule that applies can be told."""
@@ -100,7 +96,7 @@ def _module(request: Request) -> ModeModule:
 def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Attachment:
     vif, rule, network = request.vif, request.rule, request.network
     warnings: tuple[str, ...] = ()
-    unused = module.unused_nodes(network) | _NEVER_USED
+    unused = module.unused_nodes(network)
     faults = [fault.sentence for fault in vif.faults if fault.node not in unused]
     if faults:
         raise GuestError(faults[0], detail="; ".join(faults))

@@ -157,23 +157,14 @@ class XenstoreClient:
                 listings.append(None if value is None else codec.parse_names(value))
         return listings
 
-    async def write(self, path: str, value: bytes) -> None:
-        """Write a node, creating it and its parents where they are missing."""
-        await self._acknowledged(_request(Write(path, value), 0), path)
-
-    async def rm(self, path: str) -> None:
-        """Remove a node and all below it. ENOENT if its parent is missing too."""
-        await self._acknowledged(_request(Remove(path), 0), path)
-
     async def watch(self, path: str, callback: Callable[[str], None]) -> None:
         """Have `callback` called with the path of each event at or below `path`, first of all with `path` itself."""
         token = str(next(self._tokens))
         self._watches[token] = callback
-        try:
-            await self._acknowledged(Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), token))), path)
-        except XenstoreError:
+        [reply] = await self.exchange((Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), token))),))
+        if isinstance(reply, int):
             del self._watches[token]
-            raise
+            raise XenstoreError(reply, path)
 
     async def transact(
         self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]
@@ -275,11 +266,6 @@ class XenstoreClient:
                 batch.future.set_exception(ConnectionLost(reason.sentence))
         if self._on_lost is not None:
             self._on_lost()
-
-    async def _acknowledged(self, request: Request, path: str) -> None:
-        [reply] = await self.exchange((request,))
-        if isinstance(reply, int):
-            raise XenstoreError(reply, path)
 
     async def _directory_in_parts(self, path: str) -> list[str] | None:
         """List a node whose children don't fit into one message; anew when they change on the way."""

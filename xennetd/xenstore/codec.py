@@ -6,31 +6,29 @@ length) and at most 4096 bytes of payload. Rule: whatever bytes come in, the onl
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
-from pyxs._internal import Op as _Op
-from pyxs.exceptions import InvalidPath
-from pyxs.helpers import error as _error
+from pyxs import InvalidPath
 
 from xennetd.model.errors import ToolstackError
 from xennetd.model.text import visible
 
-DIRECTORY: Final[int] = _Op.DIRECTORY
-READ: Final[int] = _Op.READ
-WATCH: Final[int] = _Op.WATCH
-TRANSACTION_START: Final[int] = _Op.TRANSACTION_START
-TRANSACTION_END: Final[int] = _Op.TRANSACTION_END
-WRITE: Final[int] = _Op.WRITE
-RM: Final[int] = _Op.RM
-WATCH_EVENT: Final[int] = _Op.WATCH_EVENT
-ERROR: Final[int] = _Op.ERROR
+DIRECTORY: Final = 1
+READ: Final = 2
+WATCH: Final = 4
+TRANSACTION_START: Final = 6
+TRANSACTION_END: Final = 7
+WRITE: Final = 11
+RM: Final = 13
+WATCH_EVENT: Final = 15
+ERROR: Final = 16
 DIRECTORY_PART: Final = 22
-"""The one operation we need that pyxs does not know."""
+"""The operations that we send or are sent, of `enum xsd_sockmsg_type` in xs_wire.h."""
 
 PAYLOAD_MAX: Final = 4096
 ABSOLUTE_PATH_MAX: Final = 3072
@@ -38,9 +36,13 @@ RELATIVE_PATH_MAX: Final = 2048
 REQUEST_ID_LIMIT: Final = 1 << 32
 
 _HEADER = Struct("=IIII")
-_OPERATIONS: Final = frozenset((*_Op, DIRECTORY_PART))
+_OPERATIONS: Final = frozenset(range(DIRECTORY_PART + 1)) - {20}
+"""All of `enum xsd_sockmsg_type`; 20 was XS_RESTRICT, which has been removed."""
+
+_ERRNOS: Final = {name.encode(): number for number, name in errno.errorcode.items()}
+"""xenstored sends an error as its name (`xsd_errors` in xs_wire.h), since errno numbers differ between systems."""
+
 _PATH = re.compile(r"/|/?[A-Za-z0-9_@-]+(?:/[A-Za-z0-9_@-]+)*")
-_EIO: Final = 5
 
 
 class ProtocolError(ToolstackError):
@@ -114,13 +116,9 @@ def parse_event(payload: bytes) -> WatchEvent:
     return WatchEvent(parts[0].decode("latin-1"), parts[1].decode("latin-1"))
 
 
-@lru_cache(maxsize=64)
 def parse_errno(payload: bytes) -> int:
     """Return the errno that an ERROR's payload names (`ENOENT`, NUL); EIO for a name this machine does not know."""
-    name = payload.rstrip(b"\0")
-    if not name.isascii():
-        return _EIO
-    return _error(name).args[0] or _EIO
+    return _ERRNOS.get(payload.rstrip(b"\0"), errno.EIO)
 
 
 def parse_names(payload: bytes) -> list[str]:

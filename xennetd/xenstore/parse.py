@@ -15,13 +15,13 @@ from typing import Final, TypeVar
 from xennetd.model.ip import IPInterface
 from xennetd.model.link import IFNAMSIZ, is_link_name
 from xennetd.model.text import visible
-from xennetd.model.vif import DOMID_FIRST_RESERVED, Fault, Rate, Vif, VifId, XenbusState
+from xennetd.model.vif import DOMID_FIRST_RESERVED, Fault, Vif, VifId, XenbusState
 
 NODES: Final = (
-    "state", "online", "frontend", "script", "type", "mac", "bridge", "ip", "mtu", "rate", "vlan", "vifname",
-    "gatewaydev", "handle", "hotplug-status", "hotplug-error", "xennetd-tap", "xennetd-pin",
+    "state", "online", "frontend", "script", "type", "mac", "bridge", "ip", "mtu", "vlan", "vifname",
+    "gatewaydev", "hotplug-status", "hotplug-error", "xennetd-tap", "xennetd-pin",
 )  # fmt: skip
-"""The nodes of a backend directory that make a Vif."""
+"""The nodes of a backend directory that make a Vif. `rate` and `handle` are netback's alone."""
 
 MTU_MIN: Final = 68
 MTU_MAX: Final = 65535
@@ -34,7 +34,6 @@ _MIGRATION_SUFFIXES: Final = ("--incoming", "--migratedaway")
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.IGNORECASE)
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(?:/\d{1,3})?")
-_RATE = re.compile(r"(\d{1,20}),(\d{1,10})")
 _VM = re.compile(rb"/vm/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.IGNORECASE)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 
@@ -94,11 +93,9 @@ def parse_vif(
         bridge=node("bridge", _bridge),
         ips=node("ip", _ips) or (),
         mtu=node("mtu", _mtu),
-        rate=node("rate", _rate),
         vlan=node("vlan", _vlan),
         vifname=node("vifname", vifname),
         gatewaydev=node("gatewaydev", _gatewaydev),
-        handle=node("handle", _handle),
         vm=parse_name(untrusted_name),
         uuid=parse_uuid(untrusted_vm),
         frontend_mtu=int(untrusted_mtu)
@@ -209,13 +206,6 @@ def _mtu(text: str) -> int:
     raise _Unusable(f"must be a number from {MTU_MIN} to {MTU_MAX}")
 
 
-def _rate(text: str) -> Rate:
-    match = _RATE.fullmatch(text)
-    if match is None or not int(match[2]):
-        raise _Unusable("must be bytes and microseconds like 1250000,50000")
-    return Rate(int(match[1]), int(match[2]))
-
-
 def _vlan(text: str) -> str:
     if len(text) > NAME_MAX:
         raise _Unusable(f"must be at most {NAME_MAX} characters long")
@@ -238,9 +228,3 @@ def _gatewaydev(text: str) -> str:
     if not is_link_name(text):
         raise _Unusable(f"must be a link's name of at most {IFNAMSIZ - 1} characters")
     return text
-
-
-def _handle(text: str) -> int:
-    if text.isdigit() and len(text) <= 9:
-        return int(text)
-    raise _Unusable("must be a number")
