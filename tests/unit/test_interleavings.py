@@ -310,6 +310,29 @@ def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments
             assert (link.name, link.master, link.up) == (wanted, BRIDGE, True)
 
 
+class HastyKernel(SimulatedKernel):
+    """Another program brings a link up, once, just before the daemon renames it."""
+
+    hasty = True
+
+    def _execute(self, step: LinkStep) -> None:
+        if self.hasty and isinstance(step, Rename):
+            self.hasty = False
+            self._world.put(replace(self._world.links[step.index], flags=IFF_UP))
+        super()._execute(step)
+
+
+def test_a_link_that_another_program_brings_up_meanwhile_is_renamed_all_the_same() -> None:
+    life = Life(VifId(1, 0), "web0", (Op.DIRECTORY, Op.INIT_WAIT, Op.LINK))
+    moments = tuple(Moment(0, op, 0) for op in life.ops)
+    world = World()
+    kernel, directory = HastyKernel(world), SimulatedDirectory(world)
+    reconciler, audit = asyncio.run(run(world, kernel, directory, Ground({}), (life,), moments))
+    assert not kernel.hasty
+    check(world, reconciler, (life,), moments)
+    assert "error vif1.0" not in events(audit)
+
+
 @given(schedules())
 @settings(max_examples=300, deadline=None)
 def test_any_order_of_things_ends_well(schedule: tuple[tuple[Life, ...], tuple[Moment, ...]]) -> None:

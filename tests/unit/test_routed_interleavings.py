@@ -211,6 +211,31 @@ def _is_ready(world: World, vif: VifId) -> bool:
     return world.link_of(vif) is not None and world.nodes[vif]["state"] in ("2", "4")
 
 
+BIRTH = (Op.DIRECTORY, Op.INIT_WAIT, Op.LINK)
+
+
+def schedule(*moments: tuple[int, Op, int]) -> tuple[Moment, ...]:
+    """Return moments from the number of a life, its step, and how much the daemon gets done before the next one."""
+    return tuple(Moment(*moment) for moment in moments)
+
+
+def test_a_guest_gets_its_address_back_although_its_link_was_taken_down_unheard() -> None:
+    # A later vif of the domain takes the address over and goes. The earlier vif's link is down by then: the daemon
+    # first hears of that when the kernel refuses the route, and must not take the refusal for a failure of the vif.
+    end = (Op.OFFLINE, Op.CLOSED, Op.LINK_GONE, Op.DIRECTORY_GONE)
+    lives = (Life(VifId(1, 0), None, (*BIRTH, Op.MEDDLE)), Life(VifId(2, 0), None, (*BIRTH, *end), 1))
+    moments = schedule(
+        (0, Op.DIRECTORY, 0), (0, Op.INIT_WAIT, 0), (0, Op.LINK, 20),
+        (1, Op.DIRECTORY, 20),
+        (0, Op.MEDDLE, 0),
+        (1, Op.INIT_WAIT, 0), (1, Op.LINK, 0), (1, Op.OFFLINE, 0), (1, Op.CLOSED, 0),
+        (1, Op.LINK_GONE, 1), (1, Op.DIRECTORY_GONE, 1),
+    )  # fmt: skip
+    world, reconciler, heap = asyncio.run(play(lives, moments, [ADDRESSES[0]] * 2, [1, 1]))
+    check(world, reconciler, heap)
+    assert reconciler.records[VifId(1, 0)].state is VifState.CONNECTED
+
+
 _plots = st.tuples(
     schedules(),
     st.lists(st.sampled_from(ADDRESSES), min_size=4, max_size=4),

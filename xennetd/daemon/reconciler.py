@@ -304,7 +304,10 @@ class Reconciler:
             self._fail(record, link, error, tap=tap)
             return []
         except StepRefused as refused:
-            if not refused.link_gone and not self._bridge_gone(refused.step):
+            # A refusal is held against a vif until what the refusal is about changes. The kernel's view has taken in
+            # by now whatever changed between the look and the Step, and no second event will tell of that change. So a
+            # refusal that comes of it must not be remembered: the next round decides anew, by the newer view.
+            if not (refused.link_gone or refused.overtaken or self._bridge_gone(refused.step)):
                 why = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
                 self._fail(record, link, why, tap=tap)
             return []

@@ -48,6 +48,15 @@ class StepRefused(Exception):
         """Whether the link the Step was for does not exist any more."""
         return self.errno in (errno.ENODEV, errno.ENXIO)
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether another program took the link down, or brought it up, after it was looked at.
+
+        `plan.port.attach` puts a SetUp before the routes of a link that is down, and a SetDown before the Rename of one
+        that is up. So the kernel refuses such a Step for the link's flag only when the look had the flag wrong.
+        """
+        return self.errno == errno.ENETDOWN or (self.errno == errno.EBUSY and isinstance(self.step, Rename))
+
 
 def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefused]:
     """Carry out `steps` in order. A link comes up only when everything that was needed before it has succeeded.
