@@ -39,6 +39,7 @@ from xennetd.policy.config import Policy
 from xennetd.xenstore.parse import NODES, parse_vif
 
 BRIDGE = 2
+NO_POLICY = Policy()
 ROUNDS = 6
 """Looks at everything, after which a world must be at rest."""
 
@@ -265,11 +266,12 @@ async def run(
     ground: Ground,
     lives: tuple[Life, ...],
     moments: tuple[Moment, ...],
+    policy: Policy = NO_POLICY,
 ) -> tuple[Reconciler, list[Event]]:
     """Let everything happen, then let the daemon hear of everything and come to rest."""
     audit: list[Event] = []
     parts: Any = (kernel, directory, None, SimpleNamespace(record=audit.append), mock.Mock(), Marks(), ground, nobody())
-    reconciler = Reconciler(Policy(), *parts)
+    reconciler = Reconciler(policy, *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.vif_changed
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         running = asyncio.ensure_future(reconciler.run())

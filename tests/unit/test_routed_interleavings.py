@@ -19,19 +19,22 @@ from hypothesis import strategies as st
 
 from tests.schedules import Life, Moment, Op, schedules
 from tests.unit.test_ground import Heap
-from tests.unit.test_interleavings import SimulatedDirectory, SimulatedKernel, World, run
+from tests.unit.test_interleavings import NO_POLICY, SimulatedDirectory, SimulatedKernel, World, run
 from tests.unit.test_rtnl import address_message, attribute, route_message
 from xennetd.daemon.ground import Ground
 from xennetd.daemon.reconciler import Reconciler
 from xennetd.kernel import rtnl_ip
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import Links
-from xennetd.model.ground import RANKS, ProxyNeighbour
+from xennetd.model.attachment import Mode
+from xennetd.model.ground import RANKS, Element, ProxyNeighbour
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan import port
 from xennetd.plan.steps import AddRoute, LinkStep, SetSetting
+from xennetd.policy.config import Forward, Match, Network, Policy, Rule
+from xennetd.policy.firewall import forward_element
 from xennetd.xenstore.parse import NODES, parse_vif
 
 UPLINK = 1
@@ -48,6 +51,8 @@ class RoutedWorld(World):
     domains: Sequence[int] = ()
     settings: dict[tuple[str, str], int] = field(default_factory=dict)
     domain_of: dict[VifId, int] = field(default_factory=dict)
+    robbed: list[tuple[VifId, VifId]] = field(default_factory=list)
+    """Guests that lost a route while they were connected, and the guests of other domains that got it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,8 +78,17 @@ class RoutedWorld(World):
         for new in link.routes - before.routes:
             for other in tuple(self.links.values()):
                 if other.index != link.index and new in other.routes:
+                    self._route_moves(other.parent, link.parent)
                     self.links[other.index] = replace(other, routes=other.routes - {new})
             self.unheard_links.append(_route(link.index, new))
+
+    def _route_moves(self, before: VifId | None, after: VifId | None) -> None:
+        assert before is not None
+        assert after is not None
+        nodes = self.nodes.get(before, {})
+        connected = nodes.get("online") == "1" and nodes.get("hotplug-status") == "connected"
+        if connected and self.domain_of[before] != self.domain_of[after]:
+            self.robbed.append((before, after))
 
     def happen(self, life: Life, op: Op) -> None:
         super().happen(life, op)
@@ -165,19 +179,24 @@ class RoutedDirectory(SimulatedDirectory):
 
 
 async def play(
-    lives: tuple[Life, ...], moments: tuple[Moment, ...], wanted: Sequence[str], domains: Sequence[int]
+    lives: tuple[Life, ...],
+    moments: tuple[Moment, ...],
+    wanted: Sequence[str],
+    domains: Sequence[int],
+    policy: Policy = NO_POLICY,
 ) -> tuple[RoutedWorld, Reconciler, Heap]:
     """Let everything happen to a world of routes."""
     world = RoutedWorld(wanted=wanted, domains=domains)
     kernel, directory, heap = RoutedKernel(world), RoutedDirectory(world), Heap()
     hands: Any = dict.fromkeys(RANKS, heap)
-    reconciler, _ = await run(world, kernel, directory, Ground(hands), lives, moments)
+    reconciler, _ = await run(world, kernel, directory, Ground(hands), lives, moments, policy)
     return world, reconciler, heap
 
 
 def check(world: RoutedWorld, reconciler: Reconciler, heap: Heap) -> None:
     """Each address leads to one guest that is there and wants it, and the host has what that needs and nothing else."""
     assert set(reconciler.records) == set(world.nodes)
+    assert world.robbed == []
     proxies = {str(each.address) for each in heap.there if isinstance(each, ProxyNeighbour)}
     for address in ADDRESSES:
         destination = IPv4Network(address)
@@ -234,6 +253,34 @@ def test_a_guest_gets_its_address_back_although_its_link_was_taken_down_unheard(
     world, reconciler, heap = asyncio.run(play(lives, moments, [ADDRESSES[0]] * 2, [1, 1]))
     check(world, reconciler, heap)
     assert reconciler.records[VifId(1, 0)].state is VifState.CONNECTED
+
+
+def test_no_other_domain_takes_the_address_of_a_guest_that_is_still_booting() -> None:
+    # The daemon hears nothing of a vif from its verdict until the guest's driver is up. The other domain came earlier,
+    # and is given a second vif in that time.
+    lives = tuple(Life(vif, None, BIRTH, order) for order, vif in enumerate((VifId(1, 0), VifId(2, 0), VifId(1, 1))))
+    moments = schedule(*((life.order, op, 20 if op is Op.LINK else 0) for life in lives for op in life.ops))
+    wanted = [ADDRESSES[1], ADDRESSES[0], ADDRESSES[0]]
+    world, reconciler, heap = asyncio.run(play(lives, moments, wanted, [1, 2, 1]))
+    check(world, reconciler, heap)
+    states = [reconciler.records[life.vif].state for life in lives]
+    assert states == [VifState.CONNECTED, VifState.CONNECTED, VifState.ERROR]
+
+
+def test_no_other_domain_takes_the_forwarded_port_of_a_guest_that_is_still_booting() -> None:
+    # As above, but the guests share their name, and a port of the host is forwarded to the guest of that name. The
+    # first vif asks for the host's own address: it gets nothing, and all it does is to say that its domain came first.
+    forward = Forward("tcp", 8080, "guest", 80)
+    edge = Network("edge", Mode.ROUTE, forwards=(forward,))
+    policy = Policy(networks={"edge": edge}, rules=(Rule("all", Match(), network=edge),))
+    lives = tuple(Life(vif, None, BIRTH, order) for order, vif in enumerate((VifId(1, 0), VifId(2, 0), VifId(1, 1))))
+    moments = schedule(*((life.order, op, 20 if op is Op.LINK else 0) for life in lives for op in life.ops))
+    wanted = [str(HOST.ip), *ADDRESSES]
+    _, reconciler, heap = asyncio.run(play(lives, moments, wanted, [1, 2, 1], policy))
+    states = [reconciler.records[life.vif].state for life in lives]
+    assert states == [VifState.ERROR, VifState.CONNECTED, VifState.CONNECTED]
+    forwarded = [each for each in heap.there if isinstance(each, Element)]
+    assert forwarded == [forward_element(forward, IPv4Address(ADDRESSES[0]))]
 
 
 _plots = st.tuples(

@@ -279,10 +279,15 @@ class Reconciler:
         return decision
 
     def _claim(self, record: Record, decision: Decision) -> None:
-        """Note what the vif claims for itself, and have those looked at whom that concerns."""
-        vif, attachment = record.vif, decision.attachment
+        """Note what the vif claims for itself, and have those looked at whom that concerns.
+
+        A vif counts as connected from the look that tells it so. Other vifs are looked at while the verdict is on its
+        way, and until the next look at this one: no other domain may take in that time what this vif was just given.
+        """
+        vif, attachment, verdict = record.vif, decision.attachment, decision.verdict
+        connected = record.connected or (verdict is not None and verdict.error is None)
         if attachment is not None:
-            self._announce(self._claims.set(vif, record.title, attachment, connected=record.connected))
+            self._announce(self._claims.set(vif, record.title, attachment, connected=connected))
         else:
             self._announce(self._claims.drop(vif.id))
 
