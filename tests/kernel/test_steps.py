@@ -266,6 +266,18 @@ def test_a_setting_of_a_link_that_is_gone_says_so(lane: Lane) -> None:
     assert refused.value.link_gone
 
 
+@pytest.mark.parametrize("route", [Route(ROUTE.destination, 2), ROUTE6], ids=["ipv4", "ipv6"])
+def test_a_route_through_a_link_that_was_taken_down_meanwhile_says_so(lane: Lane, route: Route) -> None:
+    index = lane.index()
+    lane.do(set_up(lane.link(), "vif1.0"))
+    ip("link", "set", "vif1.0", "down")
+    assert lane.link().up
+    with pytest.raises(StepRefused) as refused:
+        lane.do(AddRoute(index, "vif1.0", route))
+    assert refused.value.overtaken
+    assert not lane.link().up
+
+
 def test_routes_that_go_without_an_event_are_missed(lane: Lane) -> None:
     lane.do(*steps_of(lane.link()))
     ip("link", "set", "vif1.0", "down")

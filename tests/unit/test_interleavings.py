@@ -44,6 +44,7 @@ from xennetd.xenstore.parse import NODES, parse_vif
 
 BRIDGE = 2
 CAPABILITIES = ("has_ipv6", "forces_ipv6")
+NO_POLICY = Policy()
 ROUNDS = 6
 """Looks at everything, after which a world must be at rest."""
 
@@ -271,12 +272,13 @@ async def run(
     host: HostState,
     lives: tuple[Life, ...],
     moments: tuple[Moment, ...],
+    policy: Policy = NO_POLICY,
 ) -> tuple[Reconciler, list[Event]]:
     """Let everything happen, then let the daemon hear of everything and come to rest."""
     audit: list[Event] = []
     recorder = SimpleNamespace(record=audit.append)
     parts: Any = (kernel, directory, None, recorder, mock.Mock(), Marks(), host, nobody(), _nothing_first)
-    reconciler = Reconciler(InForce(Policy()), *parts)
+    reconciler = Reconciler(InForce(policy), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.vif_changed
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         running = asyncio.ensure_future(reconciler.run())
@@ -325,13 +327,36 @@ def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments
 def check_replays(reconciler: Reconciler) -> None:
     """Each last decision is made again from what `show --debug` would print of it."""
     for record in reconciler.records.values():
-        told = {"observation": record.observed, "decision": record.decided, "policy": Policy()}
+        told = {"observation": record.observed, "decision": record.decided, "policy": reconciler._in_force.policy}
         text = json.dumps({name: to_json(value) for name, value in told.items()} | dict.fromkeys(CAPABILITIES, False))
         dump = replay.read(text)
         assert record.observed is not None
         assert record.decided is not None
         assert replay.same(replay.again(dump), record.decided)
         assert to_json(dump.observation) == to_json(record.observed)
+
+
+class HastyKernel(SimulatedKernel):
+    """Another program brings a link up, once, just before the daemon renames it."""
+
+    hasty = True
+
+    def _execute(self, step: LinkStep) -> None:
+        if self.hasty and isinstance(step, SetLink) and step.property == "name":
+            self.hasty = False
+            self._world.put(replace(self._world.links[step.index], flags=IFF_UP))
+        super()._execute(step)
+
+
+def test_a_link_that_another_program_brings_up_meanwhile_is_renamed_all_the_same() -> None:
+    life = Life(VifId(1, 0), "web0", (Op.DIRECTORY, Op.INIT_WAIT, Op.LINK))
+    moments = tuple(Moment(0, op, 0) for op in life.ops)
+    world = World()
+    kernel, directory = HastyKernel(world), SimulatedDirectory(world)
+    reconciler, audit = asyncio.run(run(world, kernel, directory, HostState({}), (life,), moments))
+    assert not kernel.hasty
+    check(world, reconciler, (life,), moments)
+    assert "error vif1.0" not in events(audit)
 
 
 @given(schedules())

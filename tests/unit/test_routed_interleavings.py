@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.schedules import Life, Moment, Op, schedules
 from tests.unit.test_host_state import KINDS, Heap
-from tests.unit.test_interleavings import SimulatedDirectory, SimulatedKernel, World, check_replays, run
+from tests.unit.test_interleavings import NO_POLICY, SimulatedDirectory, SimulatedKernel, World, check_replays, run
 from tests.unit.test_rtnl import address_message, attribute, route_message
 from xennetd.daemon.reconcile import observe
 from xennetd.daemon.reconcile.host import HostState
@@ -29,11 +29,14 @@ from xennetd.kernel import rtnl_ip
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import Links
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
-from xennetd.model.objects import ProxyNeighbour
+from xennetd.model.objects import ProxyNeighbour, SetElement
+from xennetd.model.policy import Forward, Match, Network, Policy, Rule
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan import port
 from xennetd.plan.steps import AddRoute, LinkStep, SetSysctl
+from xennetd.policy.modes import ROUTE
+from xennetd.render.nft import forward_element
 from xennetd.xenstore.parse import NODES, parse_vif
 
 UPLINK = 1
@@ -50,6 +53,8 @@ class RoutedWorld(World):
     domains: Sequence[int] = ()
     settings: dict[tuple[str, str], int] = field(default_factory=dict)
     domain_of: dict[VifId, int] = field(default_factory=dict)
+    robbed: list[tuple[VifId, VifId]] = field(default_factory=list)
+    """Guests that lost a route while they were connected, and the guests of other domains that got it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,8 +80,17 @@ class RoutedWorld(World):
         for new in link.routes - before.routes:
             for other in tuple(self.links.values()):
                 if other.index != link.index and new in other.routes:
+                    self._route_moves(other.parent, link.parent)
                     self.links[other.index] = replace(other, routes=other.routes - {new})
             self.unheard_links.append(_route(link.index, new))
+
+    def _route_moves(self, before: VifId | None, after: VifId | None) -> None:
+        assert before is not None
+        assert after is not None
+        nodes = self.nodes.get(before, {})
+        connected = nodes.get("online") == "1" and nodes.get("hotplug-status") == "connected"
+        if connected and self.domain_of[before] != self.domain_of[after]:
+            self.robbed.append((before, after))
 
     def happen(self, life: Life, op: Op) -> None:
         super().happen(life, op)
@@ -158,7 +172,11 @@ class RoutedDirectory(SimulatedDirectory):
 
 
 async def play(
-    lives: tuple[Life, ...], moments: tuple[Moment, ...], wanted: Sequence[str], domains: Sequence[int]
+    lives: tuple[Life, ...],
+    moments: tuple[Moment, ...],
+    wanted: Sequence[str],
+    domains: Sequence[int],
+    policy: Policy = NO_POLICY,
 ) -> tuple[RoutedWorld, Reconciler, Heap]:
     """Let everything happen to a world of routes."""
     world = RoutedWorld(wanted=wanted, domains=domains)
@@ -170,7 +188,7 @@ async def play(
 
     settings_of_the_world = mock.patch.object(observe, "read_sysctl", read_sysctl)
     with settings_of_the_world:
-        reconciler, _ = await run(world, kernel, directory, HostState(adapters), lives, moments)
+        reconciler, _ = await run(world, kernel, directory, HostState(adapters), lives, moments, policy)
     return world, reconciler, heap
 
 
@@ -178,6 +196,7 @@ def check(world: RoutedWorld, reconciler: Reconciler, heap: Heap) -> None:
     """Each address leads to one guest that is there and wants it, and the host has what that needs and nothing else."""
     assert set(reconciler.records) == set(world.nodes)
     check_replays(reconciler)
+    assert world.robbed == []
     proxies = {str(each.address) for each in heap.there if isinstance(each, ProxyNeighbour)}
     for address in ADDRESSES:
         destination = IPv4Network(address)
@@ -209,6 +228,59 @@ def check(world: RoutedWorld, reconciler: Reconciler, heap: Heap) -> None:
 
 def _is_ready(world: World, vif: VifId) -> bool:
     return world.link_of(vif) is not None and world.nodes[vif]["state"] in ("2", "4")
+
+
+BIRTH = (Op.DIRECTORY, Op.INIT_WAIT, Op.LINK)
+
+
+def schedule(*moments: tuple[int, Op, int]) -> tuple[Moment, ...]:
+    """Return moments from the number of a life, its step, and how much the daemon gets done before the next one."""
+    return tuple(Moment(*moment) for moment in moments)
+
+
+def test_a_guest_gets_its_address_back_although_its_link_was_taken_down_unheard() -> None:
+    # A later vif of the domain takes the address over and goes. The earlier vif's link is down by then: the daemon
+    # first hears of that when the kernel refuses the route, and must not take the refusal for a failure of the vif.
+    end = (Op.OFFLINE, Op.CLOSED, Op.LINK_GONE, Op.DIRECTORY_GONE)
+    lives = (Life(VifId(1, 0), None, (*BIRTH, Op.MEDDLE)), Life(VifId(2, 0), None, (*BIRTH, *end), 1))
+    moments = schedule(
+        (0, Op.DIRECTORY, 0), (0, Op.INIT_WAIT, 0), (0, Op.LINK, 20),
+        (1, Op.DIRECTORY, 20),
+        (0, Op.MEDDLE, 0),
+        (1, Op.INIT_WAIT, 0), (1, Op.LINK, 0), (1, Op.OFFLINE, 0), (1, Op.CLOSED, 0),
+        (1, Op.LINK_GONE, 1), (1, Op.DIRECTORY_GONE, 1),
+    )  # fmt: skip
+    world, reconciler, heap = asyncio.run(play(lives, moments, [ADDRESSES[0]] * 2, [1, 1]))
+    check(world, reconciler, heap)
+    assert reconciler.records[VifId(1, 0)].state is VifState.CONNECTED
+
+
+def test_no_other_domain_takes_the_address_of_a_guest_that_is_still_booting() -> None:
+    # The daemon hears nothing of a vif from its verdict until the guest's driver is up. The other domain came earlier,
+    # and is given a second vif in that time.
+    lives = tuple(Life(vif, None, BIRTH, order) for order, vif in enumerate((VifId(1, 0), VifId(2, 0), VifId(1, 1))))
+    moments = schedule(*((life.order, op, 20 if op is Op.LINK else 0) for life in lives for op in life.ops))
+    wanted = [ADDRESSES[1], ADDRESSES[0], ADDRESSES[0]]
+    world, reconciler, heap = asyncio.run(play(lives, moments, wanted, [1, 2, 1]))
+    check(world, reconciler, heap)
+    states = [reconciler.records[life.vif].state for life in lives]
+    assert states == [VifState.CONNECTED, VifState.CONNECTED, VifState.ERROR]
+
+
+def test_no_other_domain_takes_the_forwarded_port_of_a_guest_that_is_still_booting() -> None:
+    # As above, but the guests share their name, and a port of the host is forwarded to the guest of that name. The
+    # first vif asks for the host's own address: it gets nothing, and all it does is to say that its domain came first.
+    forward = Forward("tcp", 8080, "guest", 80)
+    edge = Network("edge", ROUTE, forwards=(forward,))
+    policy = Policy(networks={"edge": edge}, rules=(Rule("all", Match(), network=edge),))
+    lives = tuple(Life(vif, None, BIRTH, order) for order, vif in enumerate((VifId(1, 0), VifId(2, 0), VifId(1, 1))))
+    moments = schedule(*((life.order, op, 20 if op is Op.LINK else 0) for life in lives for op in life.ops))
+    wanted = [str(HOST.ip), *ADDRESSES]
+    _, reconciler, heap = asyncio.run(play(lives, moments, wanted, [1, 2, 1], policy))
+    states = [reconciler.records[life.vif].state for life in lives]
+    assert states == [VifState.ERROR, VifState.CONNECTED, VifState.CONNECTED]
+    forwarded = [each for each in heap.there if isinstance(each, SetElement)]
+    assert forwarded == [forward_element(forward, IPv4Address(ADDRESSES[0]))]
 
 
 _plots = st.tuples(

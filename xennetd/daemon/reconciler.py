@@ -291,10 +291,15 @@ class Reconciler:
         return decision
 
     def _claim(self, record: Record, decision: Decision) -> None:
-        """Note what the vif claims for itself, and have those looked at whom that concerns."""
-        vif, attachment = record.vif, decision.attachment
+        """Note what the vif claims for itself, and have those looked at whom that concerns.
+
+        A vif counts as connected from the look that tells it so. Other vifs are looked at while the verdict is on its
+        way, and until the next look at this one: no other domain may take in that time what this vif was just given.
+        """
+        vif, attachment, verdict = record.vif, decision.attachment, decision.verdict
+        connected = record.connected or (verdict is not None and verdict.error is None)
         if attachment is not None:
-            self._announce(self._claims.set(vif, record.title, attachment, connected=record.connected))
+            self._announce(self._claims.set(vif, record.title, attachment, connected=connected))
         else:
             self._announce(self._claims.drop(vif.id))
 
@@ -316,7 +321,10 @@ class Reconciler:
             self._fail(record, link, error, tap=tap)
             return []
         except StepRefused as refused:
-            if not refused.link_gone and not self._bridge_gone(refused.step):
+            # A refusal is held against a vif until what the refusal is about changes. The kernel's view has taken in
+            # by now whatever changed between the look and the Step, and no second event will tell of that change. So a
+            # refusal that comes of it must not be remembered: the next round decides anew, by the newer view.
+            if not (refused.link_gone or refused.overtaken or self._bridge_gone(refused.step)):
                 why = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
                 self._fail(record, link, why, tap=tap)
             return []

@@ -37,6 +37,15 @@ class StepRefused(Exception):
         """Whether the link the Step was for does not exist any more."""
         return self.errno in (errno.ENODEV, errno.ENXIO)
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether another program took the link down, or brought it up, after it was looked at.
+
+        `plan.port.attach` brings a link that is down up before its routes, and takes one that is up down before it gets
+        another name. So the kernel refuses such a Step for the link's flag only when the look had the flag wrong.
+        """
+        return self.errno == errno.ENETDOWN or (self.errno == errno.EBUSY and _renames(self.step))
+
 
 def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefused]:
     """Carry out `steps` in order. A link comes up only when everything that was needed before it has succeeded.
@@ -70,6 +79,10 @@ def _run(socket: RequestSocket, steps: list[LinkStep]) -> list[StepRefused]:
             raise refusal
         refused.append(refusal)
     return refused
+
+
+def _renames(step: LinkStep) -> bool:
+    return isinstance(step, SetLink) and step.property == "name"
 
 
 def _brings_up(step: LinkStep) -> bool:
