@@ -153,7 +153,7 @@ class Rtnl:
         self._do([(RTM_NEWLINK, 0, body)])
 
     def rename(self, name: str, to: str) -> None:
-        """Rename a link, which must be down."""
+        """Rename a link. Before Linux 6.2 it must be down: OSError EBUSY."""
         self._do([(RTM_NEWLINK, 0, _LINK.pack(0, 0, self.index(name), 0, 0) + _name(IFLA_IFNAME, to))])
 
     def add_address(self, name: str, address: str) -> None:
