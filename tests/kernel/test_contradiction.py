@@ -20,6 +20,7 @@ from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import setting, way
 from tests.kernel.verdict import connected, refused
+from tests.kernel.wait import eventually
 
 BRIDGE = "private0"
 ADDRESS = "10.78.0.1/24"
@@ -96,8 +97,8 @@ def test_the_guest_is_connected_when_the_network_has_gone(
     site.host.bridge(BRIDGE, address=ADDRESS)
     # then
     connected(bed, web.vif)
-    assert way(site.host, DESTINATION) == web.vif.netdev
-    assert setting(site.host, FORWARDING) == 1
+    eventually(lambda: way(site.host, DESTINATION) == web.vif.netdev)
+    eventually(lambda: setting(site.host, FORWARDING) == 1)
 
 
 def test_the_guest_is_connected_when_it_comes_back_with_another_uplink(

@@ -350,6 +350,8 @@ class Service:
         await self._networks.follow_policy()
         await self._reconciler.follow_policy()
         await self._networks.retire()
+        self._prune_due = True
+        await self._prune()
         return []
 
     def check(self) -> tuple[list[str], list[str]]:
