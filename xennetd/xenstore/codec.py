@@ -23,6 +23,7 @@ from xennetd.model.text import visible
 DIRECTORY: Final[int] = _Op.DIRECTORY
 READ: Final[int] = _Op.READ
 WATCH: Final[int] = _Op.WATCH
+UNWATCH: Final[int] = _Op.UNWATCH
 TRANSACTION_START: Final[int] = _Op.TRANSACTION_START
 TRANSACTION_END: Final[int] = _Op.TRANSACTION_END
 WRITE: Final[int] = _Op.WRITE
