@@ -16,7 +16,7 @@ from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.config import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.policy.load import load
-from xennetd.policy.resolve import owned
+from xennetd.policy.resolve import owned, same_rule
 from xennetd.policy.resolve import resolve as resolve_among
 from xennetd.policy.routed import DEFAULT_ROUTE
 
@@ -138,6 +138,16 @@ def test_a_rule_on_a_name_that_can_not_be_read_keeps_the_port_shut() -> None:
     other = Match(vm="*-quarantine", devid=1)
     narrower = rules(Rule("quarantine", other, deny="x"), Rule("rest", Match(), network=LAN))
     assert resolve(narrower, unnamed, HOST).policy == "rest"
+
+
+def test_whether_a_rename_makes_another_rule_decide() -> None:
+    web = Rule("web tier", Match(vm="web-*"), network=LAN)
+    renamed, other = replace(VIF, vm="web-2"), replace(VIF, vm="db-1")
+    assert same_rule((web,), VIF, renamed)
+    assert not same_rule((web,), VIF, other)
+    assert same_rule((web,), other, replace(VIF, vm="db-2"))  # none decides about either
+    assert not same_rule((web, replace(web, match=Match(vm="db-*"))), VIF, other)
+    assert not same_rule((web,), VIF, replace(VIF, vm=None))  # that can't be told
 
 
 def test_faults_are_the_guests_and_come_first() -> None:

@@ -36,7 +36,7 @@ from xennetd.plan.decide import CONNECTED, Decision, Look, PortDecision, PortMem
 from xennetd.plan.refusal import not_taken, refusal
 from xennetd.plan.steps import Ensure, SetMaster, SetMtu, Step
 from xennetd.policy.config import Policy
-from xennetd.policy.resolve import owned, resolve
+from xennetd.policy.resolve import owned, resolve, same_rule
 from xennetd.xenstore import backend
 from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
@@ -344,8 +344,18 @@ class Reconciler:
             self._belonging.rename(vif.id, None, vif)
         elif record.vif.vifname != vif.vifname:
             self._belonging.rename(vif.id, record.vif, vif)
-        record.vif = vif
+        old, record.vif = record.vif, vif
+        if old.vm != vif.vm:
+            self._renamed(record, old)
         return record
+
+    def _renamed(self, record: Record, old: Vif) -> None:
+        """The vif's domain has another name than in `old`. Where that makes another rule decide, the vif does not stay
+        where it is because the new rule can't be carried out: just as after a reload."""
+        if not same_rule(self._policy.rules, old, record.vif):
+            record.connected_by = None
+        if self._policy.daemon.mode == "enforce":
+            self._trail.renamed(record, old)
 
     def _is_replaced(self, vif_id: VifId) -> bool:
         """Whether the link is another than at the last look: most likely it is another vif's with the same numbers."""

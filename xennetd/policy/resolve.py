@@ -231,6 +231,14 @@ def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
     return None
 
 
+def same_rule(rules: Sequence[Rule], one: Vif, other: Vif) -> bool:
+    """Return whether one rule decides about both vifs, or none about either. False if that can't be told."""
+    try:
+        return first_match(rules, one) is first_match(rules, other)
+    except PolicyError:
+        return False
+
+
 def holds(match: Match, vif: Vif) -> bool | None:
     """Return whether all conditions hold, None if that depends on a name or uuid that can't be read.
 
