@@ -40,9 +40,7 @@ def _lease_file(pid: int) -> Path:
         word.removeprefix(_CONFIGURATION) for word in _words(Path(f"/proc/{pid}")) if word.startswith(_CONFIGURATION)
     )
     (file,) = (
-        line.removeprefix(_LEASES)
-        for line in Path(configuration).read_text().splitlines()
-        if line.startswith(_LEASES)
+        line.removeprefix(_LEASES) for line in Path(configuration).read_text().splitlines() if line.startswith(_LEASES)
     )
     return Path(file)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.bed import xen
 from tests.bed.ring import DomainSocket, notify_virq
-from tests.bed.xs import Node, Xs
+from tests.bed.xs import Node, Op, Request, Xs
 
 
 class Dump(NamedTuple):
@@ -152,6 +152,14 @@ class Xenstored:
     def log(self) -> str:
         """What xenstored wrote to its standard output and error."""
         return (self.directory / "log").read_text(errors="replace")
+
+    def watches(self) -> int:
+        """How many watches it keeps for all its clients, by its own report of the memory that it uses."""
+        report = self.directory / "memory"
+        report.unlink(missing_ok=True)  # it appends
+        with self.connect() as xs:
+            xs.request(Request.of(Op.CONTROL, "memreport", str(report)))
+        return report.read_text().count("struct watch ")
 
     def dump(self) -> Dump:
         with self.connect() as xs:

@@ -95,9 +95,7 @@ def test_its_guests_stay_where_they_are(
     before = bridge(site.host)
     assert before is not None
     with ExitStack() as stack:
-        pings = [
-            stack.enter_context(Pinging(web.namespace, address)) for address in (db.ipv4, db.ipv6, *GATEWAYS)
-        ]
+        pings = [stack.enter_context(Pinging(web.namespace, address)) for address in (db.ipv4, db.ipv6, *GATEWAYS)]
         verdicts = stack.enter_context(bed.xenstored.connect())
         for directory in (web_directory, db_directory):
             verdicts.watch(f"{directory}/hotplug-status")

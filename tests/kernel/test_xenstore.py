@@ -231,6 +231,44 @@ async def test_a_watch_is_told_of_everything_below_its_path(xenstored: Xenstored
     assert [await paths.get() for _ in range(3)] == ["backend/vif", "backend/vif/7/0/state", "backend/vif"]
 
 
+@story
+async def test_a_watch_that_is_taken_away_tells_nothing_more(xenstored: Xenstored) -> None:
+    client, xs = await connected(xenstored.socket), xenstored.connect()
+    paths: asyncio.Queue[str] = asyncio.Queue()
+    assert await client.watch_many(["/one", "/two", "/three"], paths.put_nowait) == []
+    assert [await paths.get() for _ in range(3)] == ["/one", "/two", "/three"]
+    xs.write("/one", "sent before the watch is taken away")
+    await client.unwatch_many(["/one", "/three", "/never-watched"])
+    assert list(client.watched) == ["/two"]
+    for path in ("/one", "/two", "/three"):
+        xs.write(path, "")
+    assert [await paths.get() for _ in range(2)] == ["/one", "/two"]
+    assert await client.watch_many(["/one"], paths.put_nowait) == []
+    assert await paths.get() == "/one"
+    assert paths.empty()
+    assert xenstored.watches() == 2
+
+
+@story
+async def test_watches_above_the_quota_are_refused_and_the_others_are_set(
+    xenstored: Xenstored, toolstack: Toolstack
+) -> None:
+    domain = toolstack.create_domain("driver", domid=DRIVER)
+    client = await connected(xenstored.domain_socket(DRIVER))
+    seen: list[str] = []
+    refusals = await client.watch_many([f"data/{number}" for number in range(140)], seen.append)
+    assert {refusal.errno for refusal in refusals} == {errno.E2BIG}
+    assert len(client.watched) == 140 - len(refusals)
+    with pytest.raises(XenstoreError):
+        await client.watch("data/one-more", seen.append)
+    seen.clear()
+    for number in (0, 139):
+        toolstack.xs.write(f"{domain.path}/data/{number}", "")
+    await client.unwatch_many(["data/0"])
+    assert seen == ["data/0"]
+    await client.watch("data/one-more", seen.append)
+
+
 # What is written for a vif
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -45,6 +46,12 @@ class Follower:
     @property
     def reads(self) -> list[str]:
         return self.client.reads
+
+    @property
+    def names(self) -> set[int]:
+        """The domains whose names are watched."""
+        names = (re.fullmatch(r"/local/domain/(\d+)/name", path) for path in self.client.watched)
+        return {int(name[1]) for name in names if name is not None}
 
     async def until(self, what: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 5
@@ -93,6 +100,8 @@ async def following(path: object) -> AsyncIterator[Follower]:
     task = asyncio.create_task(directory.run())
     await directory.loaded.wait()
     follower = Follower(directory, client, changed, known)
+    if not directory.own_domid:
+        await follower.until(lambda: follower.names == {vif.domid for vif in directory})
     await follower.quiet()
     changed.clear()
     known.clear()
@@ -269,12 +278,14 @@ async def test_an_orphan_is_no_vif(xenstored: Xenstored, toolstack: Toolstack) -
 async def test_a_rename_without_an_event_is_seen_with_the_next_state(
     xenstored: Xenstored, toolstack: Toolstack
 ) -> None:
-    web = toolstack.create_domain("web--incoming")
-    vif = toolstack.add_vif(web)
     async with following(xenstored.socket) as follower:
+        web = toolstack.create_domain("web--incoming")
+        vif = toolstack.add_vif(web)
+        await follower.until(lambda: bool(follower.changed))
         toolstack.rename_domain(web, "shop")
         toolstack.xs.write(f"{vif.backend}/state", "2")
-        await follower.until(lambda: bool(follower.changed))
+        await follower.until(lambda: len(follower.changed) == 2)
+        assert follower.names == set()  # It is too early for a watch on the name.
         found = follower.directory.get(VifId(web.domid, 0))
         assert found is not None
         assert found.vm == "shop"

@@ -79,7 +79,8 @@ def test_operations_have_the_numbers_that_pyxs_has() -> None:
     assert ours == {
         name: theirs[name]
         for name in (
-            "DIRECTORY", "READ", "WATCH", "TRANSACTION_START", "TRANSACTION_END", "WRITE", "RM", "WATCH_EVENT", "ERROR",
+            "DIRECTORY", "READ", "WATCH", "UNWATCH", "TRANSACTION_START", "TRANSACTION_END", "WRITE", "RM",
+            "WATCH_EVENT", "ERROR",
         )
     }  # fmt: skip
 

@@ -55,3 +55,27 @@ def test_a_domains_directory_is_its_vifs() -> None:
 )
 def test_what_is_not_ours_to_read_is_ignored(path: str) -> None:
     assert not hinted(path)
+
+
+@given(st.one_of(st.text(max_size=30), st.lists(words, max_size=7).map("/".join)))
+def test_any_path_of_a_name_is_a_domain_or_ignored(path: str) -> None:
+    hints = Hints()
+    hints.add_name(path)
+    assert bool(hints) == bool(hints.renamed)
+    assert (hints.everything, hints.gone, hints.domains, hints.vifs) == (False, False, set(), {})
+
+
+@pytest.mark.parametrize(
+    ("path", "domids"),
+    [
+        ("/local/domain/7/name", {7}),
+        ("/local/domain/7", {7}),
+        ("/local/domain/7/name/below", set()),
+        ("/local/domain", set()),
+        ("/", set()),
+    ],
+)
+def test_a_name_is_its_domains(path: str, domids: set[int]) -> None:
+    hints = Hints()
+    hints.add_name(path)
+    assert hints.renamed == domids

@@ -368,7 +368,9 @@ class Reconciler:
             self._belonging.rename(vif.id, None, vif)
         elif record.vif.vifname != vif.vifname:
             self._belonging.rename(vif.id, record.vif, vif)
-        record.vif = vif
+        old, record.vif = record.vif, vif
+        if old.vm != vif.vm and not self._in_force.observes:
+            self._trail.renamed(record, old)
         return record
 
     def _is_replaced(self, vif_id: VifId) -> bool:

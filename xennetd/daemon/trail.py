@@ -13,6 +13,7 @@ from xennetd.model.errors import Denied
 from xennetd.model.event import EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
+from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.steps import Step
@@ -63,6 +64,13 @@ class Trail:
         self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {where}"))
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
+
+    def renamed(self, record: Record, old: Vif) -> None:
+        """Tell that the domain has another name than in `old`, unless it is another domain, or the vif is not ours."""
+        if record.state in (None, VifState.IGNORED) or old.vm is None or old.uuid != record.vif.uuid:
+            return
+        message = f"the domain of {record.vif.id} was renamed from {old.vm} to {record.vif.vm}"
+        self._audit.record(record.event(EventKind.CHANGE, message))
 
     def tap_told(self, record: Record, decision: Decision, verdict: str) -> None:
         """Tell what became of a tap: `verdict` is what the node `xennetd-tap` says now, empty that it is gone."""

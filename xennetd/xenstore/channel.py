@@ -123,8 +123,8 @@ class DeviceChannel:
     after write(2) has returned. A second request before the answer to the first overwrites that one: nodes are then
     read, and written, that nobody named (seen with Linux 6.12). What is behind a whole message in a write is discarded.
 
-    poll(2) never says that the device is writable, so it is written to at once. That blocks for a copy, for a watch
-    until xenstored has answered.
+    poll(2) never says that the device is writable, so it is written to at once. That blocks for a copy; if a watch is
+    set or taken away, until xenstored has answered.
     """
 
     def __init__(self, fd: int, received: Callable[[bytes], None], lost: Callable[[ConnectionLost], None]) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -88,13 +87,17 @@ class XenstoreClient:
         self._pending: dict[int, _Batch] = {}
         self._next_id = 1
         self._watches: dict[str, Callable[[str], None]] = {}
-        self._tokens = itertools.count()
         self._transactions = asyncio.Semaphore(TRANSACTIONS_UNPRIVILEGED)
 
     @property
     def connected(self) -> bool:
         """Whether requests can be made."""
         return self._channel is not None
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The paths that have a watch."""
+        return self._watches.keys()
 
     def require(self) -> None:
         """Raise ConnectionLost, with the reason, unless requests can be made."""
@@ -158,13 +161,32 @@ class XenstoreClient:
         return listings
 
     async def watch(self, path: str, callback: Callable[[str], None]) -> None:
-        """Have `callback` called with the path of each event at or below `path`, first of all with `path` itself."""
-        token = str(next(self._tokens))
-        self._watches[token] = callback
-        [reply] = await self.exchange((Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), token))),))
-        if isinstance(reply, int):
-            del self._watches[token]
-            raise XenstoreError(reply, path)
+        """Have `callback` called with the path of each event at or below `path`, first of all with `path` itself.
+
+        A path has one watch at a time.
+        """
+        for refusal in await self.watch_many((path,), callback):
+            raise refusal
+
+    async def watch_many(self, paths: Sequence[str], callback: Callable[[str], None]) -> list[XenstoreError]:
+        """Set a watch on each of several paths, in one go. Returns the refusals; all other watches are set."""
+        self.require()
+        requests = [Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), path))) for path in paths]
+        self._watches.update(dict.fromkeys(paths, callback))
+        refusals = []
+        for path, reply in zip(paths, await self.exchange(requests), strict=True):
+            if isinstance(reply, int):
+                del self._watches[path]
+                refusals.append(XenstoreError(reply, path))
+        return refusals
+
+    async def unwatch_many(self, paths: Sequence[str]) -> None:
+        """Take away the watches on several paths, in one go. What xenstored has sent before that still comes."""
+        requests = [Request(codec.UNWATCH, 0, codec.join_strings((codec.check_path(path), path))) for path in paths]
+        # A refusal says that xenstored has no such watch, which is what was wanted.
+        await self.exchange(requests)
+        for path in paths:
+            self._watches.pop(path, None)
 
     async def transact(
         self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]

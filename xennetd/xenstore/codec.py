@@ -21,6 +21,7 @@ from xennetd.model.text import visible
 DIRECTORY: Final = 1
 READ: Final = 2
 WATCH: Final = 4
+UNWATCH: Final = 5
 TRANSACTION_START: Final = 6
 TRANSACTION_END: Final = 7
 WRITE: Final = 11

@@ -1,7 +1,12 @@
-"""The directory of vifs: every backend directory of ours in xenstore, parsed and kept current by one watch.
+"""The directory of vifs: every backend directory of ours in xenstore, parsed and kept current by watches.
 
 Rules: an event is a hint of where to look, and all hints that are at hand are looked at in one batch; a vif is reported
 only when it differs from what was known; nothing is reported as gone before a look at everything is complete.
+
+One watch tells of all nodes below `backend/vif`; in dom0 one watch for each domain tells of its name. Two nodes are
+read without a watch. `/local/domain/D/vm` is read together with the name: the toolstack writes it once, before the
+domain's first vif. The frontend's `mtu` is read with a whole vif: it lies in the guest's directory and decides only
+whether the guest is told its MTU once more, so a guest that changes it misleads nobody but itself.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from xennetd.model.vif import Vif, VifId
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.codec import XenstoreError
 from xennetd.xenstore.hints import ALL_NODES, ROOT, Hints
+from xennetd.xenstore.names import NameWatches
 from xennetd.xenstore.parse import NODES, parse_id, parse_number, parse_vif
 
 DOMAIN_GONE: Final = "@releaseDomain"
@@ -29,8 +35,14 @@ RETRY_LONGEST: Final = 1.0
 SETTLE: Final = 1.0
 """Seconds without a change after which a xenstored that had lost its contents is taken to be whole again."""
 
+NAMES_AFTER: Final = 0.5
+"""Seconds from when a domain's vif came or went until its name is followed, or no longer: its attach goes first."""
+
 _BATCH: Final = 64
 """Vifs read together in a look at everything: xenstored answers for the next while we parse these."""
+
+_NAME_ALONE: Final[frozenset[str]] = frozenset()
+"""Of a vif that is looked at: its domain's name and vm, none of its own nodes."""
 
 _NO_NODES: Final[Mapping[str, None]] = dict.fromkeys(NODES)
 _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
@@ -70,6 +82,9 @@ class Directory:
         self._hints = Hints()
         self._wake = asyncio.Event()
         self._had_home = False
+        self._names = NameWatches(client, self._name_event, self._log)
+        self._names_timer: asyncio.TimerHandle | None = None
+        self._names_due = False
 
     @property
     def own_domid(self) -> int:
@@ -124,7 +139,8 @@ class Directory:
             pause = min(2 * pause, RETRY_LONGEST)
 
     async def _start(self) -> None:
-        """Set the watches, then look at everything."""
+        """Set the watches, then look at everything. Those on names come later."""
+        self._names.forget()
         await self._client.watch(ROOT, self._event)
         # Not for every driver domain, and an extra hint only wherever it works.
         with suppress(XenstoreError):
@@ -154,12 +170,33 @@ class Directory:
             await asyncio.sleep(SETTLE)
 
     async def _follow(self) -> None:
+        self._follow_names_later()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
             self._client.require()
-            hints, self._hints = self._hints, Hints()
-            await self._look(hints)
+            if self._hints:
+                hints, self._hints = self._hints, Hints()
+                await self._look(hints)
+            elif self._names_due:
+                await self._follow_names()
+            else:
+                await self._wake.wait()
+                self._wake.clear()
+
+    def _follow_names_later(self) -> None:
+        if self._names_timer is None and not self.own_domid:
+            self._names_timer = asyncio.get_running_loop().call_later(NAMES_AFTER, self._follow_names_now)
+
+    def _follow_names_now(self) -> None:
+        self._names_timer = None
+        self._names_due = True
+        self._wake.set()
+
+    async def _follow_names(self) -> None:
+        """Watch the names of the domains that have vifs. Each watch's first event has the name read once more, since it
+        may have changed between the first look at it and the watch."""
+        self._names_due = False
+        if not await self._names.follow({vif.domid for vif in self._entries}):
+            self._names_due = True
 
     def _tell(self, state: str) -> None:
         if state != self.state:
@@ -170,6 +207,10 @@ class Directory:
         self._hints.add(untrusted_path, self._entries)
         if self._hints:
             self._wake.set()
+
+    def _name_event(self, untrusted_path: str) -> None:
+        self._hints.add_name(untrusted_path)
+        self._wake.set()
 
     def _domain_gone(self, _: str) -> None:
         self._hints.gone = True
@@ -184,6 +225,11 @@ class Directory:
             living = await self._client.directory("/local/domain")
             if living is not None:
                 vifs |= {vif: ALL_NODES for vif in self._entries if str(vif.domid) not in living}
+        if hints.renamed:
+            for vif in self._entries:
+                if vif.domid in hints.renamed:
+                    nodes = vifs.get(vif)
+                    vifs[vif] = nodes | {"state"} if nodes else _NAME_ALONE
         if hints.domains:
             vifs |= {vif: ALL_NODES for vif in self._entries if vif.domid in hints.domains}
             vifs |= dict.fromkeys(await self._list(hints.domains), ALL_NODES)
@@ -221,8 +267,10 @@ class Directory:
         self, wanted: Mapping[VifId, frozenset[str]], *, whole: bool = False
     ) -> dict[VifId, _Entry | None]:
         """Read nodes of vifs, in one go, and return what these vifs are now; `whole` if they have no other nodes."""
-        # A domain is renamed after its migration without any event of ours, so its name is read with each state.
-        domids = () if self.own_domid else tuple({vif.domid for vif, nodes in wanted.items() if "state" in nodes})
+        # Until the watch on a domain's name is set, nothing tells of a rename: the name is read with each state.
+        domids: tuple[int, ...] = ()
+        if not self.own_domid:
+            domids = tuple({vif.domid for vif, nodes in wanted.items() if "state" in nodes or nodes == _NAME_ALONE})
         paths = [f"{vif.backend}/{node}" for vif, nodes in wanted.items() for node in nodes]
         paths += [f"/local/domain/{domid}/{node}" for domid in domids for node in ("name", "vm")]
         # So that a verdict need not touch the frontend's directory when its MTU, as mostly, is right already.
@@ -254,6 +302,7 @@ class Directory:
     def _apply(self, found: Mapping[VifId, _Entry | None]) -> None:
         """Make the view what was found, then report the differences."""
         differ = []
+        others = False
         for vif, entry in found.items():
             old = self._entries.get(vif)
             if entry is not None:
@@ -262,8 +311,11 @@ class Directory:
                 del self._entries[vif]
             if (old and old.vif) != (entry and entry.vif):
                 differ.append(vif)
+            others = others or (old is None) != (entry is None)
         for vif in differ:
             self._changed(vif)
+        if others:
+            self._follow_names_later()
 
 
 def _entry(

@@ -15,18 +15,20 @@ ALL_NODES: Final = frozenset(NODES)
 
 
 class Hints:
-    """Where to look: at everything, at whole domains, at some nodes of some vifs, at vifs whose domain may be gone."""
+    """Where to look: at everything, at whole domains, at some nodes of some vifs, at vifs whose domain may be gone or
+    renamed."""
 
-    __slots__ = ("domains", "everything", "gone", "vifs")
+    __slots__ = ("domains", "everything", "gone", "renamed", "vifs")
 
     def __init__(self) -> None:
         self.everything = False
         self.gone = False
         self.domains: set[int] = set()
+        self.renamed: set[int] = set()
         self.vifs: dict[VifId, frozenset[str]] = {}
 
     def __bool__(self) -> bool:
-        return self.everything or self.gone or bool(self.domains or self.vifs)
+        return self.everything or self.gone or bool(self.domains or self.renamed or self.vifs)
 
     def add(self, path: str, known: Container[VifId]) -> None:
         """Take an event's path. What can't be a vif's directory or a node we read is ignored."""
@@ -47,3 +49,10 @@ class Hints:
             self.vifs[vif] = ALL_NODES
         elif len(parts) == 3 and parts[2] in ALL_NODES:
             self.vifs[vif] = self.vifs.get(vif, frozenset()) | {parts[2]}
+
+    def add_name(self, path: str) -> None:
+        """Take the path of an event on a domain's name, `/local/domain/7/name`."""
+        _, _, untrusted_domid = path.removesuffix("/name").rpartition("/")
+        domid = parse_number(untrusted_domid)
+        if domid is not None:
+            self.renamed.add(domid)
