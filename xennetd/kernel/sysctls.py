@@ -118,7 +118,8 @@ class Sysctls:
         for link, index in indexes.items():
             before = read_sysctl(6, link, "forwarding")
             if before is not None:
-                self._firewall.save((str(index), _FORWARDED), before, None if before else GUEST_ONLY_LINKS[6])
+                key = (str(index), _FORWARDED)
+                self._firewall.save(key, before, _forwards_to_guests_only(key, before))
 
     def _restore_forwarding(self) -> None:
         for key, before in self._firewall.saved().items():
@@ -128,7 +129,7 @@ class Sysctls:
             if before and link is not None:
                 with suppress(HostError):  # the link has gone
                     _write(Sysctl(6, link, "forwarding", before))
-            self._firewall.forget(key, None if before else GUEST_ONLY_LINKS[6])
+            self._firewall.forget(key, _forwards_to_guests_only(key, before))
 
     def _key(self, sysctl: Sysctl) -> Parts | None:
         """Return what a value is saved by: the link, and the version and the setting as a number; None: no link."""
@@ -158,6 +159,11 @@ def _write(sysctl: Sysctl) -> None:
     except OSError as error:
         code = error.errno or errno.EIO
         raise HostError(f"the kernel refuses `{sysctl.describe()}`: {os.strerror(code)}", errno=code) from error
+
+
+def _forwards_to_guests_only(key: Parts, before: int) -> str | None:
+    """Return the set for a link that did not forward IPv6 before all did; None for what is no link."""
+    return GUEST_ONLY_LINKS[6] if not before and int(key[0]) not in _NO_LINKS.values() else None
 
 
 def _guest_only(sysctl: Sysctl) -> str | None:
