@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xennetd.model import attachment, errors, link, objects, placement, policy, status, vif
+from xennetd.model import attachment, configuration, errors, link, objects, placement, status, vif
 from xennetd.model.attachment import Attachment
+from xennetd.model.configuration import Policy
 from xennetd.model.dump import from_json
-from xennetd.model.policy import Policy
 from xennetd.plan import decide as deciding
-from xennetd.plan import host, observation, steps
+from xennetd.plan import difference, observation, steps
 from xennetd.plan.decide import Decision, decide
 from xennetd.plan.observation import Observation
 from xennetd.policy import addresses
@@ -28,7 +28,8 @@ from xennetd.policy.facts import Facts
 from xennetd.policy.resolve import resolve
 
 _MODULES = (
-    addresses, attachment, deciding, errors, host, link, objects, observation, placement, policy, status, steps, vif,
+    addresses, attachment, configuration, deciding, difference, errors, link, objects, observation, placement, status,
+    steps, vif,
 )  # fmt: skip
 
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tests.bed.netns import Host, NetNs
-from xennetd.daemon.dhcp import DhcpHosts, DhcpServices
-from xennetd.daemon.dnsmasq import pid_of
+from xennetd.dnsmasq.process import pid_of
+from xennetd.dnsmasq.services import DhcpHosts, DhcpServices
+from xennetd.model.configuration import Mode, Network
 from xennetd.model.objects import DhcpHost
 from xennetd.model.places import STATE
-from xennetd.model.policy import Mode, Network
 from xennetd.policy.modes import NAT, ROUTE
-from xennetd.render.dnsmasq import services, unported_addresses
+from xennetd.render.dnsmasq_files import services, unported_addresses
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ import pytest
 
 from tests.bed.netns import Host
 from tests.kernel.wait import eventually
-from xennetd.kernel.adapters import kernel_adapters
-from xennetd.kernel.host import Kernel
+from xennetd.daemon.adapters import kernel_adapters
+from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.procsys import forces_ipv6
 from xennetd.model.errors import HostError
 from xennetd.model.objects import (
@@ -37,6 +37,7 @@ from xennetd.model.objects import (
     SetElement,
     Sysctl,
 )
+from xennetd.nft.table import NftTable
 
 ETH0 = "77"
 """The index of eth0."""
@@ -74,7 +75,8 @@ class Kit:
         self.changed = 0
         self.lost = 0
         self.kernel = Kernel(self._changed, self._lost)
-        self._adapters = kernel_adapters(self.kernel)
+        self.table = NftTable(self._lost)
+        self._adapters = kernel_adapters(self.kernel, self.table)
 
     def _changed(self, changes: object) -> None:
         self.changed += 1
@@ -107,12 +109,14 @@ def with_kit(act: Callable[[Kit], None] | Callable[[Kit], Awaitable[None]]) -> N
     async def run() -> None:
         made = Kit()
         made.kernel.start()
+        made.table.start()
         try:
             result = act(made)
             if result is not None:
                 await result
         finally:
             made.kernel.close()
+            made.table.close()
 
     asyncio.run(run())
 
@@ -421,7 +425,7 @@ def test_what_somebody_else_does_to_our_table_is_noticed_and_mended(foreign: See
 def test_what_we_and_others_do_elsewhere_is_no_reason_to_list_our_table(foreign: Seen, monkeypatch: Any) -> None:
     async def act(kit: Kit) -> None:
         kit.apply(RULES)
-        monkeypatch.setattr("xennetd.kernel.nft.Nft.read", lambda self: pytest.fail("listed anew"))
+        monkeypatch.setattr("xennetd.nft.library.Nft.read", lambda self: pytest.fail("listed anew"))
         for each in ELEMENTS:
             kit.apply(each)
             nft(f"add set inet filter seen{each.parts[0].replace('.', '')} {{ type mark; }}")
@@ -567,9 +571,9 @@ def test_what_a_setting_was_goes_back_to_its_link_under_whatever_name(
         kit.kernel.poll()
         assert guest_only(version) == ["wan0"]
         nft("add chain inet xennetd more")  # so that the table is listed anew
-        kit.kernel.firewall.poll()
+        kit.table.poll()
         nft("delete chain inet xennetd more")
-        kit.kernel.firewall.poll()
+        kit.table.poll()
         assert kit.lost == 2
 
     def check(kit: Kit) -> None:
@@ -580,7 +584,7 @@ def test_what_a_setting_was_goes_back_to_its_link_under_whatever_name(
         assert kit.list_owned() == {saved}
         kit.remove(saved)
         assert kit.list_owned() == set()
-        assert kit.kernel.firewall.saved() == {}
+        assert kit.table.saved() == {}
 
     def earlier(kit: Kit) -> None:
         kit.apply(needed)

@@ -13,7 +13,7 @@ from tests.kernel.defective import Defective
 from tests.kernel.verdict import refused
 
 NO_VERDICTS_FOR_WEB = """
-from xennetd.daemon.teller import Teller
+from xennetd.daemon.toolstack.reporter import Teller
 tell = Teller.tell
 async def defective(self, record, decision, *rest):
     if record.vif.vm == "web" and decision.verdict is not None:

@@ -28,8 +28,8 @@ from tests.bed.dhcp import (
 )
 from tests.bed.netns import Host, NetNs
 from tests.kernel.wait import eventually
+from xennetd.model.configuration import Mode, Network
 from xennetd.model.objects import DhcpHost
-from xennetd.model.policy import Mode, Network
 from xennetd.policy.modes import ISOLATED, NAT
 
 WEB, DB, STRANGER = (f"00:16:3e:00:00:{number:02x}" for number in (1, 2, 3))

@@ -24,7 +24,7 @@ from tests.bed.dhcp import (
 )
 from tests.bed.netns import Host, NetNs
 from tests.kernel.wait import eventually
-from xennetd.model.policy import Network
+from xennetd.model.configuration import Network
 from xennetd.policy.modes import ROUTE
 
 WEB, DB, STRANGER = (f"00:16:3e:00:00:{number:02x}" for number in (1, 2, 3))

@@ -16,10 +16,10 @@ import pytest
 from tests.bed.dhcp import NOERROR, Answer, Care, add_guest, ask, kill_all, make_link, network, pid, told, udhcpc
 from tests.bed.netns import MS_BIND, Host, _mount
 from tests.kernel.wait import eventually
-from xennetd.daemon.dnsmasq import find_dnsmasq
+from xennetd.dnsmasq.process import find_dnsmasq
 from xennetd.model.errors import HostError
 from xennetd.model.objects import DhcpService
-from xennetd.render.dnsmasq import services
+from xennetd.render.dnsmasq_files import services
 
 WEB = "00:16:3e:00:00:01"
 LAB = network("lab")
@@ -111,8 +111,8 @@ SUPERVISOR = """
 import asyncio, sys
 sys.path.insert(0, {repository!r})
 from tests.bed.dhcp import network
-from xennetd.daemon.dhcp import DhcpServices
-from xennetd.render.dnsmasq import services
+from xennetd.dnsmasq.services import DhcpServices
+from xennetd.render.dnsmasq_files import services
 async def main():
     adapter = DhcpServices()
     adapter.apply(services(network("lab")))

@@ -18,8 +18,8 @@ import pytest
 from tests.bed import xen
 from tests.bed.netns import Host
 from tests.kernel.conftest import make_or_skip
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.journal import Journal, Stderr
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal, Stderr
 from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 

@@ -29,7 +29,7 @@ from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, make_or_skip
 from tests.kernel.verdict import connected
 from xennetd.kernel import execute, rtnl, rtnl_ip
-from xennetd.kernel.host import reread
+from xennetd.kernel.kernel import reread
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import EventSocket, RequestSocket
 from xennetd.model.ip import IPInterface

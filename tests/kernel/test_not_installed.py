@@ -16,7 +16,7 @@ from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.status import status
 from tests.kernel.verdict import connected, refused
-from xennetd.daemon.dnsmasq import find_dnsmasq
+from xennetd.dnsmasq.process import find_dnsmasq
 
 pytestmark = pytest.mark.usefixtures("dnsmasq")
 

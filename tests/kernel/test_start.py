@@ -20,7 +20,7 @@ from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import MakeDaemon
 from tests.kernel.defective import Defective
 from tests.kernel.wait import eventually
-from xennetd.daemon.surroundings import OBSERVE_MARK
+from xennetd.daemon.runtime_dir import OBSERVE_MARK
 from xennetd.model import places
 
 OBSERVE = STAND_IN + 'mode = "observe"\n'

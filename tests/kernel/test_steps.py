@@ -18,7 +18,7 @@ import pytest
 
 from tests.bed.netns import Host
 from xennetd.kernel.execute import StepRefused, execute
-from xennetd.kernel.host import reread
+from xennetd.kernel.kernel import reread
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, Links
 from xennetd.kernel.procsys import read_sysctl
 from xennetd.kernel.sockets import EventSocket, RequestSocket
@@ -90,7 +90,7 @@ class Lane:
         finally:
             for step in steps:
                 if isinstance(step, AddAddress):
-                    self.view.doubt_addresses(step.index)
+                    self.view.mark_addresses_stale(step.index)
             self.news()
 
     def dumped(self) -> Links:

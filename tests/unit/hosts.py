@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from xennetd.daemon.claims import Claims
+from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
@@ -69,6 +69,6 @@ class TableHost:
         return None
 
 
-def nobody() -> Claims:
+def nobody() -> GuestRegistry:
     """No other guests, no leases, and all networks are ready."""
-    return Claims(lambda instance, mac: (), lambda instance: (), lambda network: None)
+    return GuestRegistry(lambda instance, mac: (), lambda instance: (), lambda network: None)

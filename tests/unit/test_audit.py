@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from xennetd.daemon.audit import BACKLOG, REMEMBERED, Audit, entry
-from xennetd.daemon.journal import Fields, Journal, Stderr
+from xennetd.daemon.observability.audit import BACKLOG, REMEMBERED, Audit, entry
+from xennetd.daemon.observability.journal import Fields, Journal, Stderr
 from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 

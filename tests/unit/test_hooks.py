@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.hooks import Hooks
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
+from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.model.event import EventKind
 from xennetd.model.vif import Vif, VifId, XenbusState
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.model.errors import HostError
 from xennetd.model.objects import (
     RULESET,

@@ -24,18 +24,18 @@ from tests import replay
 from tests.schedules import Life, Moment, Op, schedules
 from tests.unit.hosts import nobody
 from tests.unit.test_rtnl import attribute, link_message
-from xennetd.daemon import teller as teller_module
-from xennetd.daemon.marks import Marks
-from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
-from xennetd.daemon.reconciler import Reconciler
+from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.daemon.toolstack import reporter as teller_module
+from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.kernel import rtnl
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import LinkChange, Links
+from xennetd.model.configuration import Policy
 from xennetd.model.dump import to_json
 from xennetd.model.event import Event
 from xennetd.model.link import IFF_UP, Link
-from xennetd.model.policy import Policy
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan import port
@@ -277,7 +277,7 @@ async def run(
     """Let everything happen, then let the daemon hear of everything and come to rest."""
     audit: list[Event] = []
     recorder = SimpleNamespace(record=audit.append)
-    parts: Any = (kernel, directory, None, recorder, mock.Mock(), Marks(), host, nobody(), _nothing_first)
+    parts: Any = (kernel, directory, None, recorder, mock.Mock(), HotplugFiles(), host, nobody(), _nothing_first)
     reconciler = Reconciler(InForce(policy), *parts)
     kernel.changed, directory.hint = reconciler.links_changed, reconciler.vif_changed
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.daemon.journal import INFO, Journal, Stderr, encode, line
+from xennetd.daemon.observability.journal import INFO, Journal, Stderr, encode, line
 
 FIELDS: dict[str, str | int] = {"MESSAGE": "vif7.0 is part of xenbr0", "PRIORITY": INFO, "XENNET_VIF": "vif7.0"}
 
@@ -220,8 +220,8 @@ def test_stderr_that_is_gone_is_no_error(fd: str) -> None:
 
 LOG = """
 import logging, os, sys
-from xennetd.daemon import log
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.observability import log
+from xennetd.daemon.observability.journal import Journal
 import structlog
 log.configure(Journal(sys.argv[1]))
 logger = structlog.get_logger()
@@ -270,8 +270,8 @@ DEBUG_LOG = """
 import sys
 import structlog
 logger = structlog.get_logger()
-from xennetd.daemon import log
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.observability import log
+from xennetd.daemon.observability.journal import Journal
 log.configure(Journal(sys.argv[1]), debug=sys.argv[2] == "True")
 logger.debug("first", vif="vif7.0")
 for message in ("second", "third"):
@@ -288,7 +288,7 @@ def test_debug_messages_are_switched_on_and_off_for_loggers_in_use(journald: Jou
     assert entries == ([("first", "7"), off, on, ("third", "7")] if debug else [on, ("second", "7"), off])
 
 
-@pytest.mark.parametrize("first", ["main", "reconciler", "hooks", "journal"])
+@pytest.mark.parametrize("first", ["main", "reconcile.reconciler", "toolstack.hooks", "observability.journal"])
 def test_the_daemon_never_imports_rich(first: str) -> None:
     """structlog would: 60 ms and 6 MiB. The module that is imported first does not matter."""
     code = f"import sys, xennetd.daemon.{first}, structlog; sys.exit('rich' in sys.modules)"
@@ -298,7 +298,7 @@ def test_the_daemon_never_imports_rich(first: str) -> None:
 def test_the_standard_logging_never_blocks_either() -> None:
     """`logging.lastResort` would print to standard error and wait for it."""
     code = (
-        "import logging; from xennetd.daemon import log; from xennetd.daemon.journal import Journal;"
+        "import logging; from xennetd.daemon.observability import log; from xennetd.daemon.observability.journal import Journal;"
         "log.configure(Journal('/nonexistent'));"
         "print([type(handler).__name__ for handler in logging.getLogger().handlers])"
     )

@@ -10,16 +10,16 @@ from unittest import mock
 import pytest
 
 from tests.unit.hosts import TableHost
-from xennetd.daemon.networks import Networks
-from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.networks import Networks
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange
+from xennetd.model.configuration import Network, Policy
 from xennetd.model.errors import HostError
 from xennetd.model.link import Link
 from xennetd.model.objects import ManagedBridge
-from xennetd.model.policy import Network, Policy
 from xennetd.model.vif import VifId
-from xennetd.plan.host import Make
+from xennetd.plan.difference import Make
 from xennetd.policy.modes import BRIDGE, NAT, ROUTE
 
 LAB = Network("lab", NAT, bridge="xn-lab", subnet4=IPv4Network("10.77.0.0/24"), uplink="eth0")

@@ -15,7 +15,7 @@ from xennetd.model.placement import BridgePort
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import NAME_WAIT, Decision, Verdict, decide
-from xennetd.plan.host import HostStep, Make
+from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.observation import (
     RETRY_LONGEST,
     Failure,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.model.objects import Key
-from xennetd.plan.host import Change, HostStep, Make, Remove, batches, difference, in_order
+from xennetd.plan.difference import Change, HostStep, Make, Remove, batches, difference, in_order
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xennetd.config.grammar import address, is_domain, subnet, target
+from xennetd.model.configuration import Policy
 from xennetd.model.link import is_link_name
-from xennetd.model.policy import Policy
 from xennetd.policy.check import check
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.load import load
 from xennetd.policy.modes import BRIDGE, MODES, NAT, ROUTE, keys_of, modes_with
-from xennetd.policy.network import unfit
-from xennetd.policy.notes import HostNotes
+from xennetd.policy.network_reader import unfit
 
 TEXT = st.text("abc019.:/[]%- é\n", max_size=12)
 LAB = ["10.1.0.0/16", "fd77::/64"]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.policy.check import Note, check, lacking
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE
-from xennetd.policy.notes import HostNotes
 
 LAN = Network("lan", BRIDGE, "xenbr0")
 LAB = Network(

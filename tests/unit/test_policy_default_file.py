@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from xennetd.config.schema import DAEMON, FORWARD, MATCH, RULE
-from xennetd.model.policy import DaemonConfig, Match, Policy
+from xennetd.model.configuration import DaemonConfig, Match, Policy
 from xennetd.policy.check import check
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.load import load
 from xennetd.policy.modes import MODES, keys_of
-from xennetd.policy.notes import HostNotes
 
 TEXT = (Path(__file__).parents[2] / "conf/xennetd.toml").read_text()
 UNCOMMENTED = re.sub(r"^#(?=[^ #\n])", "", TEXT, flags=re.MULTILINE)

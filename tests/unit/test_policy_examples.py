@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from xennetd.model.policy import Policy
+from xennetd.model.configuration import Policy
 from xennetd.policy.check import check
 from xennetd.policy.files import load_files
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.load import load
 from xennetd.policy.modes import MODES
-from xennetd.policy.notes import HostNotes
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted((REPOSITORY / "conf/examples").iterdir())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xennetd.model.policy import Policy
+from xennetd.model.configuration import Policy
 from xennetd.policy.files import load_files
 
 DENY = "[[policy]]\nname = '{}'\ndeny = 'no'\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xennetd.config.document import LARGEST
 from xennetd.config.problem import Problem
-from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.policy.load import load
 from xennetd.policy.modes import BRIDGE
 

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 import pytest
 
-from xennetd.model.policy import Forward, Network, Policy
+from xennetd.model.configuration import Forward, Network, Policy
 from xennetd.policy.load import load
 from xennetd.policy.modes import ISOLATED, NAT, ROUTE
 

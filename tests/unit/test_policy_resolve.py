@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.hosts import TableHost, nobody
-from xennetd.daemon.claims import Claims
+from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.link import Link, is_link_name
 from xennetd.model.placement import BridgePort, Routed
-from xennetd.model.policy import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.load import load
@@ -431,7 +431,7 @@ def test_who_is_denied_or_can_not_be_attached_is_assigned_all_the_same(
 
 def test_a_network_that_the_host_can_not_have_now_is_assigned_all_the_same() -> None:
     problem = PolicyError('network "lab": subnet 10.0.0.0/8 is in use', waits_on=frozenset({"eth0"}))
-    others = Claims(lambda instance, mac: (), lambda instance: (), {"lab": problem}.get)
+    others = GuestRegistry(lambda instance, mac: (), lambda instance: (), {"lab": problem}.get)
     found = resolve_among(INTO_LAB, VIF, HOST, others)
     assert found.outcome is problem
     assert found.assignment == Assignment("nat", "lab", "web", "xn-lab")

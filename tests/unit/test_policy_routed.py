@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.unit.hosts import TableHost, nobody
-from xennetd.daemon.claims import Claims
+from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.model.attachment import Attachment
+from xennetd.model.configuration import Forward, Match, Network, Policy, Rule
 from xennetd.model.errors import GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.link import Link, Neighbour
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import DhcpHost, ProxyNeighbour, Ruleset, SetElement, Sysctl, sysctl_key
 from xennetd.model.placement import BridgePort, Routed
-from xennetd.model.policy import Forward, Match, Network, Policy, Rule
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.modes import NAT, ROUTE
 from xennetd.policy.resolve import resolve
@@ -59,7 +59,9 @@ def to(network: Network, **rule: Any) -> Policy:
     return Policy(networks={network.name: network}, rules=(Rule("p", Match(), network=network, **rule),))
 
 
-def got(policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None) -> Attachment:
+def got(
+    policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: GuestRegistry | None = None
+) -> Attachment:
     outcome = resolve(policy, vif, host, others or nobody()).outcome
     assert isinstance(outcome, Attachment), outcome
     return outcome
@@ -71,7 +73,7 @@ def routed(attachment: Attachment) -> Routed:
 
 
 def error(
-    policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: Claims | None = None
+    policy: Policy = NO_POLICY, vif: Vif = VIF, host: TableHost = HOST, others: GuestRegistry | None = None
 ) -> XennetdError:
     outcome = resolve(policy, vif, host, others or nobody()).outcome
     assert isinstance(outcome, XennetdError)
@@ -230,7 +232,7 @@ def test_an_address_that_no_guest_of_the_network_can_have(address: str, why: str
     assert why in refused.sentence
 
 
-def claimed(*vifs: Vif, policy: Policy, host: TableHost) -> Claims:
+def claimed(*vifs: Vif, policy: Policy, host: TableHost) -> GuestRegistry:
     claims = nobody()
     for vif in vifs:
         claims.meet(vif.id, connected=True, in_service=True)
@@ -283,7 +285,7 @@ def test_addresses_that_a_policy_fixes_are_given_to_nobody_else() -> None:
 
 
 def test_a_lease_is_kept() -> None:
-    claims = Claims(
+    claims = GuestRegistry(
         lambda instance, mac: [IPv4Address("10.77.0.99")] if (instance, mac) == ("xn-lab", MAC) else [],
         lambda instance: [],
         lambda network: None,

@@ -23,20 +23,20 @@ from tests.unit.test_host_state import KINDS, Heap
 from tests.unit.test_interleavings import NO_POLICY, SimulatedDirectory, SimulatedKernel, World, check_replays, run
 from tests.unit.test_rtnl import address_message, attribute, route_message
 from xennetd.daemon.reconcile import observe
-from xennetd.daemon.reconcile.host import HostState
-from xennetd.daemon.reconciler import Reconciler
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.kernel import rtnl_ip
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.links import Links
+from xennetd.model.configuration import Forward, Match, Network, Policy, Rule
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.objects import ProxyNeighbour, SetElement
-from xennetd.model.policy import Forward, Match, Network, Policy, Rule
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan import port
 from xennetd.plan.steps import AddRoute, LinkStep, SetSysctl
 from xennetd.policy.modes import ROUTE
-from xennetd.render.nft import forward_element
+from xennetd.render.nft_ruleset import forward_element
 from xennetd.xenstore.parse import NODES, parse_vif
 
 UPLINK = 1
@@ -126,11 +126,11 @@ class RoutedKernel(SimulatedKernel):
 
     def poll(self) -> None:
         super().poll()
-        if self.links.doubts.routes:
+        if self.links.stale.routes:
             links = self._routed_world.links.values()
             dump = [_route(link.index, route) for link in links for route in link.routes]
             self.changed(self.links.reload_routes([route_message(UPLINK, b"\0\0\0\0", length=0, protocol=16), *dump]))
-        for index in tuple(self.links.doubts.addresses):
+        for index in tuple(self.links.stale.addresses):
             link = self._routed_world.links.get(index, Link(index, ""))
             dump = [address_message(index, each.ip.packed, each.network.prefixlen) for each in link.addresses]
             self.changed(self.links.reload_addresses(index, dump))

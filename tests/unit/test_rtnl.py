@@ -178,11 +178,11 @@ def test_routes_are_doubted_when_the_last_of_their_source_address_goes() -> None
         route_message(9, GUEST, source),
     )
     links.feed([address_message(9, GATEWAY, 32, gone=True)])
-    assert not links.doubts.routes
+    assert not links.stale.routes
     links.feed([address_message(2, GATEWAY, 24, gone=True)])  # before Linux 6.7 that is all there is
-    assert links.doubts.routes
+    assert links.stale.routes
     links.reload_routes([])
-    assert not links.doubts.routes
+    assert not links.stale.routes
     assert links.routed(IPv4Network("10.9.0.5/32"), 2) is None
 
 
@@ -194,21 +194,21 @@ def test_proxies_are_doubted_whatever_the_kernel_drops_them_with() -> None:
         [link_message(2, "eth0", flags=0), link_message(2, "eth0")],  # all is as before
         [address_message(2, GATEWAY, 24, gone=True), address_message(2, GATEWAY, 24)],
     ):
-        links.doubts.proxies.clear()
+        links.stale.proxies.clear()
         links.feed(happened)
-        assert links.doubts.proxies == {2}
-    links.doubts.proxies.clear()
+        assert links.stale.proxies == {2}
+    links.stale.proxies.clear()
     links.feed([link_message(2, "eth0"), link_message(9, "vif7.0")])
-    assert links.doubts.proxies == set()
+    assert links.stale.proxies == set()
     links.feed([link_message(2, "eth0", kind=rtnl.RTM_DELLINK)])
-    assert links.doubts.proxies == {2}
+    assert links.stale.proxies == {2}
 
 
 def test_an_address_on_a_link_that_is_down_holds_no_route() -> None:
     links = fed(link_message(2, "eth0", flags=0), link_message(9, "vif7.0"), address_message(2, GATEWAY, 24))
     links.feed([address_message(9, GUEST[::-1], 32), address_message(9, GATEWAY, 32)])
     links.feed([route_message(9, GUEST, attribute(7, GATEWAY)), address_message(9, GATEWAY, 32, gone=True)])
-    assert links.doubts.routes
+    assert links.stale.routes
 
 
 def test_a_link_without_any_ipv4_address_any_more_has_lost_its_routes() -> None:
@@ -241,14 +241,14 @@ def test_a_default_route_is_looked_up_and_each_change_of_it_told() -> None:
     links = fed(link_message(2, "eth0"), link_message(3, "eth1"))
     default = route_message(2, GUEST, length=0, protocol=16)
     links.feed([default])
-    assert links.doubts.routes
+    assert links.stale.routes
     assert links.reload_routes([default]) == [DEFAULT_ROUTES]
     assert links.reload_routes([default]) == []
     assert links.reload_routes([route_message(3, GUEST, length=0, protocol=16)]) == [DEFAULT_ROUTES]
     through = route_message(3, GUEST, attribute(5, GATEWAY), length=0, protocol=16)
     assert links.reload_routes([through]) == [DEFAULT_ROUTES]
     links.feed([link_message(3, "eth1", kind=rtnl.RTM_DELLINK)])
-    assert links.doubts.routes
+    assert links.stale.routes
     assert links.reload_routes([]) == [DEFAULT_ROUTES], "although nobody knows its link any more"
 
 

@@ -110,10 +110,10 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _check_files(file: str | None) -> Values:
-    from xennetd.model.policy import Policy
+    from xennetd.model.configuration import Policy
     from xennetd.policy.check import check
     from xennetd.policy.files import load_files
-    from xennetd.policy.notes import HostNotes
+    from xennetd.policy.host_notes import HostNotes
 
     policy = load_files(file)
     if not isinstance(policy, Policy):

@@ -8,13 +8,13 @@ import os
 import sys
 
 from xennetd import __version__
-from xennetd.daemon import log
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.journal import Journal
-from xennetd.daemon.service import Service, observing
-from xennetd.daemon.surroundings import host_notes, read_links
+from xennetd.daemon.host_checks import host_notes, read_links
+from xennetd.daemon.observability import log
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
+from xennetd.daemon.supervisor import Supervisor, observing
+from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
-from xennetd.model.policy import Policy
 from xennetd.policy.check import Notes, check
 from xennetd.policy.files import load_files
 
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 async def _serve(policy: Policy, notes: Notes, journal: Journal, arguments: argparse.Namespace) -> None:
-    await Service(policy, notes, Audit(journal), config=arguments.config, observe=arguments.observe).run()
+    await Supervisor(policy, notes, Audit(journal), config=arguments.config, observe=arguments.observe).run()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 
 from xennetd.model.attachment import Assignment, Attachment
@@ -15,7 +15,7 @@ from xennetd.model.placement import Routed
 from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
-from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation
+from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation, PortMemory
 
 
 @dataclass(slots=True)
@@ -47,6 +47,14 @@ class Record:
     def connected(self) -> bool:
         """Whether the toolstack has been told that it is, even if xenstore has forgotten it in a reconnect."""
         return self.vif.hotplug_status == CONNECTED or self.memory.connected is not None
+
+    def port_memory(self, *, tap: bool) -> PortMemory:
+        """Return what is remembered of the vif's own link, or of its tap."""
+        return self.memory.tap if tap else self.memory.port
+
+    def remember(self, port: PortMemory, *, tap: bool) -> None:
+        """Remember this of the vif's own link, or of its tap."""
+        self.memory = replace(self.memory, tap=port) if tap else replace(self.memory, port=port)
 
     def settle(self, decision: Decision, link: Link | None) -> bool:
         """Take over what a look came to. Returns whether the state or the error changed."""

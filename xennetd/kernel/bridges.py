@@ -6,9 +6,9 @@ import errno
 from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import rtnl, rtnl_ip
-from xennetd.kernel.adapter import refused
 from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import Ack
+from xennetd.kernel.refused import refused
 from xennetd.model.errors import HostError
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP
@@ -94,7 +94,7 @@ class HostAddresses:
                     waits_on=frozenset({each.link}),
                 )
             if each.address not in link.addresses:
-                self._links.doubt_addresses(link.index)
+                self._links.mark_addresses_stale(link.index)
                 ack = self._ask(rtnl_ip.add_address, link.index, each.address)
                 if ack.errno not in (0, errno.EEXIST):
                     raise refused(each, ack)

@@ -4,7 +4,7 @@ Kept from the same events as the view of the links, which it is a part of. The k
 a link that goes down loses its IPv4 routes without an event, and so does one whose routes prefer a source address that
 goes (before Linux 6.7); a link that goes down, or loses its carrier or its last address, no longer answers for others
 (neigh_ifdown(), neigh_carrier_down()); a new IPv4 address is put before or after others without saying where. What
-follows from the events alone is done here; what does not is noted in `doubts`, to be dumped anew.
+follows from the events alone is done here; what does not is noted in `stale`, to be dumped anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xennetd.model.link import Link, Neighbour, Route
 
 
 @dataclass(slots=True)
-class Doubts:
+class Stale:
     """What is to be dumped anew: the addresses of these links, and the routes if one of ours may have gone.
 
     `sources` are addresses that went from a link while routes of ours prefer them; these go with the last link, that is
@@ -46,7 +46,7 @@ class Layer3:
     """Addresses, routes and neighbours by link. `touched` collects the links on which something has changed."""
 
     def __init__(self) -> None:
-        self.doubts = Doubts()
+        self.stale = Stale()
         self.touched: set[int] = set()
         self._on: dict[int, _OnLink] = {}
         self._having: dict[IPAddress, set[int]] = {}
@@ -54,7 +54,7 @@ class Layer3:
         self._sources: Counter[IPAddress] = Counter()
         self._defaults: list[DefaultRoute] = []
 
-    def dress(self, link: Link) -> Link:
+    def with_layer3(self, link: Link) -> Link:
         """Return the link with what is on it."""
         on = self._on.get(link.index)
         if on is None:
@@ -89,7 +89,7 @@ class Layer3:
         self.touched.update(self._on)
         self._on.clear()
         self._having.clear()
-        self.doubts = Doubts()
+        self.stale = Stale()
         routes = []
         for data, message in dump:
             if message.type == rtnl_ip.RTM_NEWADDR:
@@ -105,8 +105,8 @@ class Layer3:
     def reload_routes(self, datagrams: Iterable[bytes]) -> None:
         """Take in a dump of the main table's routes."""
         self._load_routes((data, message) for data in datagrams for message in netlink.headers(data))
-        self.doubts.routes = False
-        self.doubts.sources.clear()
+        self.stale.routes = False
+        self.stale.sources.clear()
 
     def _load_routes(self, dump: Iterable[tuple[bytes, Header]]) -> None:
         """Of two routes to the same destination with the same metric the first one counts, in the kernel as here."""
@@ -127,7 +127,7 @@ class Layer3:
 
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> None:
         """Take in a dump of one link's addresses."""
-        self.doubts.addresses.discard(index)
+        self.stale.addresses.discard(index)
         for address in tuple(self._entry(index).addresses):
             self._delete_address(index, address)
         for data in datagrams:
@@ -147,7 +147,7 @@ class Layer3:
             case rtnl_ip.RTM_NEWROUTE | rtnl_ip.RTM_DELROUTE:
                 match rtnl_ip.parse_route(data, message):
                     case DefaultRoute():
-                        self.doubts.routes = True
+                        self.stale.routes = True
                     case RouteChange(index, route, gone=False):
                         self._add_route(index, route)
                     case RouteChange(index, route, gone=True):
@@ -162,17 +162,17 @@ class Layer3:
             for route in list(on.routes.values()):
                 self._delete_route(index, route)
         if self._defaults and any(default.index == index for default in self._defaults):
-            self.doubts.routes = True
+            self.stale.routes = True
 
     def gone(self, index: int) -> None:
         """A link has gone, and with it all that was on it."""
         self.down(index)
-        self.doubts.proxies.add(index)
+        self.stale.proxies.add(index)
         if index in self._on:
             for address in tuple(self._on[index].addresses):
                 self._delete_address(index, address)
             del self._on[index]
-        self.doubts.addresses.discard(index)
+        self.stale.addresses.discard(index)
 
     def _entry(self, index: int) -> _OnLink:
         on = self._on.get(index)
@@ -186,24 +186,24 @@ class Layer3:
         address = change.address
         if change.gone == (address not in on.addresses):
             return
-        self.doubts.proxies.add(change.index)
+        self.stale.proxies.add(change.index)
         if not change.gone:
             if any(other.version == address.version for other in on.addresses):
-                self.doubts.addresses.add(change.index)
+                self.stale.addresses.add(change.index)
             self._add_address(change.index, address)
             return
         self._delete_address(change.index, address)
         left = sum(other.version == 4 for other in on.addresses)
         if left > 1:
-            self.doubts.addresses.add(change.index)  # one of them may have become a primary one
+            self.stale.addresses.add(change.index)  # one of them may have become a primary one
         if address.version == 4 and not left:
             # The kernel takes all IPv4 routes off a link with its last address (fib_inetaddr_event()), without events.
             for route in [route for route in on.routes.values() if route.destination.version == 4]:
                 self._delete_route(change.index, route)
         if address.ip in self._sources:
-            self.doubts.sources.add(address.ip)
+            self.stale.sources.add(address.ip)
         if any(default.index == change.index for default in self._defaults):
-            self.doubts.routes = True
+            self.stale.routes = True
 
     def _add_address(self, index: int, address: IPInterface) -> None:
         self._entry(index).addresses.append(address)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
-from xennetd.kernel.layer3 import Doubts, Layer3
+from xennetd.kernel.layer3 import Layer3, Stale
 from xennetd.kernel.netlink import Header, NetlinkFormatError
 from xennetd.kernel.procsys import forces_ipv6, has_ipv6
 from xennetd.kernel.rtnl_ip import DefaultRoute
@@ -124,13 +124,13 @@ class Links:
         return self._by_index.get(index) if index is not None else None
 
     @property
-    def doubts(self) -> Doubts:
+    def stale(self) -> Stale:
         """What events have left unclear, to be dumped and reloaded."""
-        return self._layer3.doubts
+        return self._layer3.stale
 
-    def doubt_addresses(self, index: int) -> None:
+    def mark_addresses_stale(self, index: int) -> None:
         """Have a link's addresses read anew: of a new IPv6 address the kernel tells some time after it is there."""
-        self._layer3.doubts.addresses.add(index)
+        self._layer3.stale.addresses.add(index)
 
     def load(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a complete dump of links, addresses, routes and neighbours; links it does not hold are gone."""
@@ -157,7 +157,7 @@ class Links:
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Take in a dump of the addresses of the link with this index."""
         if index not in self._by_index:
-            self.doubts.addresses.discard(index)
+            self.stale.addresses.discard(index)
             return []
         self._layer3.reload_addresses(index, datagrams)
         return self._complete([])
@@ -183,7 +183,7 @@ class Links:
                         ports.pop(index, None)
                         known = self._by_index.get(index)
                         if flags != flagged.get(index, known.flags if known is not None else flags):
-                            self.doubts.proxies.add(index)
+                            self.stale.proxies.add(index)
                         flagged[index] = flags
                         if not flags & IFF_UP:
                             self._layer3.down(index)
@@ -216,18 +216,18 @@ class Links:
         for index in self._layer3.touched:
             known = self._by_index.get(index)
             if known is not None:
-                changes.append(self._put(self._layer3.dress(known)))
+                changes.append(self._put(self._layer3.with_layer3(known)))
         self._layer3.touched.clear()
-        self._doubt_sources()
+        self._mark_sources_stale()
         return [change for change in changes if change.old != change.new]
 
     def _rerouted(self, before: frozenset[DefaultRoute]) -> list[LinkChange]:
         """Return the news of default routes, if there is any."""
         return [DEFAULT_ROUTES] if before != self._layer3.defaults else []
 
-    def _doubt_sources(self) -> None:
+    def _mark_sources_stale(self) -> None:
         """A route goes with its preferred source address once no link that is up has that any more."""
-        doubts = self._layer3.doubts
+        doubts = self._layer3.stale
         for source in doubts.sources:
             having = (self._by_index.get(index) for index in self._layer3.having(ip_network(source)))
             if not any(link is not None and link.up for link in having):
@@ -242,7 +242,7 @@ class Links:
             raise NetlinkFormatError(f"link {index} has no name")
         if known is None:
             self._generations += 1
-            link = self._layer3.dress(replace(link, generation=self._generations))
+            link = self._layer3.with_layer3(replace(link, generation=self._generations))
         return self._put(link)
 
     def _put(self, link: Link) -> LinkChange:

@@ -11,9 +11,9 @@ import errno
 from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import netlink, rtnl_ip
-from xennetd.kernel.adapter import refused
 from xennetd.kernel.bridges import Ask
 from xennetd.kernel.links import Links
+from xennetd.kernel.refused import refused
 from xennetd.model.errors import HostError
 from xennetd.model.ip import IPAddress
 from xennetd.model.marks import ROUTE_PROTOCOL

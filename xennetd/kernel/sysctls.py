@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
-from xennetd.kernel.firewall import Firewall
 from xennetd.kernel.links import Links, is_guest_port
-from xennetd.kernel.nft import Parts
 from xennetd.kernel.procsys import read_sysctl, write_sysctl
 from xennetd.model.errors import HostError
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.objects import Sysctl
-from xennetd.render.nft import GUEST_ONLY_LINKS
+from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
 
 _SETTINGS = (
     "forwarding",
@@ -47,12 +46,32 @@ _NO_LINKS = {"all": 0, "default": _U32 - 1}
 """What is saved by a number that is no link's index."""
 
 
+Number = tuple[str, str]
+"""What a value is saved by: a link's index, and the IP version and the setting as a number."""
+
+
+class SavedSysctls(Protocol):
+    """Keeps what sysctls were before us, for longer than we live (`nft.table`)."""
+
+    def saved(self) -> Mapping[Number, int]:
+        """Return what is saved."""
+        ...
+
+    def save(self, key: Number, value: int, guest_only: str | None) -> None:
+        """Save a value, and in the set `guest_only` that its link did not forward. Raises HostError."""
+        ...
+
+    def forget(self, key: Number, guest_only: str | None) -> None:
+        """Forget a value. Raises HostError."""
+        ...
+
+
 class Sysctls:
     """Values that are set while somebody wants them."""
 
-    def __init__(self, links: Links, firewall: Firewall) -> None:
+    def __init__(self, links: Links, saved: SavedSysctls) -> None:
         self._links = links
-        self._firewall = firewall
+        self._saved = saved
 
     def present(self, wanted: Sysctl) -> Sysctl | None:
         """Return the value as it is, None where the kernel has no such thing."""
@@ -75,8 +94,8 @@ class Sysctls:
             if before == sysctl:
                 continue
             key = self._key(sysctl)
-            if key is not None and not self._goes_with_its_link(sysctl) and key not in self._firewall.saved():
-                self._firewall.save(key, before.value % _U32, _guest_only(sysctl))
+            if key is not None and not self._goes_with_its_link(sysctl) and key not in self._saved.saved():
+                self._saved.save(key, before.value % _U32, _guest_only(sysctl))
                 if sysctl == _ALL6:
                     self._save_forwarding()
             _write(sysctl)
@@ -85,26 +104,26 @@ class Sysctls:
         """Set back what was different before us, unless somebody has changed it again since; and forget it."""
         for sysctl in objects:
             key = self._key(sysctl)
-            before = self._firewall.saved().get(key) if key is not None else None
+            before = self._saved.saved().get(key) if key is not None else None
             if key is None or before is None:
                 continue
             if self.present(sysctl) == sysctl:
                 value = before - _U32 if before >= _U32 >> 1 else before
                 _write(Sysctl(sysctl.version, sysctl.link, sysctl.setting, value))
-            self._firewall.forget(key, _guest_only(sysctl))
+            self._saved.forget(key, _guest_only(sysctl))
             if sysctl == _ALL6:
                 self._restore_forwarding()
 
     def list_owned(self) -> Collection[Sysctl]:
         """Return what is saved, with the values of now. What is saved of links that have gone is forgotten."""
         found = []
-        for key in self._firewall.saved():
+        for key in self._saved.saved():
             index, number = int(key[0]), int(key[1])
             link = self._name(index)
             if link is None:
-                self._firewall.forget(key, None)
+                self._saved.forget(key, None)
                 for guest_only in GUEST_ONLY_LINKS.values():
-                    self._firewall.forget(key, guest_only)
+                    self._saved.forget(key, guest_only)
             elif key[1] != _FORWARDED:
                 version, setting = number >> 8, _SETTINGS[number & 0xFF]
                 now = read_sysctl(version, link, setting)
@@ -119,19 +138,19 @@ class Sysctls:
             before = read_sysctl(6, link, "forwarding")
             if before is not None:
                 key = (str(index), _FORWARDED)
-                self._firewall.save(key, before, _forwards_to_guests_only(key, before))
+                self._saved.save(key, before, _forwards_to_guests_only(key, before))
 
     def _restore_forwarding(self) -> None:
-        for key, before in self._firewall.saved().items():
+        for key, before in self._saved.saved().items():
             if key[1] != _FORWARDED:
                 continue
             link = self._name(int(key[0]))
             if before and link is not None:
                 with suppress(HostError):  # the link has gone
                     _write(Sysctl(6, link, "forwarding", before))
-            self._firewall.forget(key, _forwards_to_guests_only(key, before))
+            self._saved.forget(key, _forwards_to_guests_only(key, before))
 
-    def _key(self, sysctl: Sysctl) -> Parts | None:
+    def _key(self, sysctl: Sysctl) -> Number | None:
         """Return what a value is saved by: the link, and the version and the setting as a number; None: no link."""
         index = _NO_LINKS.get(sysctl.link)
         if index is None:
@@ -161,7 +180,7 @@ def _write(sysctl: Sysctl) -> None:
         raise HostError(f"the kernel refuses `{sysctl.describe()}`: {os.strerror(code)}", errno=code) from error
 
 
-def _forwards_to_guests_only(key: Parts, before: int) -> str | None:
+def _forwards_to_guests_only(key: Number, before: int) -> str | None:
     """Return the set for a link that did not forward IPv6 before all did; None for what is no link."""
     return GUEST_ONLY_LINKS[6] if not before and int(key[0]) not in _NO_LINKS.values() else None
 

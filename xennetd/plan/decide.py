@@ -20,7 +20,7 @@ from xennetd.model.link import Link
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, XenbusState
-from xennetd.plan.host import HostStep
+from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort, PortMemory, incarnation
 from xennetd.plan.port import attach, release
 from xennetd.plan.steps import LinkStep, Step

@@ -8,7 +8,7 @@ from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import Link, Route
 from xennetd.model.vif import Vif, XenbusState
-from xennetd.plan.host import HostStep
+from xennetd.plan.difference import HostStep
 from xennetd.policy.facts import Answers
 
 CONNECTED = "connected"

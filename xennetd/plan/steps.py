@@ -13,7 +13,7 @@ from xennetd.model.ip import IPInterface
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.marks import ROUTE_PROTOCOL
 from xennetd.model.objects import Sysctl
-from xennetd.plan.host import HostStep
+from xennetd.plan.difference import HostStep
 
 _WORDS = {"name": "name", "address": "address", "mtu": "mtu", "group": "group"}
 """How ip(8) calls the properties that take a value as it is."""

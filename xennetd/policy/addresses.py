@@ -15,11 +15,11 @@ from typing import Protocol
 
 from xennetd.config.grammar import for_guests
 from xennetd.model.attachment import Name
+from xennetd.model.configuration import Network
 from xennetd.model.errors import GuestError, HostError, XennetdError
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
-from xennetd.model.policy import Network
 from xennetd.model.vif import Vif, VifId
-from xennetd.policy.network import unfit
+from xennetd.policy.network_reader import unfit
 
 _MOST_PROBES = 1 << 16
 """Addresses that are tried before a subnet counts as full; an IPv4 subnet that is larger is never that full."""
@@ -36,7 +36,7 @@ class Claim:
     since: int
 
 
-class Others(Protocol):
+class OtherGuests(Protocol):
     """What deciding code may ask about all other guests."""
 
     def claims(self, destination: IPNetwork, asking: VifId) -> Collection[Claim]:
@@ -92,7 +92,7 @@ def guest_destinations(
     network: Network | None,
     fixed: tuple[IPAddress, ...],
     reserved: Callable[[], Collection[IPAddress]],
-    others: Others,
+    others: OtherGuests,
 ) -> tuple[IPNetwork, ...]:
     """Return the addresses and prefixes of a guest, IPv4 first: fixed ones, else its own, and allocated ones.
 
@@ -115,7 +115,7 @@ def guest_destinations(
 
 
 def uncontested(
-    vif: Vif, destinations: tuple[IPNetwork, ...], others: Others
+    vif: Vif, destinations: tuple[IPNetwork, ...], others: OtherGuests
 ) -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
     """Return those of the destinations that are this vif's now, and what there is to say of those that are not.
 
@@ -138,7 +138,7 @@ def uncontested(
     return tuple(kept), tuple(said)
 
 
-def holder(vif: Vif, what: IPNetwork | Name, claims: Collection[Claim], others: Others) -> Claim | None:
+def holder(vif: Vif, what: IPNetwork | Name, claims: Collection[Claim], others: OtherGuests) -> Claim | None:
     """Return who has what only one can have, of a vif that wants it and others that claim it; None: the vif itself.
 
     Among domains (by their uuid) who has it keeps it, else the one that came first gets it. Of one domain's vifs it is,
@@ -165,7 +165,7 @@ def _text(wanted: IPNetwork) -> str:
 
 
 def _allocate_missing(
-    vif: Vif, network: Network, has: set[int], reserved: Callable[[], Collection[IPAddress]], others: Others
+    vif: Vif, network: Network, has: set[int], reserved: Callable[[], Collection[IPAddress]], others: OtherGuests
 ) -> list[IPNetwork]:
     """Return addresses for the IP versions in which the guest has none and dnsmasq is to give it one."""
     if not network.dhcp:
@@ -181,7 +181,7 @@ def _allocate_missing(
 
 
 def _allocate(
-    vif: Vif, network: Network, subnet: IPNetwork, reserved: Callable[[], Collection[IPAddress]], others: Others
+    vif: Vif, network: Network, subnet: IPNetwork, reserved: Callable[[], Collection[IPAddress]], others: OtherGuests
 ) -> IPNetwork:
     key = allocation_key(vif)
     for ip in others.allocated(network.name, key):

@@ -6,13 +6,13 @@ from errno import ENODEV, EOPNOTSUPP
 
 from xennetd.config.schema import RULE
 from xennetd.model.attachment import Assignment, Attachment, Name, segment
+from xennetd.model.configuration import Network, Rule
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPNetwork
 from xennetd.model.link import HostView, Link, is_link_name
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import HostObject
 from xennetd.model.placement import BridgePort
-from xennetd.model.policy import Network, Rule
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import uncontested

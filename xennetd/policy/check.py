@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from xennetd.config.pattern import matches
+from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
-from xennetd.model.policy import Match, Network, Policy
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.modes import MODES, module_of
-from xennetd.policy.notes import HostNotes
 
 _STOCK_SCRIPTS = ("vif-bridge", "vif-nat", "vif-openvswitch", "vif-route")
 _WILD = frozenset("*?[")

@@ -7,11 +7,11 @@ from ipaddress import ip_network
 
 from xennetd.config.document import Place
 from xennetd.config.problem import Problem, shown
+from xennetd.model.configuration import Forward, Network
 from xennetd.model.ip import IPAddress, IPNetwork
-from xennetd.model.policy import Forward, Network
 from xennetd.policy.modes import keys_of, modes_with
-from xennetd.policy.network import NetworkDraft, unfit
-from xennetd.policy.rule import RuleDraft
+from xennetd.policy.network_reader import NetworkDraft, unfit
+from xennetd.policy.rule_reader import RuleDraft
 
 
 def check_networks(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:

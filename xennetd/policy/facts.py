@@ -14,7 +14,7 @@ from xennetd.model.errors import XennetdError
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import HostView, Link
 from xennetd.model.vif import VifId
-from xennetd.policy.addresses import Claim, Others
+from xennetd.policy.addresses import Claim, OtherGuests
 
 Answers = Mapping[tuple[Any, ...], Any]
 """By question: the name of a method, and its arguments."""
@@ -27,7 +27,7 @@ class Unanswered(LookupError):
 class Facts:
     """Implements `HostView` and `Others` over those that know, and keeps what they say."""
 
-    def __init__(self, host: HostView, others: Others) -> None:
+    def __init__(self, host: HostView, others: OtherGuests) -> None:
         self._host = host
         self._others = others
         self.has_ipv6 = host.has_ipv6

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from xennetd.config.document import LARGEST
 from xennetd.config.problem import Problem, Problems
+from xennetd.model.configuration import Policy
 from xennetd.model.places import CONFIGURATION
-from xennetd.model.policy import Policy
 from xennetd.policy.load import load
 
 DIRECTORY = Path(CONFIGURATION)

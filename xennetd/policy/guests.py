@@ -13,7 +13,7 @@ from xennetd.model.vif import XenbusState
 from xennetd.policy.addresses import guest_destinations, holder
 from xennetd.policy.mac import mac_warnings, stable_mac
 from xennetd.policy.mode import Request
-from xennetd.render.nft import forward_element
+from xennetd.render.nft_ruleset import forward_element
 
 
 def guest_addresses(request: Request) -> tuple[IPNetwork, ...]:

@@ -12,13 +12,13 @@ from typing import Any
 from xennetd.config.document import Document, Place, parse
 from xennetd.config.problem import Problem, Problems, shown
 from xennetd.config.schema import DAEMON, RULE, read_table
-from xennetd.model.policy import DaemonConfig, Policy, Rule
+from xennetd.model.configuration import DaemonConfig, Policy, Rule
 from xennetd.model.text import visible
 from xennetd.policy.clashes import check_addresses, check_networks
 from xennetd.policy.modes import MODES
-from xennetd.policy.network import NetworkDraft, read_network
-from xennetd.policy.networks import compile_ruleset
-from xennetd.policy.rule import RuleDraft, read_rule
+from xennetd.policy.network_needs import compile_ruleset
+from xennetd.policy.network_reader import NetworkDraft, read_network
+from xennetd.policy.rule_reader import RuleDraft, read_rule
 
 _SECTIONS = ("daemon", "network", "policy")
 

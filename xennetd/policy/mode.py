@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from xennetd.config.schema import NETWORK_KEYS, Fields
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Mode, Network, Policy, Rule
 from xennetd.model.link import HostView, Link
 from xennetd.model.objects import HostObject, Ruleset
-from xennetd.model.policy import Mode, Network, Policy, Rule
 from xennetd.model.vif import Vif
-from xennetd.policy.addresses import Others
-from xennetd.policy.notes import HostNotes
-from xennetd.render.nft import NetworkRules
+from xennetd.policy.addresses import OtherGuests
+from xennetd.policy.host_notes import HostNotes
+from xennetd.render.nft_ruleset import NetworkRules
 
 if TYPE_CHECKING:
-    from xennetd.policy.network import NetworkReader
+    from xennetd.policy.network_reader import NetworkReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Request:
     rule: Rule | None
     network: Network | None
     host: HostView
-    others: Others
+    others: OtherGuests
     ruleset: Ruleset
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from xennetd.model.configuration import Network
 from xennetd.model.link import HostView
 from xennetd.model.objects import DhcpService, HostAddress, HostObject, ManagedBridge, Sysctl
-from xennetd.model.policy import Network
-from xennetd.render import dnsmasq
+from xennetd.render import dnsmasq_files
 
 
 def bridge_objects(network: Network, host: HostView) -> list[HostObject]:
@@ -24,7 +24,7 @@ def bridge_objects(network: Network, host: HostView) -> list[HostObject]:
 
 def dhcp_objects(network: Network) -> tuple[DhcpService, ...]:
     """Return the network's dnsmasqs, if it has any."""
-    return dnsmasq.services(network) if network.dhcp else ()
+    return dnsmasq_files.services(network) if network.dhcp else ()
 
 
 def bridge_mac(bridge: str) -> str:

@@ -15,15 +15,15 @@ from ipaddress import ip_interface
 
 from xennetd.config.pattern import matches
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Match, Network, Policy, Rule
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.ip import plain
 from xennetd.model.link import HostView, Link
-from xennetd.model.policy import Match, Network, Policy, Rule
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif
-from xennetd.policy.addresses import Others
+from xennetd.policy.addresses import OtherGuests
 from xennetd.policy.modes import BRIDGE, MODES, ModeModule, Request, by_script, module_of
-from xennetd.policy.networks import ruleset, usable
+from xennetd.policy.network_needs import ruleset, usable
 from xennetd.policy.routed import NO_IPV6
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
@@ -58,7 +58,7 @@ def owned(policy: Policy, vif: Vif) -> bool:
     return any(matches(pattern, script) for pattern in policy.daemon.scripts)
 
 
-def resolve(policy: Policy, vif: Vif, host: HostView, others: Others) -> Resolution:
+def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Resolution:
     """Return what the vif must be part of, or why that can't be.
 
     The error is a GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError

@@ -13,20 +13,20 @@ from errno import EADDRNOTAVAIL, EAFNOSUPPORT, ENODEV
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
 from xennetd.model.attachment import Assignment, Attachment, Name, segment
+from xennetd.model.configuration import Network
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import HostView, Link, Neighbour, is_link_name
 from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.objects import HostObject, ProxyNeighbour, SetElement, Sysctl
 from xennetd.model.placement import Routed
-from xennetd.model.policy import Network
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import uncontested
 from xennetd.policy.forwarding import forwarding, guest_sysctls, keys, proxying
 from xennetd.policy.guests import guest_addresses, guest_mac, guest_names, network_needs
 from xennetd.policy.mode import Request
-from xennetd.render.nft import MASQUERADE4
+from xennetd.render.nft_ruleset import MASQUERADE4
 
 LINK_LOCAL4 = IPv4Interface("169.254.1.1/32")
 LINK_LOCAL6 = IPv6Interface("fe80::1/64")

@@ -13,7 +13,7 @@ from tests.bed.guest import Bed
 from tests.bed.hotplug import Script
 from tests.bed.toolstack import Vif, VifSpec
 from tests.kernel.wait import eventually
-from xennetd.daemon.marks import Marks
+from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.model.vif import VifId
 
 
@@ -32,7 +32,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begin, as after a restart: with the marks that are there."""
-        self.marks = Marks(self.run)
+        self.marks = HotplugFiles(self.run)
         self.marks.start([VifId(self.vif.domid, self.vif.devid)])
 
     def write(self, node: str, verdict: str | bytes) -> None:

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.control import ControlServer
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.control.server import ControlServer
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
 from xennetd.model.event import Event
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifStatus
 from xennetd.model.vif import VifId

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.unit.control.bed import FakeDaemon, serving
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
 from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 

@@ -17,8 +17,8 @@ import pytest
 from tests.unit.control.bed import Served, row
 from tests.unit.control.command import Run, command
 from xennetd.cli import main, where
+from xennetd.model.configuration import Policy
 from xennetd.model.places import CONTROL
-from xennetd.model.policy import Policy
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 
 from tests.unit.control.bed import FakeDaemon, serving
 from tests.unit.control.peer import NOBODY, Peer, ask_as, monitor, needs_root, run
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.control import ControlServer
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.control.server import ControlServer
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
 from xennetd.model.errors import HostError
 
 
@@ -101,8 +101,8 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
 sys.path.insert(0, sys.argv[2])
 from tests.unit.control.bed import FakeDaemon, serving
-from xennetd.daemon.audit import Audit
-from xennetd.daemon.journal import Journal
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
 async def main():
     async with serving(FakeDaemon(), Audit(Journal("/nonexistent")), "/nonexistent/control"):
         print("up", flush=True)

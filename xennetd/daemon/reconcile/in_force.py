@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xennetd.model.policy import Policy
+from xennetd.model.configuration import Policy
+from xennetd.policy.check import Notes
 
 
 @dataclass(slots=True)
 class InForce:
-    """Holds the policy. A reload replaces it."""
+    """Holds the policy, and what `check` said of it when it came. A reload replaces both."""
 
     policy: Policy
+    notes: Notes = ()
 
     @property
     def observes(self) -> bool:

@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from xennetd.daemon.claims import Claims
-from xennetd.daemon.imagined import Imagined
-from xennetd.daemon.reconcile.host import HostState
+from xennetd.daemon.reconcile.dry_run import DryRunHost
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.daemon.record import Record
 from xennetd.kernel.links import Links
 from xennetd.kernel.procsys import read_sysctl
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import HostView, Link, Route
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
-from xennetd.model.policy import Policy
-from xennetd.plan.host import HostStep
+from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
 from xennetd.policy.facts import Answers, Facts
 from xennetd.policy.resolve import owned, resolve
@@ -29,10 +29,10 @@ Leaves = Callable[[Link], bool]
 class Observer:
     """Observes one vif at a time. It reads everything; the decision that follows reads nothing."""
 
-    def __init__(self, links: Links, host: HostState, claims: Claims) -> None:
+    def __init__(self, links: Links, host: HostState, registry: GuestRegistry) -> None:
         self._links = links
         self._host = host
-        self._claims = claims
+        self._registry = registry
 
     def observe(
         self, record: Record, link: Link | None, tap: Link | None, policy: Policy, leaves: Leaves
@@ -47,8 +47,8 @@ class Observer:
         answers: Answers = {}
         before = record.attachment
         if is_owned and not vif.removing and not (vif.pinned and vif.hotplug_status != CONNECTED):
-            view: HostView = Imagined(self._links, policy) if policy.daemon.mode == "observe" else self._links
-            facts = Facts(view, self._claims)
+            view: HostView = DryRunHost(self._links, policy) if policy.daemon.mode == "observe" else self._links
+            facts = Facts(view, self._registry)
             resolution = resolve(policy, vif, facts, facts)
             answers = facts.answers
             assignment, outcome = resolution.assignment, resolution.outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xennetd.config.schema import Fields
-from xennetd.model.policy import Mode, Network
+from xennetd.model.configuration import Mode, Network
 from xennetd.policy.mode import ModeModule, Request
 from xennetd.policy.modes.bridge import BRIDGE, BridgeMode
 from xennetd.policy.modes.isolated import ISOLATED, IsolatedMode

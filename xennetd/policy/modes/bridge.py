@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import Link
-from xennetd.model.policy import Mode, Network
 from xennetd.policy import bridged
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import ModeModule, Request, keys
-from xennetd.policy.notes import HostNotes
 
 BRIDGE = Mode("bridge")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import HostView, Link
 from xennetd.model.objects import HostObject
-from xennetd.model.policy import Mode, Network
 from xennetd.policy import bridged
 from xennetd.policy.forwarding import closed
 from xennetd.policy.mode import ModeModule, Request, keys
 from xennetd.policy.network_objects import bridge_objects
-from xennetd.render.nft import NetworkRules
+from xennetd.render.nft_ruleset import NetworkRules
 
 ISOLATED = Mode("isolated", own_bridge=True, way_out=False)
 

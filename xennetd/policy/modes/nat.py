@@ -7,17 +7,17 @@ from ipaddress import IPv6Network
 
 from xennetd.config.problem import shown
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import HostView, Link
 from xennetd.model.objects import HostObject, Sysctl
 from xennetd.model.placement import Routed
-from xennetd.model.policy import Mode, Network
 from xennetd.policy import bridged, routed
 from xennetd.policy.forwarding import forwarding, guest_sysctls
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import ModeModule, Request, keys
-from xennetd.policy.network import NetworkReader
 from xennetd.policy.network_objects import bridge_objects
-from xennetd.policy.notes import HostNotes
-from xennetd.render.nft import FAMILY, NOT_OURS, NetworkRules, forward_element
+from xennetd.policy.network_reader import NetworkReader
+from xennetd.render.nft_ruleset import FAMILY, NOT_OURS, NetworkRules, forward_element
 
 NAT = Mode("nat", own_bridge=True)
 

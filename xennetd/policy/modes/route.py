@@ -5,16 +5,16 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import HostView, Link
 from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.objects import HostAddress, HostObject, ManagedBridge, Sysctl
 from xennetd.model.placement import Routed
-from xennetd.model.policy import Mode, Network
 from xennetd.policy import routed
 from xennetd.policy.mode import ModeModule, Request, keys
 from xennetd.policy.network_objects import bridge_mac, dhcp_objects
-from xennetd.render import dnsmasq
-from xennetd.render.nft import FAMILY, NetworkRules
+from xennetd.render import dnsmasq_files
+from xennetd.render.nft_ruleset import FAMILY, NetworkRules
 
 ROUTE = Mode("route", routed=True)
 
@@ -46,7 +46,7 @@ class RouteMode(ModeModule):
         if not network.dhcp:
             return []
         name = network.served_link
-        addresses = dnsmasq.unported_addresses(network)
+        addresses = dnsmasq_files.unported_addresses(network)
         found: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
         if any(each.version == 6 for each in addresses):
             found.append(Sysctl(6, name, "disable_ipv6", 0))

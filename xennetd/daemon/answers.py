@@ -1,0 +1,211 @@
+"""What `xennetctl` is answered, and what it may have done (control.interface.Daemon)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from xennetd import __version__
+from xennetd.daemon.host_checks import host_notes, not_installed
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.networks import Networks
+from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.dnsmasq.services import DhcpServices
+from xennetd.kernel.kernel import Kernel
+from xennetd.model.configuration import Policy
+from xennetd.model.dump import to_json
+from xennetd.model.errors import Denied, ToolstackError
+from xennetd.model.event import EventKind
+from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
+from xennetd.model.vif import VifId
+from xennetd.policy.check import Notes, check, lacking
+from xennetd.policy.files import load_files
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.directory import Directory
+
+
+class Answers:
+    """Answers from what the parts of the daemon know. `config` is the file that was named, None for the default ones.
+
+    `reload` reads the configuration again and makes it so; `ready` says whether the daemon serves.
+    """
+
+    def __init__(
+        self,
+        in_force: InForce,
+        kernel: Kernel,
+        client: XenstoreClient,
+        directory: Directory,
+        reconciler: Reconciler,
+        networks: Networks,
+        dhcp: DhcpServices,
+        audit: Audit,
+        *,
+        config: str | None,
+        reload: Callable[[], Awaitable[list[str]]],
+        ready: Callable[[], bool],
+    ) -> None:
+        self._in_force = in_force
+        self._kernel = kernel
+        self._client = client
+        self._directory = directory
+        self._reconciler = reconciler
+        self._networks = networks
+        self._dhcp = dhcp
+        self._audit = audit
+        self._config = config
+        self._reload = reload
+        self._ready = ready
+        self._started = time.time()
+
+    def _counts(self) -> Counter[str]:
+        return Counter((record.state or VifState.PENDING).value for record in self._reconciler.records.values())
+
+    def summary(self) -> str:
+        """Return how many vifs are in which state, in one line."""
+        counts = self._counts()
+        parts = [f"{counts[state]} {state}" for state in VifState if counts[state]]
+        return f"{counts.total()} vifs" + (": " + ", ".join(parts) if parts else "")
+
+    def status(self) -> DaemonStatus:
+        """Return the daemon's own state."""
+        counts = self._counts()
+        return DaemonStatus(
+            version=__version__,
+            pid=os.getpid(),
+            mode=self._in_force.policy.daemon.mode,
+            ready=self._ready(),
+            since=self._started,
+            domid=self._directory.own_domid,
+            config=list(self._in_force.policy.files),
+            networks=self._network_rows(),
+            counts={state.value: counts[state] for state in VifState},
+            pinned=self._pinned(),
+            xenstore=self._directory.state,
+            audit_dropped=self._audit.lost,
+            netlink_resyncs=self._kernel.resyncs,
+            xenstore_reconnects=self._directory.reconnects,
+            problems=self._problems(),
+            notes=self._remarks(),
+        )
+
+    def _network_rows(self) -> list[NetworkStatus]:
+        attachments = (record.attachment for record in self._reconciler.records.values())
+        vifs = Counter(attachment.network for attachment in attachments if attachment is not None)
+        return [
+            NetworkStatus(
+                name=network.name,
+                mode=network.mode.name,
+                bridge=network.bridge or None,
+                subnets=[str(subnet) for subnet in network.subnets],
+                uplink=network.uplink,
+                dhcp=network.dhcp,
+                vifs=vifs[network.name],
+                problem=problem.detail if (problem := self._networks.problem(network.name)) is not None else None,
+            )
+            for network in self._in_force.policy.networks.values()
+        ]
+
+    def _problems(self) -> list[str]:
+        records = self._reconciler.records.values()
+        problems = [
+            f"{record.title}: {record.error.detail}"
+            for record in records
+            if record.error is not None and not isinstance(record.error, Denied)
+        ]
+        if not self._client.connected:
+            problems.insert(0, f"xenstore: {self._directory.state}")
+        problems += [note.sentence for note in self.notes() if note.error]
+        return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
+
+    def _remarks(self) -> list[str]:
+        """Return what is as somebody wanted it, and still worth remembering."""
+        records = self._reconciler.records.values()
+        notes = [f"{record.title}: {record.error.detail}" for record in records if isinstance(record.error, Denied)]
+        notes += [f"{vif} is pinned: hands off until unpin" for vif in self._pinned()]
+        notes += [
+            f"{record.title}: {warning}"
+            for record in records
+            if record.attachment is not None and record.state is not VifState.ERROR
+            for warning in record.attachment.warnings
+        ]
+        notes += self._networks.remarks()
+        return notes + [note.sentence for note in self.notes() if not note.error]
+
+    def notes(self) -> Notes:
+        """Return what was found when the policy came, and what the host lacks now: it may have been installed since."""
+        return (*self._in_force.notes, *lacking(self._in_force.policy, not_installed()))
+
+    def vifs(self) -> list[VifStatus]:
+        """Return a row for every vif, in the order of domid and devid."""
+        records = self._reconciler.records
+        return [records[vif].row() for vif in sorted(records)]
+
+    def vif(self, vif: VifId) -> VifStatus | None:
+        """Return the row of one vif."""
+        record = self._reconciler.records.get(vif)
+        return record.row() if record is not None else None
+
+    def debug(self, vif: VifId) -> str:
+        """Return the last observation of a vif, what was decided from it and by which policy, as JSON."""
+        record = self._reconciler.records[vif]
+        links = self._kernel.links
+        dump = {
+            "version": __version__,
+            "has_ipv6": links.has_ipv6,
+            "forces_ipv6": links.forces_ipv6,
+            "observation": to_json(record.observed),
+            "decision": to_json(record.decided),
+            "policy": to_json(self._in_force.policy),
+        }
+        return json.dumps(dump)
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again. Returns what is wrong with it; the old policy then stays."""
+        return await self._reload()
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Return what is wrong with the configuration as it lies on disk now, and what is worth knowing of it."""
+        policy = load_files(self._config)
+        if not isinstance(policy, Policy):
+            return [problem.describe() for problem in policy], []
+        notes = check(policy, host_notes(policy, self._kernel.links))
+        return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
+
+    def retry(self, vif: VifId) -> str | None:
+        """Try a vif in error again. Returns why not."""
+        if vif not in self._reconciler.records:
+            return f"there is no {vif}"
+        self._reconciler.retry(vif)
+        return None
+
+    async def pin(self, vif: VifId) -> str | None:
+        """Take our hands off a vif. Returns why not."""
+        return await self._pin(vif, True)
+
+    async def unpin(self, vif: VifId) -> str | None:
+        """Take a vif back into care. Returns why not."""
+        return await self._pin(vif, False)
+
+    async def _pin(self, vif: VifId, on: bool) -> str | None:
+        record = self._reconciler.records.get(vif)
+        if record is None:
+            return f"there is no {vif}"
+        if record.vif.pinned == on:
+            return None
+        try:
+            if not await self._reconciler.pin(record.vif, on):
+                return f"{vif} is going away"
+        except ToolstackError as error:
+            return error.detail
+        message = f"{record.title} is pinned: hands off until unpin" if on else f"{record.title} is in our care again"
+        self._audit.record(record.event(EventKind.PIN, message))
+        return None
+
+    def _pinned(self) -> list[str]:
+        records = self._reconciler.records
+        return [str(vif) for vif in sorted(records) if records[vif].vif.pinned]

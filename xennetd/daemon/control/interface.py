@@ -1,0 +1,267 @@
+"""The Varlink interface `org.xennetd.Control`: what may be asked of the daemon, and by whom.
+
+Everybody who can open the socket may read; changing is root's. Nothing here does I/O; control.py serves it.
+Annotations here are evaluated (no `from __future__ import annotations`): asyncvarlink makes the interface's
+description, which `varlinkctl introspect` shows, from them and from the docstrings.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+
+from xennetd.daemon.observability.audit import Audit
+from xennetd.model.event import Event
+from xennetd.model.status import DaemonStatus, VifStatus
+from xennetd.model.vif import VifId
+
+INTERFACE = "org.xennetd.Control"
+
+
+class Daemon(Protocol):
+    """What the control service needs of the daemon. A returned sentence says why it is not done; None: it is."""
+
+    def status(self) -> DaemonStatus: ...
+
+    def vifs(self) -> list[VifStatus]:
+        """Return all vifs, ordered by domid and devid."""
+        ...
+
+    def vif(self, vif: VifId) -> VifStatus | None: ...
+
+    def debug(self, vif: VifId) -> str:
+        """Return the last observation of a vif and what was decided from it, as JSON."""
+        ...
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again; return its problems, the old policy then staying as it was."""
+        ...
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Return the configuration files' problems as they are now, and notes on what is perhaps not meant so."""
+        ...
+
+    def retry(self, vif: VifId) -> str | None: ...
+
+    async def pin(self, vif: VifId) -> str | None: ...
+
+    async def unpin(self, vif: VifId) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One event of the audit trail. `time` is in seconds since the epoch; `event` and `message_id` name its kind."""
+
+    event: str
+    message_id: str
+    message: str
+    time: float
+    vif: str | None
+    domid: int | None
+    devid: int | None
+    vm: str | None
+    uuid: str | None
+    mac: str | None
+    ips: list[str]
+    network: str | None
+    bridge: str | None
+    vlan: str | None
+    policy: str | None
+    duration_us: int | None
+    error: str | None
+
+    @classmethod
+    def of(cls, event: Event) -> "EventRecord":
+        """Return `event` as it goes over the wire."""
+        return cls(
+            event=event.kind.label,
+            message_id=event.kind.message_id,
+            message=event.message,
+            time=event.realtime_us / 1e6,
+            vif=None if event.vif is None else str(event.vif),
+            domid=None if event.vif is None else event.vif.domid,
+            devid=None if event.vif is None else event.vif.devid,
+            vm=event.vm,
+            uuid=event.uuid,
+            mac=event.mac,
+            ips=list(event.ips),
+            network=event.network,
+            bridge=event.bridge,
+            vlan=event.vlan,
+            policy=event.policy,
+            duration_us=event.duration_us,
+            error=event.error,
+        )
+
+
+class NotFound(TypedVarlinkErrorReply, interface=INTERFACE):
+    """There is no such guest interface: no vif, link or domain has this name."""
+
+    class Parameters:
+        vif: str
+
+
+class Ambiguous(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The name stands for several interfaces; say which one is meant."""
+
+    class Parameters:
+        vif: str
+        candidates: list[str]
+
+
+class NotPermitted(TypedVarlinkErrorReply, interface=INTERFACE):
+    """Only root may do this."""
+
+    class Parameters:
+        method: str
+
+
+class Rejected(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The configuration has problems; the old policy stays as it was."""
+
+    class Parameters:
+        problems: list[str]
+
+
+class Refused(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The daemon can't do this now."""
+
+    class Parameters:
+        reason: str
+
+
+class _Shown(TypedDict):
+    vif: VifStatus
+    events: list[EventRecord]
+
+
+class _Checked(TypedDict):
+    problems: list[str]
+    notes: list[str]
+
+
+class _Monitored(TypedDict):
+    event: EventRecord | None
+    lost: int
+
+
+class Control(VarlinkInterface, name=INTERFACE):
+    """The network daemon of a Xen host.
+
+    An interface is named by its vif (vif7.0 or 7.0), by its link, by its domain if that has just one, or by domain and
+    device number (web-1/0).
+    """
+
+    errors = (NotFound, Ambiguous, NotPermitted, Rejected, Refused)
+
+    def __init__(self, daemon: Daemon, audit: Audit, uid: int) -> None:
+        self._daemon = daemon
+        self._audit = audit
+        self._uid = uid
+
+    @varlinkmethod(return_parameter="status")
+    def Status(self) -> DaemonStatus:
+        """Return how the daemon is and what an administrator should look at."""
+        return self._daemon.status()
+
+    @varlinkmethod(return_parameter="vifs")
+    def List(self) -> list[VifStatus]:
+        """Return all guest interfaces, ordered by domain and device number."""
+        return self._daemon.vifs()
+
+    @varlinkmethod
+    def Show(self, *, vif: str) -> _Shown:
+        """Return one interface and its latest events, the oldest first."""
+        row = self._find(vif)
+        return {"vif": row, "events": [EventRecord.of(e) for e in self._audit.recent(VifId(row.domid, row.devid))]}
+
+    @varlinkmethod(return_parameter="dump")
+    def Debug(self, *, vif: str) -> str:
+        """Return the last observation of an interface, what was decided from it and by which policy, as JSON text.
+
+        It is for developers, and its form may change with any version.
+        """
+        return self._daemon.debug(self._id(vif))
+
+    @varlinkmethod(delay_generator=False)
+    async def Monitor(self, *, recent: int | None = None) -> AsyncIterator[_Monitored]:
+        """Stream events as they happen, after up to `recent` of the latest ones. Needs `more`.
+
+        The first reply after those has no event: from then on none is missed. `lost` tells how many were dropped before
+        this one because the caller was too slow.
+        """
+        with self._audit.subscribe() as events:
+            for event in self._audit.recent()[-recent:] if recent and recent > 0 else []:
+                yield {"event": EventRecord.of(event), "lost": 0}
+            yield {"event": None, "lost": 0}
+            async for event, lost in events:
+                yield {"event": EventRecord.of(event), "lost": lost}
+
+    @varlinkmethod
+    async def Reload(self) -> None:
+        """Read the configuration again and make it so. With problems nothing changes."""
+        self._require_root("Reload")
+        if problems := await self._daemon.reload():
+            raise Rejected(problems=list(problems))
+
+    @varlinkmethod
+    def Check(self) -> _Checked:
+        """Return what is wrong with the configuration files as they are now, and what is worth knowing of them."""
+        problems, notes = self._daemon.check()
+        return {"problems": problems, "notes": notes}
+
+    @varlinkmethod(return_parameter="vif")
+    def Retry(self, *, vif: str) -> str:
+        """Try to attach an interface again now. Returns the vif's name."""
+        self._require_root("Retry")
+        found = self._id(vif)
+        _refuse(self._daemon.retry(found))
+        return str(found)
+
+    @varlinkmethod(return_parameter="vif")
+    async def Pin(self, *, vif: str) -> str:
+        """Keep the daemon's hands off an interface until Unpin. Returns the vif's name."""
+        self._require_root("Pin")
+        found = self._id(vif)
+        _refuse(await self._daemon.pin(found))
+        return str(found)
+
+    @varlinkmethod(return_parameter="vif")
+    async def Unpin(self, *, vif: str) -> str:
+        """Let the daemon take care of an interface again. Returns the vif's name."""
+        self._require_root("Unpin")
+        found = self._id(vif)
+        _refuse(await self._daemon.unpin(found))
+        return str(found)
+
+    def _require_root(self, method: str) -> None:
+        if self._uid != 0:
+            raise NotPermitted(method=method)
+
+    def _id(self, name: str) -> VifId:
+        row = self._find(name)
+        return VifId(row.domid, row.devid)
+
+    def _find(self, name: str) -> VifStatus:
+        """Return the interface that `name` stands for; the most exact meaning wins."""
+        vif = VifId.parse(name) or VifId.parse(f"vif{name}")
+        if vif is not None and (row := self._daemon.vif(vif)) is not None:
+            return row
+        vm, _, devid = name.rpartition("/")
+        rows = self._daemon.vifs()
+        found = (
+            [row for row in rows if row.link == name]
+            or [row for row in rows if row.vm == name]
+            or [row for row in rows if row.vm == vm and str(row.devid) == devid]
+        )
+        if not found:
+            raise NotFound(vif=name)
+        if len(found) > 1:
+            raise Ambiguous(vif=name, candidates=[row.vif for row in found])
+        return found[0]
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise Refused(reason=reason)

@@ -1,0 +1,69 @@
+"""What the daemon finds around it on the host: the stock scripts' hooks, `xl devd`, what is not installed."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from xennetd.daemon.toolstack.hooks import find_hooks
+from xennetd.dnsmasq.process import find_dnsmasq
+from xennetd.kernel.links import Links
+from xennetd.kernel.sockets import RequestSocket
+from xennetd.model.configuration import Policy
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.nft import library
+from xennetd.policy.host_notes import HostNotes
+
+
+def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
+    """Return what `check` has to know of the host for this policy.
+
+    Without `links`, as when the daemon starts, what hinders single networks is left out: it is told of when they are
+    made, and all other guests are served meanwhile.
+    """
+    notes = HostNotes() if links is None else not_installed()
+    notes = replace(notes, hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs())
+    if links is None:
+        return notes
+    return replace(
+        notes,
+        bridges=frozenset(bridge.name for bridge in links.bridges()),
+        links=frozenset(link.name for link in links),
+        addresses={
+            link.name: link.addresses
+            for link in links
+            if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP)
+        },
+    )
+
+
+def not_installed() -> HostNotes:
+    """Return what `lacking` has to know of this host."""
+    no_dnsmasq = "" if find_dnsmasq() is not None else "dnsmasq is not installed: apt install dnsmasq-base"
+    return HostNotes(no_dnsmasq=no_dnsmasq, no_nftables=library.absent())
+
+
+def read_links() -> Links | None:
+    """Return the host's links as they are now, None where they can't be read."""
+    try:
+        requests = RequestSocket()
+    except OSError:
+        return None
+    with closing(requests):
+        links = Links()
+        links.load(requests.dump())
+        return links
+
+
+def xl_devd_runs(proc: Path = Path("/proc")) -> bool:
+    """Return whether an `xl devd` serves this domain's backends (xl(1))."""
+    for process in proc.iterdir():
+        if process.name.isdecimal():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if len(words) > 1 and words[0].rpartition(b"/")[2] == b"xl" and b"devd" in words[1:]:
+                return True
+    return False

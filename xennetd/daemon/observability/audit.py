@@ -1,0 +1,134 @@
+"""The audit trail: each event is one journal entry, and the same event goes to every monitor that listens.
+
+Recording never waits: not for journald (see journal.py), and not for a monitor, which loses events when it is too slow
+and is told how many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from xennetd.daemon.observability.journal import ERR, INFO, NOTICE, WARNING, Fields, Journal
+from xennetd.model.event import Event, EventKind
+from xennetd.model.vif import VifId
+
+REMEMBERED = 200
+"""How many events are kept in memory for `show` and for monitors that ask for the recent ones."""
+
+BACKLOG = 256
+"""How many events wait for one monitor before it begins to lose the oldest."""
+
+_PRIORITIES = {
+    EventKind.ERROR: ERR,
+    EventKind.WARNING: WARNING,
+    EventKind.DRIFT: WARNING,
+    EventKind.DENIED: NOTICE,
+    EventKind.PIN: NOTICE,
+}
+
+
+class Audit:
+    """Records events. `clock` returns the time in microseconds since the epoch."""
+
+    def __init__(self, journal: Journal, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._recent: deque[Event] = deque(maxlen=REMEMBERED)
+        self._subscriptions: set[Subscription] = set()
+
+    @property
+    def lost(self) -> int:
+        """How many journal entries, of the audit trail and of the log, have reached nobody since the start."""
+        return self._journal.lost
+
+    def record(self, event: Event) -> None:
+        """Write `event` down, stamped with the time unless it has one, and tell the monitors."""
+        if not event.realtime_us:
+            event = replace(event, realtime_us=self._clock())
+        self._journal.send(entry(event))
+        self._recent.append(event)
+        for subscription in self._subscriptions:
+            subscription.put(event)
+
+    def recent(self, vif: VifId | None = None) -> list[Event]:
+        """Return the remembered events, of one vif or of all, oldest first."""
+        return [event for event in self._recent if vif is None or event.vif == vif]
+
+    def subscribe(self) -> Subscription:
+        """Return a subscription to all events from now on. Use it as a context manager, so that it ends."""
+        subscription = Subscription(self._subscriptions)
+        self._subscriptions.add(subscription)
+        return subscription
+
+
+class Subscription:
+    """Events as they are recorded, an async iterator of (event, how many were lost just before it)."""
+
+    def __init__(self, register: set[Subscription]) -> None:
+        self._register = register
+        self._events: deque[Event] = deque()
+        self._lost = 0
+        self._wake = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Add an event, at the cost of the oldest one that still waits when there are too many."""
+        if len(self._events) >= BACKLOG:
+            self._events.popleft()
+            self._lost += 1
+        self._events.append(event)
+        self._wake.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Event, int]:
+        while not self._events:
+            self._wake.clear()
+            await self._wake.wait()
+        lost, self._lost = self._lost, 0
+        return self._events.popleft(), lost
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._register.discard(self)
+
+
+def entry(event: Event) -> Fields:
+    """Return the journal entry of an event; what the event does not know is left out."""
+    kind = event.kind
+    fields: dict[str, str | int] = {
+        "MESSAGE": event.message,
+        "MESSAGE_ID": kind.message_id,
+        "PRIORITY": _PRIORITIES.get(kind, WARNING if event.error else INFO),
+        "XENNET_EVENT": kind.label,
+    }
+    if event.vif is not None:
+        fields["XENNET_VIF"] = str(event.vif)
+        fields["XENNET_DOMID"] = event.vif.domid
+        fields["XENNET_DEVID"] = event.vif.devid
+    if event.ips:
+        fields["XENNET_IPS"] = " ".join(event.ips)
+    for name, value in (
+        ("XENNET_VM", event.vm),
+        ("XENNET_UUID", event.uuid),
+        ("XENNET_MAC", event.mac),
+        ("XENNET_NETWORK", event.network),
+        ("XENNET_BRIDGE", event.bridge),
+        ("XENNET_VLAN", event.vlan),
+        ("XENNET_POLICY", event.policy),
+        ("XENNET_DURATION_US", event.duration_us),
+        ("XENNET_ERROR", event.error),
+    ):
+        if value is not None:
+            fields[name] = value
+    return fields

@@ -1,0 +1,189 @@
+"""Keeps each network of the policy as the policy says, and remembers why one can't be had."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.pace import Pace
+from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, is_guest_port
+from xennetd.model.errors import HostError, PolicyError, XennetdError
+from xennetd.model.event import Event, EventKind
+from xennetd.model.link import HostView
+from xennetd.plan.difference import HostStep
+from xennetd.policy.network_needs import lacks, named_links, needs
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_LONGEST = 60.0
+
+
+def network_key(name: str) -> str:
+    """Return what vifs wait on whose network can't be had now, as in an error's `waits_on`."""
+    return f"network {name}"
+
+
+class Networks:
+    """All networks of the policy. `cured` is called with what vifs may have waited for (an error's `waits_on`)."""
+
+    def __init__(
+        self, in_force: InForce, view: HostView, host: HostState, audit: Audit, cured: Callable[[Iterable[str]], None]
+    ) -> None:
+        self._in_force = in_force
+        self._links = named_links(in_force.policy)
+        self._view = view
+        self._host = host
+        self._audit = audit
+        self._cured = cured
+        self._problems: dict[str, XennetdError] = {}
+        self._known: set[str] = set()
+        self._lacks: dict[str, str] = {}
+        self._missing: dict[str, tuple[HostStep, ...]] = {}
+        self._guests_move = False
+        self._pace = Pace()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+
+    async def follow_policy(self) -> None:
+        """Make the networks of a policy that is new. What is needed no more is taken away by `retire`, not before."""
+        self._links = named_links(self._in_force.policy)
+        self._guests_move = True
+        await self.look()
+
+    def hint(self) -> None:
+        """Ask for a look: something that networks are made of may have changed."""
+        self._wake.set()
+
+    def links_changed(self, changes: Iterable[LinkChange]) -> None:
+        """Take a hint from the kernel's view.
+
+        A guest's link is no part of a network, nor is one without an address that no network names: those of containers
+        come and go.
+        """
+        if self._links and any(map(self._concerns, changes)):
+            self._wake.set()
+
+    def _concerns(self, change: LinkChange) -> bool:
+        return change == DEFAULT_ROUTES or any(
+            link is not None and not is_guest_port(link) and (link.addresses or link.name in self._links)
+            for link in (change.old, change.new)
+        )
+
+    async def catch_up(self) -> None:
+        """Look now if there is a hint: a guest whose network is put right at once need not hear that it was not."""
+        if self._wake.is_set():
+            self._wake.clear()
+            try:
+                await self.look()
+            except Exception:
+                self._wake.set()  # A defect: `run` meets it too, and it is none of a guest's.
+
+    def problem(self, name: str) -> XennetdError | None:
+        """Return why a network can't be had now, in a sentence that a guest may read and a detail for the journal."""
+        found = self._problems.get(name)
+        if found is None:
+            return None
+        waits_on = frozenset({network_key(name)})
+        return PolicyError(found.sentence, detail=found.detail, waits_on=waits_on)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with networks, in sentences."""
+        now = time.monotonic()
+        fights = ((name, self._pace.problem(name, now)) for name in self._in_force.policy.networks)
+        return [
+            *(self._problems[name].detail for name in sorted(self._problems)),
+            *self._lacks.values(),
+            *(f"network {name} is {problem}" for name, problem in fights if problem is not None),
+        ]
+
+    def _again(self, seconds: float) -> None:
+        """Look again in some time; of several such times the earliest counts."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if loop.time() < self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._wake.set)
+
+    def remarks(self) -> list[str]:
+        """Return what would be made of networks if it were not for observe mode, in sentences."""
+        would = {name: "; ".join(each.describe() for each in missing) for name, missing in self._missing.items()}
+        return [f"network {name}: would: {text}" for name, text in would.items() if text]
+
+    async def look(self) -> None:
+        """Make what is missing of each network, or (in observe mode) note what that is.
+
+        What a network needed before and does not need any more is taken away, unless guests are still to move.
+        """
+        observes = self._in_force.observes
+        before = set(self._problems)
+        self._missing.clear()
+        self._lacks.clear()
+        for name, network in self._in_force.policy.networks.items():
+            try:
+                needed = needs(self._in_force.policy, network, self._view)
+                if (lack := lacks(network, self._view)) is not None:
+                    self._lacks[name] = lack
+                missing = self._host.difference(name, needed)
+                if observes:
+                    self._missing[name] = missing
+                    self._problems.pop(name, None)
+                    continue
+                self._known.add(name)
+                if (conflict := self._host.conflict(name, needed)) is not None:
+                    raise conflict
+                if missing and (wait := self._pace.wait(name, _words(missing), time.monotonic())) > 0:
+                    self._again(wait)
+                    continue
+                lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
+                await self._host.ensure(name, missing)
+                if not self._guests_move:
+                    self._cured(await self._host.settle(name, needed))
+            except (HostError, PolicyError) as error:
+                known = self._problems.get(name)
+                if known is None or known.detail != error.detail:
+                    _log.error("a network can't be had", network=name, why=error.detail)
+                self._problems[name] = error
+            else:
+                if self._problems.pop(name, None) is None and lost:
+                    said = f"network {name} repaired: {'; '.join(lost)}"
+                    self._audit.record(Event(EventKind.DRIFT, said, network=name))
+        for name in self._problems.keys() - self._in_force.policy.networks.keys():
+            del self._problems[name]
+        if cured := before - self._problems.keys():
+            self._cured({network_key(name) for name in cured})
+        if self._problems and not before:
+            self._wake.set()  # `run` waits without end while all is well; now it has a reason to try again.
+
+    async def retire(self) -> None:
+        """Take away what networks needed before this policy; all guests are where it wants them now."""
+        self._guests_move = False
+        if self._in_force.observes:
+            return
+        await self.look()
+        for name in self._known - self._in_force.policy.networks.keys():
+            self._cured(await self._host.settle(name, ()))
+        self._known &= self._in_force.policy.networks.keys()
+
+    async def run(self) -> None:
+        """Look again when something has changed, or after a while where something is wrong."""
+        patience = 1.0
+        while True:
+            try:
+                async with asyncio.timeout(patience if self._problems else None):
+                    await self._wake.wait()
+                patience = 1.0
+            except TimeoutError:
+                patience = min(patience * 2, _RETRY_LONGEST)
+            self._wake.clear()
+            await self.look()
+
+
+def _words(steps: Iterable[HostStep]) -> tuple[str, ...]:
+    return tuple(step.describe() for step in steps)

@@ -1,0 +1,395 @@
+"""Looks after vifs: asks what is to be done about one, does it, and asks again until there is nothing left to do.
+
+Rule 1: a hint says which vif to look at and nothing else; what is done follows from what is found.
+Rule 2: the code here knows nothing of bridges or filters; `plan.decide` does.
+Rule 3: whatever goes wrong while one vif is looked after stays with that vif.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+
+import structlog
+
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.executor import Executor
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.observe import Observer
+from xennetd.daemon.reconcile.pace import Pace
+from xennetd.daemon.reconcile.queue import WorkQueue
+from xennetd.daemon.reconcile.registry import Affected, GuestRegistry
+from xennetd.daemon.reconcile.taps import tap_of
+from xennetd.daemon.reconcile.waiters import LinkWaiters
+from xennetd.daemon.record import Record
+from xennetd.daemon.toolstack.audit_events import AuditEvents
+from xennetd.daemon.toolstack.hooks import Hooks
+from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
+from xennetd.daemon.toolstack.reporter import RETRY, ToolstackReporter
+from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.errors import ToolstackError
+from xennetd.model.link import Link
+from xennetd.model.objects import HostObject
+from xennetd.model.status import VifState
+from xennetd.model.vif import Vif, VifId, XenbusState
+from xennetd.plan.decide import Decision, PortDecision, decide
+from xennetd.plan.observation import CONNECTED, incarnation
+from xennetd.plan.refusal import not_taken
+from xennetd.plan.steps import Step
+from xennetd.xenstore import backend
+from xennetd.xenstore.channel import ConnectionLost
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.directory import Directory
+
+_log = structlog.get_logger(__name__)
+
+_ROUNDS = 8
+"""Looks at one vif before its link counts as one that somebody else keeps changing."""
+
+_RETRY_REFUSED = 10.0
+_RETRY_DEFECT = 60.0
+"""Seconds until a vif is looked at again whose verdict was refused by xenstored, or that met a defect.
+
+With a defect nothing but its end, or `retry`, brings on an earlier look: each look may change what leads to the next.
+"""
+
+
+class Reconciler:
+    """Brings every vif to what policy says of it, and remembers where each one stands.
+
+    `prepare` is called before each look at a vif, to see to what the vif may stand on.
+    """
+
+    def __init__(
+        self,
+        in_force: InForce,
+        kernel: Kernel,
+        directory: Directory,
+        client: XenstoreClient,
+        audit: Audit,
+        hooks: Hooks,
+        hotplug_files: HotplugFiles,
+        host: HostState,
+        registry: GuestRegistry,
+        prepare: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._in_force = in_force
+        self._kernel = kernel
+        self._directory = directory
+        self._client = client
+        self._audit_events = AuditEvents(audit, hooks)
+        self._hotplug_files = hotplug_files
+        self._host = host
+        self._registry = registry
+        self._prepare = prepare
+        self._queue = WorkQueue()
+        self._reporter = ToolstackReporter(
+            kernel, directory, client, self._audit_events, hotplug_files, self._queue.hint_later
+        )
+        self._waiters = LinkWaiters()
+        self._observer = Observer(kernel.links, host, registry)
+        self._executor = Executor(kernel, host, self._audit_events)
+        self._pace = Pace()
+        self._records: dict[VifId, Record] = {}
+
+    @property
+    def records(self) -> dict[VifId, Record]:
+        """Where each vif stands."""
+        return self._records
+
+    @property
+    def adopted(self) -> int:
+        """How many vifs were found connected and right."""
+        return self._audit_events.adopted
+
+    @property
+    def knows_all_needs(self) -> bool:
+        """Whether it is known of every vif what it needs of the host.
+
+        It is not of a guest that was right before we started and that could not be connected anew now.
+        """
+        return all(
+            seen is None or not seen.established or seen.before is not None
+            for seen in (record.observed for record in self._records.values())
+        )
+
+    def problems(self) -> list[str]:
+        """Return which vifs are put right again and again, in a sentence each."""
+        now = time.monotonic()
+        found = ((record, self._pace.problem(vif, now)) for vif, record in self._records.items())
+        return [f"{record.title} is {problem}" for record, problem in found if problem is not None]
+
+    def hint(self, vif: VifId) -> None:
+        """Ask for a look at one vif."""
+        self._queue.hint(vif)
+
+    def vif_changed(self, vif: VifId) -> None:
+        """Take a hint from the directory. What a vif has that leaves is free for others before it is looked at itself:
+        who comes in the same batch of events may be looked at first, and must not be refused for it."""
+        self.hint(vif)
+        known = self._directory.get(vif)
+        if known is None or known.removing:
+            self._announce(self._registry.drop(vif))
+
+    async def look_at_all(self) -> None:
+        """Look at every vif there is, and return when each has been looked at to the end.
+
+        Those in service come first: what they have is not for those who still wait.
+        """
+
+        def waits(vif: VifId) -> bool:
+            known, link = self._directory.get(vif), self._kernel.links.of(vif)
+            return known is None or known.hotplug_status != CONNECTED or link is None or not link.up
+
+        vifs = sorted({*self._directory, *self._records})
+        for vif in vifs:
+            self._registry.came(vif)  # in this order, whatever the order of the looks
+        await self._queue.look_at(sorted(vifs, key=waits))
+
+    async def probe(self) -> None:
+        """Return once a probe has gone through the queue of hints."""
+        await self._queue.probe()
+
+    async def follow_policy(self) -> None:
+        """Look at every vif by a policy that is new. What it does not change is not touched."""
+        await self.look_at_all()
+        if not self._in_force.observes:
+            for owner in self._host.owners():
+                if isinstance(owner, VifId) and owner not in self._records:
+                    await self._settle(owner)  # It went while nothing might be done.
+
+    async def pin(self, vif: Vif, on: bool) -> bool:
+        """Keep hands off a vif, or take it back into care. Returns whether it is still there."""
+        written = await backend.write_pin(self._client, vif, on)
+        if written:
+            self._directory.note(vif.id, "xennetd-pin", "1" if on else None)
+            self.hint(vif.id)
+        return written
+
+    def retry(self, vif: VifId) -> None:
+        """Forget what failed, and try again."""
+        record = self._records.get(vif)
+        if record is not None:
+            record.broken_until = 0.0
+            memory = record.memory
+            record.memory = replace(
+                memory, port=replace(memory.port, failure=None), tap=replace(memory.tap, failure=None)
+            )
+        self.hint(vif)
+
+    def links_changed(self, changes: Iterable[LinkChange]) -> None:
+        """Take hints from the kernel's view: the vifs whose links changed, and those that wait for such a change."""
+        for change in changes:
+            for link in (change.old, change.new):
+                if link is not None:
+                    for vif in self._waiters.vifs_of(link):
+                        self.hint(vif)
+            for vif in self._waiters.waiting_for(change, self._kernel.links):
+                self.retry(vif)
+
+    def wake(self, names: Iterable[str]) -> None:
+        """Try those again that wait for one of these (an error's `waits_on`)."""
+        for vif in self._waiters.waiting_on(names):
+            self.retry(vif)
+
+    async def run(self) -> None:
+        """Work on hints until cancelled."""
+        await self._queue.run(self._look_after)
+
+    async def _look_after(self, vif: VifId, hinted_at: float) -> None:
+        record = self._records.get(vif)
+        if record is not None and record.broken_until > time.monotonic() and self._directory.get(vif) is not None:
+            return  # what the defect made of it is no news
+        try:
+            await self._reconcile(vif, hinted_at)
+        except ConnectionLost:
+            self._queue.hint_later(vif, RETRY)
+        except ToolstackError as error:
+            self._refused_by_xenstore(vif, error)
+        except Exception as error:
+            _log.exception("a defect in xennetd, please report it", vif=str(vif))
+            self._queue.hint_later(vif, _RETRY_DEFECT)
+            record = self._records.get(vif)
+            if record is None:
+                return
+            record.broken_until = time.monotonic() + _RETRY_DEFECT
+            try:
+                await self._reporter.tell_defect(record, error, observing=self._in_force.observes)
+            except Exception:
+                _log.exception("and another one while the first was being dealt with", vif=str(vif))
+
+    async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
+        done: list[Step] = []
+        before: Decision | None = None
+        replaced = False
+        for _ in range(_ROUNDS):
+            await self._prepare()
+            self._queue.served(vif_id)  # what it hints at is looked at right now
+            if self._is_replaced(vif_id):
+                # The news of its directory may not have come yet, and nothing may be decided by the older one's.
+                await self._directory.refresh(vif_id)
+                await self._gone(vif_id)
+                done, before, replaced = [], None, True
+            vif = self._directory.get(vif_id)
+            if vif is None:
+                await self._gone(vif_id)
+                return
+            record = self._record(vif)
+            link, tap = self._kernel.links.of(vif_id), tap_of(record, self._kernel.links, self._namesakes)
+            if link is not None:
+                record.seen = incarnation(link)
+            if replaced:
+                record.memory = replace(record.memory, fresh=True)
+            decision = self._decide(record, link, tap)
+            if record.hinted_at is None and link is not None and vif.state is XenbusState.INIT_WAIT:
+                record.hinted_at = hinted_at
+            if not decision.has_steps or self._in_force.observes:
+                await self._tell(record, decision, link, done)
+                return
+            if before is not None and before.steps == decision.steps:
+                if decision.error is not None:
+                    # It can't be taken down: that is no reason to keep quiet.
+                    port, tap_port = (replace(each, steps=(), host=()) for each in (decision.port, decision.tap))
+                    decision = replace(decision, port=port, tap=tap_port)
+                    await self._tell(record, decision, link, done)
+                    return
+                self._executor.verify(record, decision, link, tap)
+                before = None
+                continue
+            if before is None and (wait := self._pace.wait(vif_id, _words(decision), time.monotonic())) > 0:
+                self._queue.hint_later(vif_id, wait)
+                return
+            before = decision
+            done += await self._executor.execute(record, link, decision.port, tap=False)
+            done += await self._executor.execute(record, tap, decision.tap, tap=True)
+        _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
+        if before is not None and link is not None and before.port.all_steps:
+            self._executor.fail(record, link, not_taken(record.vif, before.port.all_steps), tap=False)
+        self._queue.hint_later(vif_id, 1.0)
+
+    async def _tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Tell what a look came to. What the vif needs of the host is there by then; what it needs no more goes."""
+        if self._in_force.observes:
+            record.settle(_observed(decision), link)
+            return
+        self.wake(await self._host.settle(record.vif.id, _needs(record, decision), record.vif.uuid))
+        await self._reporter.tell(record, decision, link, done)
+
+    def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
+        vif = record.vif
+        self._registry.meet(vif.id, connected=record.connected, in_service=link is not None and link.up)
+        seen = self._observer.observe(
+            record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
+        )
+        decision = decide(seen)
+        record.observed, record.decided = seen, decision
+        if seen.assignment is not None:
+            record.assignment = seen.assignment
+        for port, is_tap in ((decision.port, False), (decision.tap, True)):
+            memory = record.port_memory(tap=is_tap)
+            if memory.name_awaited_since != port.name_awaited_since:
+                record.remember(replace(memory, name_awaited_since=port.name_awaited_since), tap=is_tap)
+        # Before anything is awaited: others are decided by it, and what it waits for may come meanwhile.
+        self._claim(record, decision)
+        self._waiters.wait(vif.id, record.waits_on, decision.waits_on)
+        record.waits_on = decision.waits_on
+        if decision.look_at is not None:
+            self._queue.hint_later(vif.id, max(0.0, decision.look_at - time.monotonic()))
+        return decision
+
+    def _claim(self, record: Record, decision: Decision) -> None:
+        """Note what the vif claims for itself, and have those looked at whom that concerns.
+
+        A vif counts as connected from the look that tells it so. Other vifs are looked at while the verdict is on its
+        way, and until the next look at this one: no other domain may take in that time what this vif was just given.
+        """
+        vif, attachment, verdict = record.vif, decision.attachment, decision.verdict
+        connected = record.connected or (verdict is not None and verdict.error is None)
+        if attachment is not None:
+            self._announce(self._registry.set(vif, record.title, attachment, connected=connected))
+        else:
+            self._announce(self._registry.drop(vif.id))
+
+    def _announce(self, change: Affected) -> None:
+        for vif in change.rivals:
+            self.hint(vif)
+        self.wake(change.freed)
+
+    def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
+        """xenstored is there and would not have what we wrote: say so, and try again, since nobody else will."""
+        record = self._records.get(vif_id)
+        if record is not None:
+            self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), record.link, [])
+        self._queue.hint_later(vif_id, _RETRY_REFUSED)
+
+    def _record(self, vif: Vif) -> Record:
+        record = self._records.get(vif.id)
+        if record is None:
+            record = self._records[vif.id] = Record(vif)
+            self._waiters.rename(vif.id, None, vif)
+        elif record.vif.vifname != vif.vifname:
+            self._waiters.rename(vif.id, record.vif, vif)
+        old, record.vif = record.vif, vif
+        if old.vm != vif.vm and not self._in_force.observes:
+            self._audit_events.renamed(record, old)
+        return record
+
+    def _is_replaced(self, vif_id: VifId) -> bool:
+        """Whether the link is another than at the last look: most likely it is another vif's with the same numbers."""
+        record, link = self._records.get(vif_id), self._kernel.links.of(vif_id)
+        if record is None or link is None or record.state is VifState.DETACHING:
+            return False
+        return record.seen is not None and record.seen != incarnation(link)
+
+    async def _gone(self, vif_id: VifId) -> None:
+        self._announce(self._registry.drop(vif_id, gone=True))
+        record = self._records.pop(vif_id, None)
+        if record is None:
+            return
+        self._hotplug_files.forget(vif_id)
+        self._pace.forget(vif_id)
+        self._waiters.rename(vif_id, record.vif, None)
+        self._waiters.wait(vif_id, record.waits_on, ())
+        if not self._in_force.observes:
+            await self._settle(vif_id)
+        if record.memory.connected is not None and not self._in_force.observes:
+            self._audit_events.detached(record)
+
+    async def _settle(self, vif_id: VifId) -> None:
+        self.wake(await self._host.settle(vif_id, ()))
+
+    def _namesakes(self, name: str) -> list[Record]:
+        """Return the vifs whose `vifname`, or whose tap's name, this is."""
+        return [self._records[vif] for vif in self._waiters.named(name)]
+
+    def _leaving(self, holder: Link, asking: VifId) -> bool:
+        """Whether a guest's link belongs to nobody who is still there, the vif that asks aside."""
+        if not is_guest_port(holder):
+            return False
+        owners = (self._directory.get(vif) for vif in self._waiters.vifs_of(holder) if vif != asking)
+        return all(owner is None or owner.removing for owner in owners)
+
+
+def _words(decision: Decision) -> tuple[str, ...]:
+    return tuple(step.describe() for step in decision.steps)
+
+
+def _needs(record: Record, decision: Decision) -> tuple[HostObject, ...]:
+    """Return what the host must go on having for a vif: nothing for one that is not, and was not, to be connected."""
+    attachment = decision.attachment
+    if attachment is None or (decision.state is VifState.ERROR and record.memory.connected is None):
+        return ()
+    return attachment.needs
+
+
+def _observed(decision: Decision) -> Decision:
+    """What a look came to, said in words because nothing may be done."""
+    would = [step.describe() for step in decision.steps]
+    if decision.verdict is not None:
+        would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
+    if not would:
+        return decision
+    return replace(decision, reason="observing; would: " + "; ".join(would))

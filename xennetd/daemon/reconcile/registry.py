@@ -1,0 +1,227 @@
+"""Which guest has which addresses and which MAC where: what deciding about one guest must know of all the others.
+
+It is filled from what was decided for each vif last, so it is as complete as the looks that have been made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from xennetd.model.attachment import Attachment, Name
+from xennetd.model.errors import XennetdError
+from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.vif import Vif, VifId
+from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One live vif's claims. `hosts` are single addresses, `prefixes` whole networks, `names` its MAC where it is and
+    its VM's name in its network. `held` is what it has of all that."""
+
+    claim: Claim
+    names: frozenset[Name]
+    network: str | None
+    key: tuple[str, int]
+    hosts: frozenset[IPAddress]
+    prefixes: frozenset[IPNetwork]
+    held: frozenset[IPNetwork | Name]
+
+    @property
+    def addresses(self) -> tuple[object, ...]:
+        """All addresses, and in which network."""
+        return self.hosts, self.prefixes, self.network
+
+    def has(self, what: IPNetwork | Name) -> bool:
+        """Return whether it has this name, or an address in this destination."""
+        if not self.claim.has or isinstance(what, tuple):
+            return self.claim.has and what in self.held
+        return any(not isinstance(each, tuple) and _overlap(each, what) for each in self.held)
+
+    def to(self, what: IPNetwork | Name) -> Claim:
+        """Return the claim to this."""
+        return replace(self.claim, has=self.has(what))
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """Whom a change of one vif's claims concerns: vifs that have claims on the same addresses, or have the same MAC in
+    the same place, and those that wait for what is `freed` (an error's `waits_on`)."""
+
+    rivals: frozenset[VifId] = frozenset()
+    freed: frozenset[str] = frozenset()
+
+
+class GuestRegistry:
+    """Implements `policy.addresses.OtherGuests`; leases and networks' problems are asked of those that know them."""
+
+    def __init__(
+        self,
+        lease: Callable[[str, str], Collection[IPAddress]],
+        leased: Callable[[str], Collection[IPAddress]],
+        problem: Callable[[str], XennetdError | None],
+    ) -> None:
+        self.lease = lease
+        self.leased = leased
+        self.problem = problem
+        self._entries: dict[VifId, _Entry] = {}
+        self._since: dict[int, int] = {}
+        self._there: dict[int, set[VifId]] = {}
+        self._in_service: dict[VifId, bool] = {}
+        """Of connected vifs: whether their link is."""
+        self._count = 0
+        self._by_host: dict[IPAddress, set[VifId]] = {}
+        self._by_name: dict[Name, set[VifId]] = {}
+        self._by_network: dict[str, set[VifId]] = {}
+        self._by_key: dict[tuple[str, tuple[str, int]], set[VifId]] = {}
+        self._with_prefix: set[VifId] = set()
+
+    def came(self, vif: VifId) -> None:
+        """Note that a vif is there. Of two domains, the one that is noted first came first."""
+        self._there.setdefault(vif.domid, set()).add(vif)
+        if vif.domid not in self._since:
+            self._count += 1
+            self._since[vif.domid] = self._count
+
+    def meet(self, vif: VifId, *, connected: bool, in_service: bool) -> None:
+        """Note that a vif is going to be looked at, and whether it is connected.
+
+        What a connected vif has is what it was given. After our start that is not known yet, and counts as whatever it
+        asks for, if its link is in service. The link of one that was refused is not.
+        """
+        self.came(vif)
+        self._in_service.pop(vif, None)
+        if connected:
+            self._in_service[vif] = in_service
+
+    def since(self, asking: VifId) -> int:
+        """Return when a vif's domain came, as a number in that order."""
+        return self._since.get(asking.domid, self._count + 1)
+
+    def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
+        """Return whether a connected vif has this address, network or name."""
+        in_service = self._in_service.get(asking)
+        entry = self._entries.get(asking)
+        if in_service is None or entry is None:
+            return bool(in_service)
+        return what in entry.held
+
+    def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
+        """Return the live claims of others on a destination that this one overlaps."""
+        found: set[VifId] = set()
+        if destination.prefixlen == destination.max_prefixlen:
+            found |= self._by_host.get(destination.network_address, set())
+        else:
+            for host, vifs in self._by_host.items():
+                if host in destination:
+                    found |= vifs
+        for vif in self._with_prefix:
+            if any(_overlap(each, destination) for each in self._entries[vif].prefixes):
+                found.add(vif)
+        return [self._entries[vif].to(destination) for vif in sorted(found) if vif != asking]
+
+    def namesakes(self, name: Name, asking: VifId) -> list[Claim]:
+        """Return the other live vifs that go by this name."""
+        return [self._entries[vif].to(name) for vif in sorted(self._by_name.get(name, ())) if vif != asking]
+
+    def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
+        """Return the addresses in this network of a live vif with this (uuid, devid)."""
+        vifs = sorted(self._by_key.get((network, key), ()))
+        return [host for vif in vifs for host in sorted(self._entries[vif].hosts, key=int)]
+
+    def taken(self, network: str) -> set[IPAddress]:
+        """Return all addresses of live vifs in this network."""
+        return {host for vif in self._by_network.get(network, ()) for host in self._entries[vif].hosts}
+
+    def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Affected:
+        """Note what a vif claims now."""
+        ips = attachment.ips
+        entry = _Entry(
+            claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
+            names=frozenset(_names(vif, attachment)),
+            network=attachment.network,
+            key=allocation_key(vif),
+            hosts=frozenset(each.network_address for each in ips if each.prefixlen == each.max_prefixlen),
+            prefixes=frozenset(each for each in ips if each.prefixlen != each.max_prefixlen),
+            held=attachment.granted,
+        )
+        old = self._entries.get(vif.id)
+        if old == entry:
+            return Affected()
+        if old is not None:
+            self._forget(vif.id, old)
+        self._entries[vif.id] = entry
+        for host in entry.hosts:
+            self._by_host.setdefault(host, set()).add(vif.id)
+        for name in entry.names:
+            self._by_name.setdefault(name, set()).add(vif.id)
+        if entry.network is not None:
+            self._by_network.setdefault(entry.network, set()).add(vif.id)
+            self._by_key.setdefault((entry.network, entry.key), set()).add(vif.id)
+        if entry.prefixes:
+            self._with_prefix.add(vif.id)
+        rivals = {claim.vif for each in ips for claim in self.claims(each, vif.id)}
+        for name in entry.names | (old.names if old is not None else frozenset()):
+            rivals |= self._by_name.get(name, set())
+        rivals.discard(vif.id)
+        freed = _freed(vif.id, old) if old is not None and old.addresses != entry.addresses else frozenset()
+        return Affected(frozenset(rivals), freed)
+
+    def drop(self, vif: VifId, *, gone: bool = False) -> Affected:
+        """Forget a vif's claims; `gone`: and that it was ever there."""
+        if gone:
+            _discard(self._there, vif.domid, vif)
+            self._in_service.pop(vif, None)
+            if vif.domid not in self._there:
+                self._since.pop(vif.domid, None)
+        entry = self._entries.pop(vif, None)
+        if entry is None:
+            return Affected()
+        self._forget(vif, entry)
+        rivals = {claim.vif for host in entry.hosts for claim in self._claims_on(host)}
+        for name in entry.names:
+            rivals |= self._by_name.get(name, set())
+        return Affected(frozenset(rivals), _freed(vif, entry))
+
+    def _claims_on(self, host: IPAddress) -> list[Claim]:
+        return [self._entries[vif].claim for vif in self._by_host.get(host, ())]
+
+    def _forget(self, vif: VifId, entry: _Entry) -> None:
+        for host in entry.hosts:
+            _discard(self._by_host, host, vif)
+        for name in entry.names:
+            _discard(self._by_name, name, vif)
+        if entry.network is not None:
+            _discard(self._by_network, entry.network, vif)
+            _discard(self._by_key, (entry.network, entry.key), vif)
+        self._with_prefix.discard(vif)
+
+
+def _names(vif: Vif, attachment: Attachment) -> Iterator[Name]:
+    if attachment.mac is not None:
+        yield attachment.mac, attachment.segment
+    if attachment.network is not None and vif.vm is not None:
+        yield vif.vm, attachment.network
+
+
+def _freed(vif: VifId, entry: _Entry) -> frozenset[str]:
+    freed = {claims_of(vif)} if entry.hosts or entry.prefixes else set()
+    if entry.network is not None and entry.hosts:
+        freed.add(full(entry.network))
+    return frozenset(freed)
+
+
+def _discard(index: dict[_Key, set[VifId]], key: _Key, vif: VifId) -> None:
+    vifs = index.get(key)
+    if vifs is not None:
+        vifs.discard(vif)
+        if not vifs:
+            del index[key]
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one.version == other.version and (one.network_address in other or other.network_address in one)

@@ -1,0 +1,282 @@
+"""The running daemon: its parts wired together, started in order, and supervised as one.
+
+Rule 1: nothing is decided before both xenstore and the kernel have been read completely once.
+Rule 2: every task is in one TaskGroup; a part that fails takes the daemon down, and systemd starts it again.
+Rule 3: stopping leaves the network as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
+
+from xennetd import __version__
+from xennetd.daemon.adapters import kernel_adapters
+from xennetd.daemon.answers import Answers
+from xennetd.daemon.control.server import ControlServer
+from xennetd.daemon.host_checks import host_notes
+from xennetd.daemon.observability import log, notify
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.networks import Networks
+from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.daemon.reconcile.registry import GuestRegistry
+from xennetd.daemon.runtime_dir import RuntimeDirectory
+from xennetd.daemon.toolstack.hooks import Hooks
+from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
+from xennetd.dnsmasq.services import DhcpHosts, DhcpServices
+from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.configuration import Policy
+from xennetd.model.errors import HostError
+from xennetd.model.event import Event, EventKind
+from xennetd.nft.table import NftTable
+from xennetd.policy.check import Notes, check
+from xennetd.policy.files import load_files
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.directory import Directory
+
+_log = structlog.get_logger()
+
+_STATUS_INTERVAL = 5.0
+_GC_THRESHOLD = 50_000
+"""Allocations between two collections, as gc.set_threshold() takes it; 700 costs a burst of attaches 5 %."""
+
+
+class Supervisor:
+    """One daemon. `notes` are what `check` says of `policy`. `config` is the file that was named, None for the default
+    ones; `observe` overrides the mode."""
+
+    def __init__(self, policy: Policy, notes: Notes, audit: Audit, *, config: str | None, observe: bool) -> None:
+        self._in_force = InForce(policy, notes)
+        self._audit = audit
+        self._config = config
+        self._observe = observe
+        self._ready = False
+        self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._renamed = asyncio.Event()
+        self._prune_due = False
+        self._runtime = RuntimeDirectory(policy.daemon.control)
+        self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
+        self._client = XenstoreClient()
+        self._directory = Directory(self._client, lambda vif: self._reconciler.vif_changed(vif))
+        self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
+        self._hotplug_files = HotplugFiles()
+        self._dhcp = DhcpServices()
+        hosts = DhcpHosts(self._dhcp)
+        self._table = NftTable(self._links_lost)
+        adapters = {**kernel_adapters(self._kernel, self._table), "dnsmasq": self._dhcp, "dhcp host": hosts}
+        self._host = HostState(adapters)
+        self._networks = Networks(self._in_force, self._kernel.links, self._host, audit, self._cured)
+        registry = GuestRegistry(hosts.lease, hosts.leases, self._networks.problem)
+        self._reconciler = Reconciler(
+            self._in_force,
+            self._kernel,
+            self._directory,
+            self._client,
+            audit,
+            self._hooks,
+            self._hotplug_files,
+            self._host,
+            registry,
+            self._networks.catch_up,
+        )
+        self._answers = Answers(
+            self._in_force,
+            self._kernel,
+            self._client,
+            self._directory,
+            self._reconciler,
+            self._networks,
+            self._dhcp,
+            audit,
+            config=config,
+            reload=self.reload,
+            ready=lambda: self._ready,
+        )
+
+    async def run(self) -> None:
+        """Serve until stopped by SIGTERM or SIGINT. Raises HostError when this host can't be served."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(signal.SIGUSR2, log.toggle_debug)
+        try:
+            self._runtime.make()
+            # The socket comes first: who finds that another daemon listens there leaves nothing of that one changed.
+            control = ControlServer(
+                self._answers, self._audit, self._in_force.policy.daemon.control, version=__version__
+            )
+            try:
+                self._runtime.claim(observing=self._in_force.observes)
+                await self._serve(control)
+            finally:
+                control.close()
+        finally:
+            self._client.close()
+            self._kernel.close()
+            self._table.close()
+            self._hotplug_files.leave()
+            self._runtime.leave()
+
+    async def _serve(self, control: ControlServer) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                main = tasks.create_task(self._main(tasks, control))
+                await self._stop.wait()
+                notify.stopping()
+                main.cancel()
+                raise _Stopped
+        except* _Stopped:
+            _log.info("stopped; the network stays as it is")
+
+    async def _main(self, tasks: asyncio.TaskGroup, control: ControlServer) -> None:
+        tasks.create_task(control.serve(), name="control")
+        tasks.create_task(self._reload_on_hangup(), name="hangup")
+        notify.status("reading the host's links")
+        self._kernel.start()
+        self._table.start()
+        notify.status("waiting for xenstored")
+        tasks.create_task(self._directory.run(), name="directory")
+        await self._directory.loaded.wait()
+        self._hotplug_files.start(self._directory)
+        await self._networks.look()
+        tasks.create_task(self._dhcp.work(), name="dhcp")
+        tasks.create_task(self._networks.run(), name="networks")
+        tasks.create_task(self._reconciler.run(), name="reconciler")
+        tasks.create_task(self._hooks.work(), name="hooks")
+        tasks.create_task(self._follow_renames(), name="renames")
+        tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
+        await self._reconciler.look_at_all()
+        self._prune_due = True
+        await self._prune()
+        # What lives now lives long, and attaches make no cycles to speak of: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
+        self._ready = True
+        self._announce()
+        notify.ready(self._answers.summary())
+        shown = self._answers.summary()
+        while True:
+            await asyncio.sleep(_STATUS_INTERVAL)
+            await self._prune()
+            if shown != (shown := self._answers.summary()):
+                notify.status(shown)
+
+    async def _prune(self) -> None:
+        """Remove what carries our mark and what nobody wants, once everything that is wanted is known."""
+        if self._prune_due and not self._in_force.observes and self._reconciler.knows_all_needs:
+            self._prune_due = False
+            await self._host.prune()
+
+    async def _follow_renames(self) -> None:
+        """What we have marked of a link stays with it when it gets another name: give back what nobody wants there."""
+        while True:
+            await self._renamed.wait()
+            self._renamed.clear()
+            async with self._reloading:
+                await self._networks.look()
+                await self._reconciler.look_at_all()
+                self._prune_due = True
+                await self._prune()
+
+    def _announce(self) -> None:
+        adopted = self._reconciler.adopted
+        message = (
+            f"xennetd {__version__} serves: {self._answers.summary()}; {adopted} found connected and left as they were"
+        )
+        self._audit.record(Event(EventKind.ADOPT, message))
+        for note in self._answers.notes():
+            _log.warning(note.sentence)
+
+    def _links_changed(self, changes: list[LinkChange]) -> None:
+        self._reconciler.links_changed(changes)
+        self._networks.links_changed(changes)
+        if self._ready and any(map(_renames, changes)):
+            self._renamed.set()
+
+    def _cured(self, awaited: Iterable[str]) -> None:
+        self._reconciler.wake(awaited)
+
+    def _links_lost(self) -> None:
+        self._networks.hint()
+        for vif in {*self._directory, *self._reconciler.records}:
+            self._reconciler.retry(vif)  # What a vif in error waits for may have come.
+
+    async def _reload_on_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            try:
+                problems = await self.reload()
+            except Exception:
+                _log.exception("a reload has failed, which is a defect in xennetd, please report it")
+            else:
+                for problem in problems:
+                    _log.error("the old policy stays", why=problem)
+
+    async def reload(self) -> list[str]:
+        """Read the configuration anew. Returns what is wrong with it; the old policy then stays."""
+        async with self._reloading:
+            if self._ready:
+                notify.reloading()
+            try:
+                problems = await self._reload()
+            finally:
+                if self._ready:
+                    notify.ready(self._answers.summary())
+            outcome = "the old policy stays: " + "; ".join(problems) if problems else "policy reloaded"
+            self._audit.record(Event(EventKind.RELOAD, outcome, error=problems[0] if problems else None))
+            return problems
+
+    async def _reload(self) -> list[str]:
+        policy = load_files(self._config)
+        if not isinstance(policy, Policy):
+            return [problem.describe() for problem in policy]
+        if self._observe:
+            policy = observing(policy)
+        notes = check(policy, host_notes(policy, self._kernel.links))
+        errors = [note.sentence for note in notes if note.error]
+        for name in ("control", "stand_in"):
+            if getattr(policy.daemon, name) != getattr(self._in_force.policy.daemon, name):
+                errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
+        if errors:
+            return errors
+        try:
+            self._runtime.claim(observing=policy.daemon.mode == "observe")
+        except HostError as error:
+            return [error.detail]
+        self._in_force.policy, self._in_force.notes = policy, notes
+        self._hooks.enabled = policy.daemon.hooks
+        self._host.supersede()
+        await self._networks.follow_policy()
+        await self._reconciler.follow_policy()
+        await self._networks.retire()
+        self._prune_due = True
+        await self._prune()
+        return []
+
+
+def observing(policy: Policy) -> Policy:
+    """Return `policy` in observe mode."""
+    return replace(policy, daemon=replace(policy.daemon, mode="observe"))
+
+
+def _renames(change: LinkChange) -> bool:
+    """Whether a link that is no guest's has another name now."""
+    old, new = change.old, change.new
+    return old is not None and new is not None and old.name != new.name and not is_guest_port(new)
+
+
+class _Stopped(Exception):
+    """The daemon was asked to stop."""

@@ -1,0 +1,116 @@
+"""What becomes of a settled look: the audit record that tells the story, and the administrator's hooks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.record import Record
+from xennetd.daemon.toolstack.hooks import Hooks
+from xennetd.model.attachment import Attachment
+from xennetd.model.errors import Denied
+from xennetd.model.event import EventKind
+from xennetd.model.link import Link
+from xennetd.model.status import VifState
+from xennetd.model.vif import Vif
+from xennetd.plan.decide import Decision
+from xennetd.plan.observation import CONNECTED, incarnation
+from xennetd.plan.steps import Step
+
+
+class AuditEvents:
+    """Settles records. `adopted` counts the vifs that were found connected and right."""
+
+    def __init__(self, audit: Audit, hooks: Hooks) -> None:
+        self._audit = audit
+        self._hooks = hooks
+        self.adopted = 0
+
+    def settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Write down where the vif stands now, and audit what that means. `done` are the Steps that led here."""
+        was, was_attached = record.state, record.attachment
+        changed = record.settle(decision, link)
+        match decision.state:
+            case VifState.CONNECTED if link is not None:
+                known = record.memory.connected == incarnation(link)
+                found = decision.verdict is None and record.memory.connected is None and not record.memory.fresh
+                port = record.memory.port
+                if port.failure is not None:
+                    port = replace(port, failure=None)
+                record.memory = replace(record.memory, connected=incarnation(link), fresh=False, port=port)
+                if found and not done:
+                    self.adopted += 1
+                elif found:
+                    self._repaired(record, was_attached, done)
+                elif not known:
+                    self._attached(record)
+                elif was is not VifState.CONNECTED:
+                    self._audit.record(record.event(EventKind.CHANGE, f"{record.title} is connected again"))
+                elif done:
+                    self._repaired(record, was_attached, done)
+            case VifState.ERROR if changed and record.error is not None:
+                kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
+                message = f"{record.title} gets no network: {record.error.detail}"
+                self._audit.record(record.event(kind, message, error=record.error.sentence))
+            case VifState.DETACHING:
+                found_connected = was is None and record.vif.hotplug_status == CONNECTED and not record.memory.fresh
+                if record.memory.connected is not None or found_connected:
+                    self.detached(record)
+
+    def detached(self, record: Record) -> None:
+        """Tell that a vif that was connected is not any more."""
+        where = record.attachment.where if record.attachment else "?"
+        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {where}"))
+        record.memory = replace(record.memory, connected=None)
+        self._hooks.run("offline", record.vif, record.vif.link_name)
+
+    def renamed(self, record: Record, old: Vif) -> None:
+        """Tell that the domain has another name than in `old`, unless it is another domain, or the vif is not ours."""
+        if record.state in (None, VifState.IGNORED) or old.vm is None or old.uuid != record.vif.uuid:
+            return
+        message = f"the domain of {record.vif.id} was renamed from {old.vm} to {record.vif.vm}"
+        self._audit.record(record.event(EventKind.CHANGE, message))
+
+    def tap_told(self, record: Record, decision: Decision, verdict: str) -> None:
+        """Tell what became of a tap: `verdict` is what the node `xennetd-tap` says now, empty that it is gone."""
+        vif, error, attachment = record.vif, decision.tap.error, decision.attachment
+        if verdict in (CONNECTED, ""):
+            bridge = attachment.bridge if attachment else None
+            self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge or "")
+        elif error is not None and error is not decision.error:
+            message = f"the tap of {record.title} gets no network: {error.detail}"
+            self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
+
+    def warn(self, record: Record, text: str) -> None:
+        """Tell of something that is not as it should be and does not keep the vif from being connected."""
+        self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {text}"))
+
+    def broken(self, record: Record, decision: Decision) -> None:
+        """Tell of a defect of ours."""
+        record.settle(decision, record.link)
+        if decision.error is not None:
+            message = f"{record.title}: {decision.error.sentence}"
+            self._audit.record(record.event(EventKind.ERROR, message, error=decision.error.detail))
+
+    def _attached(self, record: Record) -> None:
+        attachment = record.attachment
+        if record.hinted_at is not None:
+            record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
+            record.hinted_at = None
+        took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
+        by = f' by policy "{attachment.assignment.policy}"' if attachment and attachment.assignment.policy else ""
+        where = attachment.where if attachment else "?"
+        self._audit.record(record.event(EventKind.ATTACH, f"{record.title} attached to {where}{by}{took}"))
+        for warning in attachment.warnings if attachment else ():
+            self.warn(record, warning)
+        self._hooks.run("online", record.vif, record.vif.link_name, (attachment.bridge if attachment else None) or "")
+
+    def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
+        steps = "; ".join(step.describe() for step in done)
+        before, after = (each.where if each is not None else None for each in (was, record.attachment))
+        if before is not None and after is not None and before != after:
+            message = f"{record.title} moved from {before} to {after}: {steps}"
+            self._audit.record(record.event(EventKind.CHANGE, message))
+        else:
+            self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))

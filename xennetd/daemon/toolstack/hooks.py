@@ -1,0 +1,205 @@
+"""Runs the administrator's `vif-post.d/*.hook` files after the verdict, off the loop, as Xen's hotplug scripts do.
+
+They are pieces of bash that are sourced, so bash runs them; what they are told goes by environment and by argument.
+
+Rule 1: the hooks of one vif run one after the other, in the order of what happened to it; those of others beside them.
+Rule 2: what waits and what is kept of their output is bounded; what does not run, or fails, is in the audit trail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from xennetd.daemon.observability.audit import Audit
+from xennetd.model.event import Event, EventKind
+from xennetd.model.ip import plain
+from xennetd.model.text import visible
+from xennetd.model.vif import Vif, VifId
+
+_log = structlog.get_logger()
+
+DIRECTORY = Path("/etc/xen/scripts/vif-post.d")
+_RUNNER = Path(__file__).with_name("hooks.bash")
+_BASH = "/bin/bash"
+
+_TIMEOUT = 40.0
+"""Seconds; what libxl gives a hotplug script (LIBXL_HOTPLUG_TIMEOUT)."""
+
+_AT_ONCE = 4
+_WAITING = 4096
+"""Runs that may wait. More than that, and what they would be told of is long past."""
+
+_OUTPUT = 500
+"""Bytes of a run's output that are shown: the last ones, since what failed comes last."""
+
+_PASSED_ON = ("XENSTORED_PATH", "XENSTORED_RUNDIR")
+"""What else of our own environment a hook's xenstore-read needs."""
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def find_hooks(directory: Path = DIRECTORY) -> tuple[str, ...]:
+    """Return the hooks that the stock scripts would run: executable files named *.hook, in order."""
+    try:
+        return tuple(sorted(str(path) for path in directory.glob("*.hook") if os.access(path, os.X_OK)))
+    except OSError:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    command: str
+    dev: str
+    bridge: str
+    vif: Vif
+    environment: dict[str, str]
+
+
+class Hooks:
+    """The hook runs that are to be done. `enabled` is `[daemon] hooks`."""
+
+    def __init__(self, audit: Audit, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self._audit = audit
+        self._chains: dict[VifId, deque[_Job]] = {}
+        self._waiting = 0
+        self._turns: asyncio.Queue[VifId] = asyncio.Queue()
+        """The vifs that have runs waiting and none under way, each once."""
+
+    def run(self, command: str, vif: Vif, dev: str, bridge: str = "") -> None:
+        """Have the hooks run for one vif or tap (`online`, `offline`, `add`, `remove`). Returns at once."""
+        if not self.enabled:
+            return
+        tap = command in ("add", "remove")
+        environment = {
+            "PATH": _PATH,
+            "LANG": "POSIX",
+            "command": command,
+            "type_if": "tap" if tap else "vif",
+            "dev": dev,
+            "vif": vif.id.netdev,
+            "vifname": vif.vifname or "",
+            "bridge": bridge,
+            "ip": " ".join(map(plain, vif.ips)),
+            "netdev": vif.gatewaydev or "",
+            "script": vif.script,
+            "XENBUS_TYPE": "vif",
+            "XENBUS_BASE_PATH": "backend",
+            "XENBUS_PATH": vif.id.backend,
+            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        }
+        if tap:
+            environment["INTERFACE"] = vif.id.tap
+        job = _Job(command, dev, bridge, vif, environment)
+        if self._waiting == _WAITING:
+            self._failed(job, f"were not run: {_WAITING} runs wait already")
+            return
+        self._waiting += 1
+        if vif.id in self._chains:
+            self._chains[vif.id].append(job)
+        else:
+            self._chains[vif.id] = deque((job,))
+            self._turns.put_nowait(vif.id)
+
+    async def work(self) -> None:
+        """Run what waits, until cancelled."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(_AT_ONCE):
+                workers.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            vif = await self._turns.get()
+            chain = self._chains[vif]
+            job = chain.popleft()
+            self._waiting -= 1
+            hooks = find_hooks()
+            if hooks:
+                await self._run(job, hooks)
+            if chain:
+                self._turns.put_nowait(vif)
+            else:
+                del self._chains[vif]
+
+    async def _run(self, job: _Job, hooks: tuple[str, ...]) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                _BASH,
+                str(_RUNNER),
+                *hooks,
+                env=job.environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._failed(job, f"could not be run: {error.strerror}")
+            return
+        output = _Tail()
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await output.read(process.stdout)
+                status = await process.wait()
+        except TimeoutError:
+            _kill(process)
+            await process.wait()
+            self._failed(job, f"took more than {_TIMEOUT:g} s and were killed", output)
+        except asyncio.CancelledError:
+            _kill(process)
+            raise
+        else:
+            if status:
+                self._failed(job, f"failed with status {status}", output)
+            else:
+                _log.debug("hooks have run", command=job.command, dev=job.dev, output=output.text())
+
+    def _failed(self, job: _Job, how: str, output: _Tail | None = None) -> None:
+        said = output.text() if output is not None else ""
+        error = f"{how}: {said}" if said else how
+        vif = job.vif
+        title = f"{job.dev} of {vif.vm}" if vif.vm else job.dev
+        self._audit.record(
+            Event(
+                EventKind.HOOK,
+                f"the {job.command} hooks of {title} {error}",
+                vif=vif.id,
+                vm=vif.vm,
+                uuid=vif.uuid,
+                mac=vif.mac,
+                ips=tuple(map(plain, vif.ips)),
+                bridge=job.bridge or vif.bridge,
+                vlan=vif.vlan,
+                error=error,
+            )
+        )
+
+
+class _Tail:
+    """The end of what a run has printed."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    async def read(self, stream: asyncio.StreamReader | None) -> None:
+        """Read to the end of `stream`."""
+        while stream is not None and (chunk := await stream.read(1 << 16)):
+            self._kept = (self._kept + chunk)[-_OUTPUT:]
+
+    def text(self) -> str:
+        """Return it in one line, fit to show."""
+        return visible(self._kept.strip(), 4 * _OUTPUT)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the hooks' whole session: what they started goes with them."""
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        return

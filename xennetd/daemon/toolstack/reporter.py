@@ -1,0 +1,122 @@
+"""Tells what a look at a vif came to: to the toolstack, the hotplug scripts and the audit trail.
+
+Rule: a verdict that the toolstack no longer wants puts the port out of service again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from xennetd.daemon.record import Record
+from xennetd.daemon.toolstack.audit_events import AuditEvents
+from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
+from xennetd.kernel.execute import StepRefused
+from xennetd.kernel.kernel import Kernel
+from xennetd.model.errors import ToolstackError, XennetdError
+from xennetd.model.link import Link
+from xennetd.model.status import VifState
+from xennetd.model.vif import VifId
+from xennetd.plan.decide import Decision, PortDecision
+from xennetd.plan.observation import CONNECTED, incarnation
+from xennetd.plan.port import release
+from xennetd.plan.steps import Step
+from xennetd.xenstore import backend
+from xennetd.xenstore.client import XenstoreClient
+from xennetd.xenstore.directory import Directory
+
+_log = structlog.get_logger(__name__)
+
+RETRY = 0.5
+"""Seconds until a vif is looked at again whose verdict did not reach xenstored."""
+
+
+class ToolstackReporter:
+    """Everybody who is to hear of a look. `again` asks for another look at a vif in some seconds."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        directory: Directory,
+        client: XenstoreClient,
+        audit_events: AuditEvents,
+        hotplug_files: HotplugFiles,
+        again: Callable[[VifId, float], None],
+    ) -> None:
+        self._kernel = kernel
+        self._directory = directory
+        self._client = client
+        self._audit_events = audit_events
+        self._hotplug_files = hotplug_files
+        self._again = again
+
+    async def tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
+        """Tell what a look came to. `done` are the Steps that led to it."""
+        vif = record.vif
+        if decision.tap_verdict is not None:
+            await self._tell_tap(record, decision, decision.tap_verdict)
+        if (verdict := decision.verdict) is not None:
+            error = verdict.error
+            told = await backend.write_verdict(
+                self._client, vif, error=error, frontend_mtu=verdict.frontend_mtu, mac=verdict.mac
+            )
+            if not told:
+                decision = replace(decision, reason="the toolstack took the device back")
+                if link is not None and record.memory.connected != incarnation(link):
+                    self._release(link)
+            elif error is None:
+                if verdict.mac is not None:
+                    self._directory.note(vif.id, "mac", verdict.mac)
+                self._directory.note(vif.id, "hotplug-status", CONNECTED)
+                decision = replace(decision, state=VifState.CONNECTED, reason=None)
+            else:
+                self._directory.note(vif.id, "hotplug-error", error)
+                self._directory.note(vif.id, "hotplug-status", "error")
+        await self._mark(vif.id)
+        if decision.remove_backend:
+            await backend.remove_backend(self._client, vif)
+        self._audit_events.settle(record, decision, link, done)
+
+    async def tell_defect(self, record: Record, defect: Exception, *, observing: bool) -> None:
+        """Tell that a defect of ours has hit a vif: it gets a verdict, like any other error."""
+        vif_id = record.vif.id
+        error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
+        self._audit_events.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
+        if not observing and record.vif.hotplug_status != CONNECTED:
+            self._release(self._kernel.links.of(vif_id))
+        if not observing and record.vif.hotplug_status not in (CONNECTED, "error"):
+            try:
+                await backend.write_verdict(self._client, record.vif, error=error.sentence)
+            except ToolstackError:
+                return
+            self._directory.note(vif_id, "hotplug-status", "error")
+            await self._mark(vif_id)
+
+    async def _mark(self, vif_id: VifId) -> None:
+        """Show the hotplug scripts whether xenstore holds verdicts on this vif."""
+        vif = self._directory.get(vif_id)
+        if vif is not None and not await self._hotplug_files.settle(self._client, vif):
+            self._again(vif_id, RETRY)
+
+    def _release(self, link: Link | None) -> None:
+        """Take out of service a link that was never connected, as far as the kernel lets us."""
+        steps = release(link) if link is not None else ()
+        try:
+            if steps:
+                self._kernel.execute(steps)
+        except StepRefused as refused:
+            if not refused.link_gone:
+                _log.error("a port could not be taken down", why=str(refused))
+
+    async def _tell_tap(self, record: Record, decision: Decision, verdict: str) -> None:
+        vif = record.vif
+        if verdict:
+            told = await backend.write_tap_verdict(self._client, vif, verdict)
+        else:
+            told = await backend.clear_tap_verdict(self._client, vif)
+        if told:
+            self._directory.note(vif.id, "xennetd-tap", verdict or None)
+            record.vif = replace(vif, tap_status=verdict or None)
+            self._audit_events.tap_told(record, decision, verdict)

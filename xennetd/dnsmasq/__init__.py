@@ -1,0 +1,1 @@
+"""The adapter of dnsmasq: its files, and its processes."""

@@ -1,0 +1,1 @@
+"""The adapter of nftables: our table, in libnftables' words."""

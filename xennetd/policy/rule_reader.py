@@ -1,0 +1,52 @@
+"""One `[[policy]]` table to a rule whose network is still a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from xennetd.config.document import Place
+from xennetd.config.problem import Problem
+from xennetd.config.schema import MATCH, RULE, read_table
+from xennetd.model.configuration import Match
+from xennetd.model.ip import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDraft:
+    """A rule and where it stands."""
+
+    place: Place
+    name: str
+    match: Match
+    network: str | None
+    deny: str | None
+    ips: tuple[IPAddress, ...]
+    stable_mac: bool
+    flags: tuple[tuple[str, bool], ...] = ()
+
+
+def read_rule(place: Place, default_name: str, table: dict[str, Any], problems: list[Problem]) -> RuleDraft:
+    """Return the rule that `table` describes. What is faulty is left out after it was reported."""
+    values = read_table(place, table, RULE, problems)
+    match = read_table(place / "match", values.get("match", {}), MATCH, problems)
+    for key in ("uuid", "mac"):
+        if key in match:
+            match[key] = match[key].lower()
+    if ("network" in table) == ("deny" in table):
+        wrong = "has both network and deny" if "deny" in table else "lacks network or deny"
+        problems.append(place.problem(f"{wrong}; a policy needs exactly one of them"))
+    elif "deny" in table:
+        for key in ("ip", "mac", *(key for key, field in RULE.items() if field.port_flag)):
+            if key in table:
+                problems.append((place / key).problem("a vif that is denied has none; it belongs to network"))
+    return RuleDraft(
+        place,
+        values.get("name", default_name),
+        Match(**match),
+        values.get("network"),
+        values.get("deny"),
+        values.get("ip", ()),
+        stable_mac="mac" in values,
+        flags=tuple((RULE[key].port_flag, value) for key, value in values.items() if RULE[key].port_flag),
+    )
