@@ -31,7 +31,7 @@ from tests.bed import xen
 from tests.bed.daemon import STAND_IN, Daemon
 from tests.bed.dhcp import kill_all
 from tests.bed.guest import Bed, Guest
-from tests.bed.netns import Host
+from tests.bed.netns import FE_FF, Host
 from tests.bed.news import LinkNews
 from tests.bed.reach import Place, Services
 from tests.bed.site import Site
@@ -146,15 +146,22 @@ class Fence:
     def __init__(self, bed: Bed, journal: Journal | None) -> None:
         self._bed = bed
         self._journal = journal
+        self._down = False
         bed.host.bridge("zz-fence")
         self._vif = Guest(bed, "fence", VifSpec(bridge="zz-fence"), domid=32000).vif
 
     def __call__(self) -> None:
         # Events are worked on in the order in which they came: when this damage is repaired, all before it was seen.
         connected(self._bed, self._vif)
+        # Not the same damage twice in a row: xennetd takes its time for what is undone again and again.
+        name, self._down = self._vif.netdev, not self._down
         with LinkNews(self._bed.host) as news:
-            self._bed.host.rtnl.set(self._vif.netdev, up=False)
-            news.until(lambda seen: seen.name == self._vif.netdev and seen.up)
+            if self._down:
+                self._bed.host.rtnl.set(name, up=False)
+                news.until(lambda seen: seen.name == name and seen.up)
+            else:
+                self._bed.host.rtnl.set(name, address="02:00:00:00:00:fe")
+                news.until(lambda seen: seen.name == name and seen.address == FE_FF)
         self._bed.toolstack.xs.rm(f"{self._vif.backend}/hotplug-status")
         connected(self._bed, self._vif)
         if self._journal is not None:

@@ -37,6 +37,7 @@ from xennetd.model.objects import (
     SetElement,
     Sysctl,
 )
+from xennetd.nft.library import Nft
 from xennetd.nft.table import NftTable
 
 ETH0 = "77"
@@ -153,6 +154,7 @@ def foreign(host: Host) -> Seen:
     ip("link", "add", "eth0", "index", ETH0, "type", "veth", "peer", "name", "eth0p")
     for link in ("eth0", "eth0p"):
         ip("link", "set", link, "up")
+    eventually(lambda: ip("-6", "addr").count("inet6 fe80:") == 2)  # made once the kernel has told of the carrier
     ip("addr", "add", "192.0.2.2/24", "dev", "eth0")
     ip("-6", "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
     ip("route", "add", "default", "via", "192.0.2.1")
@@ -659,6 +661,74 @@ def test_nat_goes_with_its_link_under_whatever_name(foreign: Seen) -> None:
         kit.remove(*(each for each in kit.list_owned() if isinstance(each, Ruleset)))
 
     with_kit(later)
+    assert "table inet xennetd" not in tables()
+
+
+def test_a_value_that_somebody_made_as_good_since_is_left_to_him(foreign: Seen) -> None:
+    needed = Sysctl(6, "eth0", "accept_ra", 2, unless=(0,))
+    file = Path("/proc/sys/net/ipv6/conf/eth0/accept_ra")
+    file.write_text("1")
+
+    def act(kit: Kit) -> None:
+        kit.apply(needed)
+        file.write_text("0")
+        kit.remove(needed)
+        assert kit.list_owned() == set()
+
+    with_kit(act)
+    assert setting("ipv6/conf/eth0/accept_ra") == "0"
+
+
+@pytest.mark.parametrize("needed", [Sysctl(4, "eth0", "forwarding", 1), Sysctl(6, "all", "forwarding", 1)])
+def test_of_a_setting_that_somebody_changed_since_a_later_daemon_leaves_nothing(foreign: Seen, needed: Sysctl) -> None:
+    with_kit(lambda kit: kit.apply(needed))
+    Path("/proc/sys", needed.path).write_text("0")
+
+    def later(kit: Kit) -> None:
+        kit.remove(*kit.list_owned())
+        assert kit.list_owned() == set()
+
+    with_kit(later)
+    assert "table inet xennetd" not in tables()
+
+
+def test_what_a_setting_was_is_saved_of_the_link_that_has_the_name_now(foreign: Seen) -> None:
+    needed = Sysctl(4, "eth0", "forwarding", 1)
+
+    def act(kit: Kit) -> None:
+        rename("eth0", "wan0")
+        ip("link", "add", "eth0", "type", "bridge")
+        kit.apply(needed)  # nobody has taken in the news yet
+        assert guest_only(4) == ["eth0"]
+        kit.kernel.poll()
+        assert kit.list_owned() == {needed}
+        kit.remove(needed)
+
+    with_kit(act)
+    assert setting("ipv4/conf/eth0/forwarding") == "0"
+    assert "table inet xennetd" not in tables()
+
+
+def test_all_does_not_forward_before_what_each_link_did_is_saved(foreign: Seen, monkeypatch: Any) -> None:
+    everything = Sysctl(6, "all", "forwarding", 1)
+    commit = Nft.commit
+
+    def without_links(nft: Nft, text: str) -> str:
+        return "Error: out of memory" if "add element inet xennetd guest_only6" in text else commit(nft, text)
+
+    def act(kit: Kit) -> None:
+        with monkeypatch.context() as refusing:
+            refusing.setattr(Nft, "commit", without_links)
+            for _ in range(2):
+                with pytest.raises(HostError, match="out of memory"):
+                    kit.apply(everything)
+                assert setting("ipv6/conf/all/forwarding") == "0"
+        kit.apply(everything)
+        assert {"eth0", "eth0p"} <= set(guest_only(6))
+        kit.remove(everything)
+        assert kit.list_owned() == set()
+
+    with_kit(act)
     assert "table inet xennetd" not in tables()
 
 

@@ -367,7 +367,7 @@ def test_any_order_of_things_ends_well(schedule: tuple[tuple[Life, ...], tuple[M
     check(world, reconciler, lives, moments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(schedules())
 @settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_order_of_things_ends_well_ten_thousand_times(

@@ -298,7 +298,8 @@ def test_the_daemon_never_imports_rich(first: str) -> None:
 def test_the_standard_logging_never_blocks_either() -> None:
     """`logging.lastResort` would print to standard error and wait for it."""
     code = (
-        "import logging; from xennetd.daemon.observability import log; from xennetd.daemon.observability.journal import Journal;"
+        "import logging; from xennetd.daemon.observability import log;"
+        "from xennetd.daemon.observability.journal import Journal;"
         "log.configure(Journal('/nonexistent'));"
         "print([type(handler).__name__ for handler in logging.getLogger().handlers])"
     )

@@ -184,6 +184,14 @@ def test_a_new_port_has_its_flags_before_it_comes_up() -> None:
     ]
 
 
+def test_a_new_link_that_someone_put_into_its_bridge_is_down_until_it_has_its_flags() -> None:
+    assert described(planned(ISOLATED, READY, fresh=True)) == [
+        "ip link set dev vif7.0 down",
+        "bridge link set dev vif7.0 isolated on",
+        "ip link set dev vif7.0 up",
+    ]
+
+
 def test_a_flag_is_switched_in_place_and_one_that_policy_does_not_name_is_left() -> None:
     isolated = replace(READY, flags_on=frozenset({"isolated"}))
     assert described(planned(ISOLATED, READY, fresh=False)) == ["bridge link set dev vif7.0 isolated on"]
@@ -329,6 +337,7 @@ def test_a_new_link_is_never_up_anywhere_but_in_its_bridge_once_we_have_begun(go
     for step in planned(goal, link, fresh=True):
         link = apply((step,), link)
         assert not link.up or link.master == goal.master
+        assert not link.up or wrong_flags(goal, link) == set()
 
 
 @given(links)

@@ -298,7 +298,7 @@ def test_any_order_of_things_leaves_each_address_with_one_guest(plot: _Plot) -> 
     check(*asyncio.run(play(lives, moments, wanted, domains)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(_plots)
 @settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_order_of_things_leaves_each_address_with_one_guest_five_thousand_times(plot: _Plot) -> None:

@@ -211,7 +211,7 @@ class Supervisor:
     def _links_lost(self) -> None:
         self._networks.hint()
         for vif in {*self._directory, *self._reconciler.records}:
-            self._reconciler.retry(vif)  # What a vif in error waits for may have come.
+            self._reconciler.try_again(vif)  # What a vif in error waits for may have come.
 
     async def _reload_on_hangup(self) -> None:
         while True:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -49,6 +50,9 @@ _NO_LINKS = {"all": 0, "default": _U32 - 1}
 Number = tuple[str, str]
 """What a value is saved by: a link's index, and the IP version and the setting as a number."""
 
+Saved = tuple[Number, int, str | None]
+"""A value that is saved, and the set of links that forward to guests only that its link is in."""
+
 
 class SavedSysctls(Protocol):
     """Keeps what sysctls were before us, for longer than we live (`nft.table`)."""
@@ -57,8 +61,8 @@ class SavedSysctls(Protocol):
         """Return what is saved."""
         ...
 
-    def save(self, key: Number, value: int, guest_only: str | None) -> None:
-        """Save a value, and in the set `guest_only` that its link did not forward. Raises HostError."""
+    def save(self, values: Iterable[Saved]) -> None:
+        """Save values, all of them or none. Raises HostError."""
         ...
 
     def forget(self, key: Number, guest_only: str | None) -> None:
@@ -85,41 +89,42 @@ class Sysctls:
         """Set values. Raises HostError for one that the kernel does not have or take, or that can't be saved."""
         for sysctl in wanted:
             before = self.present(sysctl)
-            if before is None:
+            if before == sysctl:
+                continue
+            key = _key(sysctl)
+            if before is None or key is None:
                 raise HostError(
                     f"the host has no setting {sysctl.path}: the link is gone, or the kernel is without it",
                     errno=errno.ENOENT,
                     waits_on=frozenset({sysctl.link}),
                 )
-            if before == sysctl:
-                continue
-            key = self._key(sysctl)
-            if key is not None and not self._goes_with_its_link(sysctl) and key not in self._saved.saved():
-                self._saved.save(key, before.value % _U32, _guest_only(sysctl))
-                if sysctl == _ALL6:
-                    self._save_forwarding()
+            if not self._goes_with_its_link(key) and key not in self._saved.saved():
+                guest_only = _guest_only(sysctl) if sysctl.value else None
+                links = self._forwarding() if sysctl == _ALL6 else []
+                self._saved.save([(key, before.value % _U32, guest_only), *links])
             _write(sysctl)
 
     def remove(self, objects: Sequence[Sysctl]) -> None:
         """Set back what was different before us, unless somebody has changed it again since; and forget it."""
         for sysctl in objects:
-            key = self._key(sysctl)
+            key = _key(sysctl)
             before = self._saved.saved().get(key) if key is not None else None
             if key is None or before is None:
                 continue
-            if self.present(sysctl) == sysctl:
+            ours = read_sysctl(sysctl.version, sysctl.link, sysctl.setting) == sysctl.value
+            if ours:
                 value = before - _U32 if before >= _U32 >> 1 else before
                 _write(Sysctl(sysctl.version, sysctl.link, sysctl.setting, value))
+            if sysctl.key == _ALL6.key:
+                self._forget_forwarding(restore=ours)
             self._saved.forget(key, _guest_only(sysctl))
-            if sysctl == _ALL6:
-                self._restore_forwarding()
 
     def list_owned(self) -> Collection[Sysctl]:
         """Return what is saved, with the values of now. What is saved of links that have gone is forgotten."""
         found = []
         for key in self._saved.saved():
             index, number = int(key[0]), int(key[1])
-            link = self._name(index)
+            link = _name(index)
             if link is None:
                 self._saved.forget(key, None)
                 for guest_only in GUEST_ONLY_LINKS.values():
@@ -131,45 +136,55 @@ class Sysctls:
                     found.append(Sysctl(version, link, setting, now))
         return found
 
-    def _save_forwarding(self) -> None:
+    def _forwarding(self) -> list[Saved]:
+        """Return what is to be saved of every link before that of all is switched on."""
         theirs = [link for link in self._links if not is_guest_port(link) and link.group not in _OURS]
         indexes = {"default": _NO_LINKS["default"], **{link.name: link.index for link in theirs}}
+        found: list[Saved] = []
         for link, index in indexes.items():
             before = read_sysctl(6, link, "forwarding")
             if before is not None:
                 key = (str(index), _FORWARDED)
-                self._saved.save(key, before, _forwards_to_guests_only(key, before))
+                found.append((key, before, _forwards_to_guests_only(key, before)))
+        return found
 
-    def _restore_forwarding(self) -> None:
+    def _forget_forwarding(self, *, restore: bool) -> None:
         for key, before in self._saved.saved().items():
             if key[1] != _FORWARDED:
                 continue
-            link = self._name(int(key[0]))
-            if before and link is not None:
+            link = _name(int(key[0]))
+            if restore and before and link is not None:
                 with suppress(HostError):  # the link has gone
                     _write(Sysctl(6, link, "forwarding", before))
             self._saved.forget(key, _forwards_to_guests_only(key, before))
 
-    def _key(self, sysctl: Sysctl) -> Number | None:
-        """Return what a value is saved by: the link, and the version and the setting as a number; None: no link."""
-        index = _NO_LINKS.get(sysctl.link)
-        if index is None:
-            link = self._links.link(sysctl.link)
-            if link is None:
-                return None
-            index = link.index
-        return str(index), str(sysctl.version << 8 | _SETTINGS.index(sysctl.setting))
-
-    def _name(self, index: int) -> str | None:
-        for name, number in _NO_LINKS.items():
-            if number == index:
-                return name
-        link = self._links.by_index(index)
-        return link.name if link is not None else None
-
-    def _goes_with_its_link(self, sysctl: Sysctl) -> bool:
-        link = self._links.link(sysctl.link)
+    def _goes_with_its_link(self, key: Number) -> bool:
+        link = self._links.by_index(int(key[0]))
         return link is not None and link.group in _OURS
+
+
+def _key(sysctl: Sysctl) -> Number | None:
+    """Return what a value is saved by; None: there is no such link.
+
+    The kernel says which link has the name, not the view, which may be behind: the file below /proc/sys is that link's.
+    """
+    index = _NO_LINKS.get(sysctl.link)
+    if index is None:
+        try:
+            index = socket.if_nametoindex(sysctl.link)
+        except OSError:
+            return None
+    return str(index), str(sysctl.version << 8 | _SETTINGS.index(sysctl.setting))
+
+
+def _name(index: int) -> str | None:
+    for name, number in _NO_LINKS.items():
+        if number == index:
+            return name
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return None
 
 
 def _write(sysctl: Sysctl) -> None:
@@ -186,7 +201,7 @@ def _forwards_to_guests_only(key: Number, before: int) -> str | None:
 
 
 def _guest_only(sysctl: Sysctl) -> str | None:
-    """Return the set of links that forward only because of us, if this value makes one of them."""
-    if (sysctl.version, sysctl.setting) in ((4, "forwarding"), (6, "force_forwarding")) and sysctl.value:
+    """Return the set of links that forward only because of us, if this is what makes one of them."""
+    if (sysctl.version, sysctl.setting) in ((4, "forwarding"), (6, "force_forwarding")):
         return GUEST_ONLY_LINKS[sysctl.version]
     return None

@@ -124,12 +124,15 @@ class NftTable:
         """Return what sysctls were before us: by the index of the link and the number of the sysctl."""
         return {(key[0], key[1]): int(value[0]) for key, value in self._now.sets[SAVED_SYSCTLS].items()}
 
-    def save(self, key: tuple[str, str], value: int, guest_only: str | None) -> None:
-        """Save what a sysctl was before us, and in the set `guest_only` that its link did not forward.
+    def save(self, values: Iterable[tuple[tuple[str, str], int, str | None]]) -> None:
+        """Save what sysctls were before us, and in which set of GUEST_ONLY_LINKS a link is that did not forward.
 
-        Raises HostError when that can't be.
+        Raises HostError when that can't be; nothing is saved then.
         """
-        self.apply([SetElement(SAVED_SYSCTLS, key, (str(value),)), *_guest_only(key, guest_only)])
+        elements: list[SetElement] = []
+        for key, value, guest_only in values:
+            elements += [SetElement(SAVED_SYSCTLS, key, (str(value),)), *_guest_only(key, guest_only)]
+        self.apply(elements)
 
     def forget(self, key: tuple[str, str], guest_only: str | None) -> None:
         """Forget what a sysctl was before us."""

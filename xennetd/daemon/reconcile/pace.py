@@ -1,7 +1,7 @@
 """Slows down what has to be done to the same thing again and again: another program, or a defect, undoes it.
 
-The same work on the same subject within a second of the last time waits, twice as long each time. When it stays done
-for longer than that, it is forgotten.
+Work that is needed again, on the same subject, within a second of when it was done waits: twice as long each time. Work
+that stays done for longer than that is forgotten.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ _TOLD_FROM = 1.0
 
 @dataclass(slots=True)
 class _Work:
+    """What was done to a subject last, and when it was needed again first."""
+
     what: tuple[str, ...]
     done_at: float
     pause: float = 0.0
     times: int = 1
+    needed_at: float | None = None
 
     @property
     def next_pause(self) -> float:
         return min(max(_FIRST, 2 * self.pause), _LONGEST)
-
-    def is_past(self, now: float) -> bool:
-        """Whether it has stayed done for so long that doing it again is nothing special."""
-        return now - self.done_at > max(_WINDOW, 2 * self.next_pause)
 
 
 class Pace:
@@ -44,13 +43,18 @@ class Pace:
         `what` names the work, line by line.
         """
         work = self._works.get(subject)
-        if work is None or work.what != what or work.is_past(now):
+        if work is None or work.what != what:
+            self._works[subject] = _Work(what, now)
+            return 0.0
+        if work.needed_at is None:
+            work.needed_at = now
+        if work.needed_at - work.done_at > _WINDOW:
             self._works[subject] = _Work(what, now)
             return 0.0
         left = work.done_at + work.next_pause - now
         if left > 0:
             return left
-        work.done_at, work.pause, work.times = now, work.next_pause, work.times + 1
+        self._works[subject] = _Work(what, now, work.next_pause, work.times + 1)
         return 0.0
 
     def forget(self, subject: Hashable) -> None:
@@ -60,7 +64,7 @@ class Pace:
     def problem(self, subject: Hashable, now: float) -> str | None:
         """Return in words that the same work is done to a subject again and again, None if that is not so."""
         work = self._works.get(subject)
-        if work is None or work.pause < _TOLD_FROM or work.is_past(now):
+        if work is None or work.pause < _TOLD_FROM or now - work.done_at > max(_WINDOW, 2 * work.next_pause):
             return None
         return (
             f"put right {work.times} times and undone each time, so it is tried less and less often: "

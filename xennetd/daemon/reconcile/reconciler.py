@@ -170,6 +170,11 @@ class Reconciler:
         return written
 
     def retry(self, vif: VifId) -> None:
+        """Try again at once, because an administrator asks for it."""
+        self._pace.forget(vif)
+        self.try_again(vif)
+
+    def try_again(self, vif: VifId) -> None:
         """Forget what failed, and try again."""
         record = self._records.get(vif)
         if record is not None:
@@ -188,12 +193,12 @@ class Reconciler:
                     for vif in self._waiters.vifs_of(link):
                         self.hint(vif)
             for vif in self._waiters.waiting_for(change, self._kernel.links):
-                self.retry(vif)
+                self.try_again(vif)
 
     def wake(self, names: Iterable[str]) -> None:
         """Try those again that wait for one of these (an error's `waits_on`)."""
         for vif in self._waiters.waiting_on(names):
-            self.retry(vif)
+            self.try_again(vif)
 
     async def run(self) -> None:
         """Work on hints until cancelled."""
