@@ -148,6 +148,7 @@ class Fence:
         self._journal = journal
         self._down = False
         bed.host.bridge("zz-fence")
+        bed.host.rtnl.set("zz-fence", address="02:00:00:00:00:ff")  # lest it takes its port's
         self._vif = Guest(bed, "fence", VifSpec(bridge="zz-fence"), domid=32000).vif
 
     def __call__(self) -> None:

@@ -15,12 +15,12 @@ from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, until
 
 MakeGuest = Callable[..., Guest]
 
-NETWORK = "web-tier"
+BRIDGE = "xn-web"
 """With a character that systemd escapes in a unit's name."""
 
-DNSMASQ = "xennetd-dnsmasq@web\\x2dtier.service"
+DNSMASQ = "xennetd-dnsmasq@xn\\x2dweb.service"
 
-HOSTS = Path(f"/var/lib/xennetd/{NETWORK}/hosts")
+HOSTS = Path(f"/var/lib/xennetd/{BRIDGE}/hosts")
 
 CONFIG = """
 [network.web-tier]

@@ -14,7 +14,7 @@ from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, run, until
 
 MakeGuest = Callable[..., Guest]
 
-DNSMASQ = "xennetd-dnsmasq@lab.service"
+DNSMASQ = "xennetd-dnsmasq@xn\\x2dlab.service"
 UPLINK = "203.0.113.1"
 LAB = """
 [network.lab]
@@ -71,7 +71,7 @@ def test_a_network_is_made_from_within_the_sandbox_and_taken_away_without_a_trac
     until(lambda: run("systemctl", "is-active", DNSMASQ).returncode != 0)
     assert setting("ipv4/conf/eth0/forwarding") == "0"
     assert run("nft", "list", "table", "inet", "xennetd").returncode != 0
-    until(lambda: not Path("/var/lib/xennetd/lab").exists())
+    until(lambda: not Path("/var/lib/xennetd/xn-lab").exists())
 
 
 def test_a_guest_gets_its_address_and_reaches_the_outside(outside: None, guest: MakeGuest) -> None:
