@@ -23,10 +23,11 @@ _TERMINAL = ("-serial", "mon:stdio")
 class Machine:
     """A machine that starts at once. It keeps nothing: what it writes goes with it.
 
-    `logs` gets console.log and journal.log, both live. With `terminal` the console is ours instead of a file.
+    `logs` gets console.log and journal.log, both live. With `terminal` the console is ours instead of a file. `kernel`
+    is what else is put on the kernel's command line; it is for a machine without Xen.
     """
 
-    def __init__(self, suite: Suite, *, xen: bool, logs: Path, terminal: bool = False) -> None:
+    def __init__(self, suite: Suite, *, xen: bool, logs: Path, terminal: bool = False, kernel: str = "") -> None:
         host.require()
         host.require_memory(4 if xen else 1)
         self.suite = suite
@@ -44,7 +45,7 @@ class Machine:
         self._channel: Channel | None = None
         self._process = subprocess.Popen(
             [
-                "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", *(_xen(made) if xen else _plain(made)),
+                "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", *(_xen(made) if xen else _plain(made, kernel)),
                 "-drive", f"file={made.disk},format=raw,if=virtio,cache=unsafe,snapshot=on",
                 "-drive", f"file={project},format=raw,if=virtio,cache=unsafe,readonly=on",
                 # The base once more, as it was made: the root of a driver domain (tests/xen/driver_domain.py).
@@ -99,12 +100,12 @@ class Machine:
         self._directory.cleanup()
 
 
-def _plain(image: Base) -> list[str]:
+def _plain(image: Base, kernel: str) -> list[str]:
     """With two processors the kernel panics now and then, in code that it has just patched: the emulator goes on for a
     moment with what was there before."""
     return [
         "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "1024",
-        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", f"{_KERNEL} console=ttyS0",
+        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", f"{_KERNEL} console=ttyS0 {kernel}",
     ]  # fmt: skip
 
 

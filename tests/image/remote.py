@@ -51,11 +51,12 @@ class Rebooted:
 
 
 class Lane:
-    """One directory of tests and the machine that they run in; `boot` says in seconds how long that may take."""
+    """One directory of tests and the machine that they run in. `kernel` goes on its kernel's command line."""
 
-    def __init__(self, name: str, *, xen: bool) -> None:
+    def __init__(self, name: str, *, xen: bool, kernel: str = "") -> None:
         self._name = name
         self._xen = xen
+        self._kernel = kernel
         self._started = False
         self._skip: str | None = None
         self._failure: str | None = None
@@ -143,7 +144,7 @@ class Lane:
             return channel
         chosen = suite()
         self._logs = host.CACHE / "logs" / f"{self._name}-{chosen.name}"
-        self._machine = Machine(chosen, xen=self._xen, logs=self._logs)
+        self._machine = Machine(chosen, xen=self._xen, logs=self._logs, kernel=self._kernel)
         started = time.monotonic()
         channel = self._machine.booted(_BOOT)
         print(f"\n{self._name} lane: {chosen.name} booted in {time.monotonic() - started:.0f} s", flush=True)

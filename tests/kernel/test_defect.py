@@ -13,13 +13,13 @@ from tests.kernel.defective import Defective
 from tests.kernel.verdict import refused
 
 NO_VERDICTS_FOR_WEB = """
-from xennetd.daemon.toolstack.reporter import Teller
-tell = Teller.tell
+from xennetd.daemon.toolstack.reporter import ToolstackReporter
+tell = ToolstackReporter.tell
 async def defective(self, record, decision, *rest):
     if record.vif.vm == "web" and decision.verdict is not None:
         raise OSError(105, "No buffer space available")
     await tell(self, record, decision, *rest)
-Teller.tell = defective
+ToolstackReporter.tell = defective
 """
 """Raises when the port is up already and only the verdict is missing."""
 

@@ -220,7 +220,7 @@ def test_one_that_takes_too_long_is_killed_and_audited(
     # given: libxl's patience cut to half a second
     bed.host.bridge("xenbr0")
     install("50-hangs.hook", "cut -d ' ' -f 6 /proc/$$/stat >> /run/ran\necho here it hangs\nsleep 1000\n")
-    short = "from xennetd.daemon import hooks\nhooks._TIMEOUT = 0.5\n"
+    short = "from xennetd.daemon.toolstack import hooks\nhooks._TIMEOUT = 0.5\n"
     xennetd = Defective(xenstored, tmp_path, HOOKS, defect=short).start()
     try:
         guest("web")

@@ -28,12 +28,12 @@ MARK = "observe"
 MARKS = ["told", "waiting"]
 
 RELOAD_FAILS = """
-from xennetd.daemon import service
+from xennetd.daemon import supervisor
 
 def load_files(config):
     raise RuntimeError("a defect")
 
-service.load_files = load_files
+supervisor.load_files = load_files
 """
 
 
