@@ -38,7 +38,8 @@ network = "other"
 
 WEDGED = """
 import asyncio, sys
-from xennetd.daemon import main, reconciler
+from xennetd.daemon import main
+from xennetd.daemon.reconcile import reconciler
 async def run(self):
     await asyncio.Event().wait()
 reconciler.Reconciler.run = run

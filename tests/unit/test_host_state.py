@@ -135,7 +135,7 @@ def test_what_an_owner_wants_otherwise_now_is_changed_in_place() -> None:
     heap.done.clear()
     run(have(host, "lab", BRIDGE, RENAMED))
     assert heap.done == [f"~ {RENAMED.describe()}"]
-    assert heap.objects[RENAMED.key].configuration == RENAMED.configuration  # type: ignore[union-attr]
+    assert heap.objects[RENAMED.key] == RENAMED
 
 
 def test_a_network_with_another_name_has_what_the_earlier_one_had() -> None:

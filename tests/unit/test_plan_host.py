@@ -92,9 +92,9 @@ def test_nothing_but_the_surplus_is_removed_and_the_upper_before_the_lower(there
 
 def test_things_of_one_kind_come_together_where_they_can() -> None:
     found = {Thing(name, 0).key: Thing(name, 0) for name in (1, 2, 3, 4)}
-    order: Any = in_order(found)  # type: ignore[arg-type] # Things stand for host objects
+    order: Any = in_order(found)
     assert [each.name % 2 for each in order] in ([0, 0, 1, 1], [1, 1, 0, 0])
-    runs = batches(difference(found, {}))  # type: ignore[arg-type] # likewise
+    runs = batches(difference(found, {}))
     assert [len(objects) for _, _, objects in runs] == [2, 2]
 
 

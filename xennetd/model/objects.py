@@ -9,7 +9,7 @@ the line that plan, log, audit and tests show.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from xennetd.model.ip import IPAddress, IPInterface
 from xennetd.model.marks import BRIDGE_GROUP, TABLE
@@ -30,6 +30,24 @@ NO_KEYS: Keys = frozenset()
 
 RULESET = Key("table", f"inet {TABLE}")
 """The key of the one `Ruleset` there is."""
+
+
+class HostObject(Protocol):
+    """Anything that the host itself must have: a frozen value with a key. An adapter makes it (`model.adapter`)."""
+
+    @property
+    def key(self) -> Key:
+        """What it is in the kernel."""
+        ...
+
+    @property
+    def requires(self) -> Keys:
+        """The keys of objects that must be there first."""
+        ...
+
+    def describe(self) -> str:
+        """Return the line that plan, log, audit and tests show."""
+        ...
 
 
 def bridge_key(name: str) -> Key:
@@ -242,6 +260,3 @@ class ProxyNeighbour:
 
     def describe(self) -> str:
         return f"ip neigh add proxy {self.address} dev {self.link}"
-
-
-HostObject = ManagedBridge | HostAddress | Ruleset | Sysctl | SetElement | DhcpService | DhcpHost | ProxyNeighbour
