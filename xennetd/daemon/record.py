@@ -11,7 +11,6 @@ from xennetd.model.errors import XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ip import plain
 from xennetd.model.link import Link
-from xennetd.model.placement import Routed
 from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
@@ -76,7 +75,6 @@ class Record:
         """Return what `xennetctl list` and `show` say of this vif."""
         vif, attachment, assignment = self.vif, self.attachment, self.assignment
         placement = attachment.placement if attachment else None
-        routed = placement if isinstance(placement, Routed) else None
         return VifStatus(
             vif=str(vif.id),
             domid=vif.id.domid,
@@ -97,8 +95,8 @@ class Record:
             link=self.link.name if self.link else None,
             ifindex=self.link.index if self.link else None,
             mtu=self.link.mtu if self.link else None,
-            uplink=routed.uplink if routed else None,
-            gateways=[plain(gateway) for gateway in routed.gateways] if routed else None,
+            uplink=placement.uplink if placement else None,
+            gateways=[plain(gateway) for gateway in placement.gateways] if placement and placement.uplink else None,
             tap=vif.tap_status,
             pinned=vif.pinned,
             script=vif.script or None,

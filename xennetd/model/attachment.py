@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xennetd.model.ip import IPNetwork
 from xennetd.model.objects import HostObject
-from xennetd.model.placement import BridgePort, Placement
+from xennetd.model.placement import Placement
 from xennetd.model.vif import VifId
 
 Name = tuple[str, str]
@@ -60,7 +60,7 @@ class Attachment:
     @property
     def bridge(self) -> str | None:
         """The bridge that its link is a port of."""
-        return self.placement.bridge if isinstance(self.placement, BridgePort) else None
+        return self.placement.bridge
 
     @property
     def segment(self) -> str:

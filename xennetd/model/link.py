@@ -85,7 +85,7 @@ class LinkGoal:
     """
 
     name: str
-    master: int = 0
+    master: int | None = 0
     master_name: str = ""
     master_mtu: int = 0
     group: int = 0

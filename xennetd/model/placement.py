@@ -31,13 +31,16 @@ class LinkSysctl(NamedTuple):
 class BridgePort:
     """A port of the Linux bridge with this index. `mtu` is the bridge's, which the port's may not drag down.
 
-    `flags` are the port's flags (`plan.properties`) that policy decides.
+    `flags` are the port's flags (`plan.properties`) that policy decides. A bridge's port has no `uplink` of its own and
+    no `gateways`.
     """
 
     bridge: str
     index: int
     mtu: int = 0
     flags: tuple[tuple[str, bool], ...] = ()
+    uplink: None = None
+    gateways: tuple[()] = ()
 
     @property
     def where(self) -> str:
@@ -75,7 +78,7 @@ class Routed:
 
     `gateways` are the host's addresses on the link; `source` is the preferred source of its IPv4 routes. `destinations`
     are what is routed to it, `neighbours` whose MAC its addresses are. `uplink` names the link that leads on from the
-    host; `translated` says that the guest leaves the host under the uplink's address.
+    host; `translated` says that the guest leaves the host under the uplink's address. There is no `bridge`.
     """
 
     uplink: str
@@ -85,6 +88,7 @@ class Routed:
     neighbours: frozenset[Neighbour]
     sysctls: tuple[LinkSysctl, ...]
     translated: bool = False
+    bridge: None = None
 
     @property
     def where(self) -> str:

@@ -34,7 +34,7 @@ def _must_be_down(goal: LinkGoal, link: Link) -> bool:
     """Whether what is wrong with a link that was never connected must be put right while no frame passes it."""
     now = {each[:2]: each[2] for each in link.sysctls}
     return (
-        link.master != goal.master
+        goal.master not in (None, link.master)
         or any((flag in link.flags_on) != on for flag, on in goal.flags)
         or any(now.get(each[:2], each[2]) != each[2] for each in goal.sysctls)
     )

@@ -82,11 +82,11 @@ def _master(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
     net/bridge/br_if.c), and the host's own traffic with it; so the bridge is given its MTU back, which also ends the
     dragging for good."""
     steps: list[LinkStep] = []
-    moves = link.master != goal.master
-    if moves:
+    moves = goal.master is not None and link.master != goal.master
+    if moves and goal.master is not None:
         steps.append(set_master(link.index, goal.name, goal.master, goal.master_name))
     mtu = link.mtu if goal.mtu is None else goal.mtu
-    if (moves or mtu != link.mtu) and mtu < goal.master_mtu:
+    if goal.master and (moves or mtu != link.mtu) and mtu < goal.master_mtu:
         steps.append(set_value(goal.master, goal.master_name, "mtu", goal.master_mtu, needed=False))
     return steps
 
