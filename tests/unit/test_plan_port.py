@@ -329,7 +329,7 @@ def test_no_frame_passes_before_a_routed_link_is_guarded(goal: LinkGoal, link: L
 @given(goals, links, st.booleans())
 def test_no_other_link_is_touched_but_for_the_bridges_mtu(goal: LinkGoal, link: Link, fresh: bool) -> None:
     others = [step for step in planned(goal, link, fresh=fresh) if step.index != link.index]
-    assert others in ([], [set_value(goal.master, goal.master_name, "mtu", goal.master_mtu, needed=False)])
+    assert others in ([], [set_value(goal.master or 0, goal.master_name, "mtu", goal.master_mtu, needed=False)])
 
 
 @given(bridged_goals, links)
