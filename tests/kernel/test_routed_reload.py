@@ -248,12 +248,12 @@ class TestObserve:
             assert "sysctl net/ipv4/conf/eth0/forwarding=1" in said[name]
         assert "nft add element inet xennetd masquerade4 { 10." in said["alone-2"]
         for name, network in (("lab-1", "lab"), ("store-1", "store")):
-            assert f"dnsmasq for network {network}: 00:16:3e:" in said[name]
+            assert f"dnsmasq xn-{network}: 00:16:3e:" in said[name]
             assert f"ip link set dev {everyone[name].vif.netdev} master xn-{network}" in said[name]
         assert not any("tell the toolstack" in text for text in said.values()), "that comes once all is in place"
         notes = str(status(xennetd)["notes"])
         assert "network lab: would: ip link add xn-lab" in notes
-        assert "dnsmasq for network store" in notes
+        assert "dnsmasq xn-store for network store" in notes
 
         assert (trace.netlink(), trace.files(), trace.programs()) == ([], [], [])
         for each in everyone.values():
