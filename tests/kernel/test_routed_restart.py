@@ -249,7 +249,7 @@ class TestWhatAnEarlierOneLeft:
         bed.host.run("nft", FOREIGN_TABLE)
         xennetd.start()
         # What settings were before us, and on which links, is nowhere else: the flush took that along.
-        lost = re.compile(r'"eth0" \. 0x\w+ : |= { "eth0" }')
+        lost = re.compile(r'0x\w+ \. 0x\w+ : |= { "eth0" }')
         assert same([line for line in before if not lost.search(line)], lambda: held(bed))
         assert journal.wait_for(XENNET_EVENT="drift", XENNET_VIF=edge)
         assert not journal.having(XENNET_EVENT="drift", XENNET_VIF=everyone["lan-1"].vif.netdev)
