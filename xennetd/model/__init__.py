@@ -1,1 +1,1 @@
-"""What is: frozen values and errors that every other package speaks in. Imports nothing of ours."""
+"""What is: frozen values and errors that every other package uses. This package imports no other xennetd package."""
