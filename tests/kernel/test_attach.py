@@ -211,8 +211,8 @@ class TestWhatIsNotOurs:
         assert {name: _settings(after[name]) for name in before} == {n: _settings(link) for n, link in before.items()}
         assert [bed.toolstack.xs.tree(stranger.vif.backend) for stranger in strangers] == nodes
         states = {row["vif"]: (row["state"], row["reason"]) for row in xennetd.ask("list")}
-        assert states[strangers[0].vif.netdev] == ("ignored", "its script vif-bridge is not ours")
-        assert states[strangers[1].vif.netdev] == ("ignored", "its script vif-own is not ours")
+        assert states[strangers[0].vif.netdev] == ("ignored", "its script vif-bridge is not xennetd's")
+        assert states[strangers[1].vif.netdev] == ("ignored", "its script vif-own is not xennetd's")
         assert "vif900.0" not in states
         assert not journal.having(XENNET_VIF=strangers[0].vif.netdev)
 

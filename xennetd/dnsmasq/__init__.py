@@ -1,1 +1,1 @@
-"""The adapter of dnsmasq: its files, and its processes."""
+"""The adapter for dnsmasq: its files and its processes."""

@@ -1,9 +1,10 @@
-"""The dnsmasq processes, one for each network with `dhcp`: started, found again after our restart, and kept running.
+"""Starts dnsmasq, one process for each network with `dhcp`, finds it again after a restart, and keeps it running.
 
-Rule 1: the process is the memory. dnsmasq writes its pid into a file whose name is the digest of the configuration that
-it has read; a process that the file names, and whose command line is ours, runs with just that configuration.
-Rule 2: none of them ends with us. systemd has them where it runs; elsewhere they are daemons of their own.
-Rule 3: one that ends is started again, the later the more often it has ended.
+Rule 1: the process is the memory. dnsmasq writes its pid into a file whose name is the digest of its configuration. If
+the process with that pid has the command line that xennetd gave it, it runs with exactly that configuration.
+Rule 2: dnsmasq runs on when xennetd ends. Where systemd runs, dnsmasq is a unit; elsewhere it is a daemon.
+Rule 3: a dnsmasq that ends by itself is started again. If it ends soon after every start, a pause comes first, which
+doubles every time.
 """
 
 from __future__ import annotations
@@ -33,39 +34,44 @@ _SYSTEMD = Path("/run/systemd/system")
 """sd_booted(3)."""
 
 _TIMEOUT = 30.0
-"""Seconds that starting or stopping one may take."""
+"""Seconds that a start or a stop may take."""
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+"""Seconds before dnsmasq is started again: the first pause, and the longest."""
+
 _GATHER = 0.1
-"""Seconds in which changes come together that dnsmasq is told of at once."""
+"""Seconds for which a SIGHUP waits, so that one signal serves several changed guests."""
 
 _STEADY = 10.0
-"""Seconds after which one that was started again is taken to be well."""
+"""Seconds after which a restarted dnsmasq counts as healthy."""
 
 
 class Refused(Exception):
-    """Why a dnsmasq does not run, in words that follow "network NAME: "."""
+    """A dnsmasq can't be started, stopped or signalled. The message is a sentence to follow `network NAME: `."""
 
 
 def find_dnsmasq() -> str | None:
-    """Return where the program is, None where it is not installed."""
+    """Return the program's path, None if it is not installed."""
     return shutil.which("dnsmasq", path=_PATH)
 
 
 def digest(text: str) -> str:
-    """Return what a configuration file's text is known by, whatever it says of its own pid file."""
+    """Return the digest of a configuration file's text: 16 hexadecimal digits. The pid-file line does not count."""
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_PID_FILE))
     return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
 
 def written(directory: Path, configuration: str) -> str:
-    """Return the configuration file for a network's configuration."""
+    """Return the text of the configuration file: `configuration`, and a pid file in `directory` named by its digest."""
     return f"{configuration}{_PID_FILE}{directory}/{digest(configuration)}.pid\n"
 
 
 def pid_of(directory: Path, name: str = "*") -> int | None:
-    """Return the process that runs with the configuration of this digest, or with any of this directory."""
+    """Return the pid of the dnsmasq that runs with this directory's configuration file, None if none runs.
+
+    `name` is the digest of the configuration that it must have read; `*` stands for any.
+    """
     for file in directory.glob(f"{name}.pid"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(file.read_text())
@@ -80,38 +86,43 @@ def _argument(directory: Path) -> str:
 
 
 class Runner(Protocol):
-    """How the processes are started and stopped. `directory` is an instance's; its name is the instance's."""
+    """Starts and stops the dnsmasq of an instance. `directory` belongs to the instance and is named after it.
+
+    Methods raise Refused.
+    """
 
     async def start(self, directory: Path) -> None:
-        """Start it, and return once it serves. Raises Refused."""
+        """Start dnsmasq, and return once it serves."""
         ...
 
     async def stop(self, directory: Path) -> None:
-        """Stop it, and return once it has ended. One that does not run is no error."""
+        """Stop dnsmasq, and return once it has ended. It is no error if none runs."""
         ...
 
     async def reread(self, directory: Path) -> None:
-        """Have it forget the guests it was told of, and read their files anew (SIGHUP)."""
+        """Let dnsmasq forget its guests and read their files again (SIGHUP)."""
         ...
 
 
 def runner() -> Runner:
-    """Return what starts processes on this host."""
+    """Return the runner for this host: units where systemd runs, else daemons."""
     return Units() if _SYSTEMD.is_dir() else Daemons()
 
 
 class Daemons:
-    """Daemons of their own: dnsmasq leaves its parent once it serves, or says on standard error why it does not."""
+    """Runs dnsmasq as a daemon: it forks into the background once it serves, or prints why it can't."""
 
     async def start(self, directory: Path) -> None:
+        """Start dnsmasq, and return once it serves. Raises Refused."""
         program = find_dnsmasq()
         if program is None:
             raise Refused(NOT_INSTALLED)
-        status, said = await _run(program, _argument(directory))
+        status, output = await _run(program, _argument(directory))
         if status:
-            raise Refused(f"dnsmasq does not start: {said or f'exit status {status}'}")
+            raise Refused(f"dnsmasq does not start: {output or f'exit status {status}'}")
 
     async def stop(self, directory: Path) -> None:
+        """Send SIGTERM, and SIGKILL after _TIMEOUT seconds. Return once dnsmasq has ended."""
         pid = pid_of(directory)
         if pid is None:
             return
@@ -124,6 +135,7 @@ class Daemons:
                 await _end(process)
 
     async def reread(self, directory: Path) -> None:
+        """Send SIGHUP. It is no error if no dnsmasq runs."""
         pid = pid_of(directory)
         if pid is not None:
             with _process(pid) as process:
@@ -131,36 +143,39 @@ class Daemons:
 
 
 class Units:
-    """Instances of systemd's unit xennetd-dnsmasq@.service."""
+    """Runs dnsmasq as an instance of systemd's unit xennetd-dnsmasq@.service."""
 
     async def start(self, directory: Path) -> None:
+        """Test the configuration, then start the unit, and return once dnsmasq serves. Raises Refused."""
         program = find_dnsmasq()
         if program is None:
             raise Refused(NOT_INSTALLED)
-        # systemd keeps to itself what a program has said, so it is asked here first.
-        status, said = await _run(program, "--test", _argument(directory))
+        # systemctl does not pass on the unit's output, so the reason of a refusal comes from a test before.
+        status, output = await _run(program, "--test", _argument(directory))
         if status:
-            raise Refused(f"dnsmasq refuses its configuration: {said}")
+            raise Refused(f"dnsmasq refuses its configuration: {output}")
         await self._systemctl("start", directory)
 
     async def stop(self, directory: Path) -> None:
+        """Stop the unit, and return once dnsmasq has ended. Raises Refused."""
         await self._systemctl("stop", directory)
 
     async def reread(self, directory: Path) -> None:
+        """Reload the unit, which sends SIGHUP. Raises Refused."""
         await self._systemctl("reload", directory)
 
     async def _systemctl(self, verb: str, directory: Path) -> None:
         name = unit(directory.name)
-        status, said = await _run("systemctl", "--quiet", verb, name)
+        status, output = await _run("systemctl", "--quiet", verb, name)
         if status:
-            raise Refused(f"systemctl {verb} {name}: {said}; its reason is in `journalctl -u {name}`")
+            raise Refused(f"systemctl {verb} {name}: {output}; its reason is in `journalctl -u {name}`")
 
 
 NOT_INSTALLED = "dnsmasq is not installed, so its guests get neither addresses nor names: apt install dnsmasq-base"
 
 
 def unit(instance: str) -> str:
-    """Return the name of the instance's unit, its name escaped as systemd-escape(1) does."""
+    """Return the name of an instance's unit, with the instance escaped as by systemd-escape(1)."""
     escaped = "".join(
         character
         if character.isalnum() or character in "_:" or (character == "." and index)
@@ -171,7 +186,10 @@ def unit(instance: str) -> str:
 
 
 async def _run(program: str, *arguments: str) -> tuple[int, str]:
-    """Run a program to its end. Returns its status and what it has said, in one line."""
+    """Run a program to its end. Returns its exit status and its standard error in one line of at most 500 characters.
+
+    Raises Refused if the program can't be run, or takes longer than _TIMEOUT.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             program,
@@ -186,18 +204,18 @@ async def _run(program: str, *arguments: str) -> tuple[int, str]:
         raise Refused(f"{program} can't be run: {error.strerror}") from error
     try:
         async with asyncio.timeout(_TIMEOUT):
-            _, said = await process.communicate()
+            _, stderr = await process.communicate()
     except TimeoutError:
         raise Refused(f"{program} has not answered in {_TIMEOUT:.0f} s") from None
     finally:
         if process.returncode is None:
             process.kill()
-    return process.returncode or 0, visible(" ".join(said.decode("utf-8", "replace").split()), 500)
+    return process.returncode or 0, visible(" ".join(stderr.decode("utf-8", "replace").split()), 500)
 
 
 @contextlib.contextmanager
 def _process(pid: int) -> Iterator[int]:
-    """A descriptor of a process (pidfd_open(2)); the block is left when there is no such process any more."""
+    """Yield a descriptor of a process (pidfd_open(2)). ProcessLookupError ends the block: the process is gone."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -222,10 +240,10 @@ async def _end(process: int) -> None:
 
 
 class Keeper:
-    """Keeps one network's dnsmasq as it is wanted: `problem` is why it is not, in a sentence, else empty;
-    `title` says which it is.
+    """Keeps the dnsmasq of one instance running while it is wanted, and stopped otherwise.
 
-    `prepare` is called while none runs, just before one is started.
+    `problem` is a sentence that says why dnsmasq is not as it should be; it is empty if all is well, and else begins
+    with `title`. `prepare` is called just before each start, while no dnsmasq of the instance runs.
     """
 
     def __init__(self, directory: Path, runner: Runner, prepare: Callable[[], None]) -> None:
@@ -245,23 +263,23 @@ class Keeper:
         self._not_before = 0.0
 
     def look(self, *, wanted: bool = True) -> None:
-        """See to it that it runs with the configuration as it lies there now, or that none runs."""
+        """Let dnsmasq run with the configuration file as it is now, or with `wanted` False let none run."""
         self.wanted = wanted
         self._not_before = 0.0
         self._woken.set()
 
     def reread(self) -> None:
-        """Have it read the guests' files anew."""
+        """Let dnsmasq read the guests' files again."""
         self._reread = True
         self._woken.set()
 
     def renew(self) -> None:
-        """Have it stopped, and started again."""
+        """Let dnsmasq be stopped and started again."""
         self._afresh = True
         self._woken.set()
 
     async def keep(self) -> None:
-        """Keep it, until it has been stopped because it is not wanted."""
+        """Do the keeper's work. Return after dnsmasq has been stopped because it is not wanted."""
         try:
             while True:
                 self._woken.clear()
@@ -274,16 +292,19 @@ class Keeper:
                 except (Refused, OSError) as refusal:
                     timeout = self._pause
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-                    self._tell(f"{refusal} (tried again in {timeout:.0f} s)")
+                    self._report(f"{refusal} (tried again in {timeout:.0f} s)")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), timeout)
         finally:
             self._unwatch()
 
     async def _converge(self) -> float | None:
-        """Do what is to be done now. Returns the seconds after which it is to be looked at again, None: when woken."""
+        """Start, restart or signal dnsmasq as needed.
+
+        Returns the seconds after which to check again, None for no sooner than at the next wake-up.
+        """
         if self._process is not None and _has_ended(self._process):
-            self._bury()
+            self._note_end()
         pid = None if self._afresh else pid_of(self._directory, self._digest())
         if pid is None:
             if pid_of(self._directory) is not None:
@@ -297,7 +318,7 @@ class Keeper:
             await asyncio.sleep(_GATHER)
             self._reread = False
             await self._runner.reread(self._directory)
-        return self._judge()
+        return self._time_to_steady()
 
     async def _start(self) -> int:
         self._afresh = self._reread = False
@@ -334,20 +355,20 @@ class Keeper:
             os.close(self._process)
             self._process = None
 
-    def _bury(self) -> None:
-        """Note that the process has ended without our doing."""
+    def _note_end(self) -> None:
+        """Report that the process has ended although xennetd did not stop it, and delay its next start."""
         self._unwatch()
         now = time.monotonic()
         lived = now - self._since
         self._ends += 1
         times = f"{self._ends} times, the last time " if self._ends > 1 else ""
-        self._tell(f"dnsmasq has ended by itself {times}after {lived:.1f} s, and is started again")
+        self._report(f"dnsmasq has ended by itself {times}after {lived:.1f} s, and is started again")
         if lived < _STEADY:
             self._not_before = now + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    def _judge(self) -> float | None:
-        """Return how long it takes until what has ended before is well again."""
+    def _time_to_steady(self) -> float | None:
+        """Return the seconds until a dnsmasq that had ended counts as healthy. If it does, clear the problem: None."""
         left = self._since + _STEADY - time.monotonic()
         if self._ends and left > 0:
             return left
@@ -358,7 +379,7 @@ class Keeper:
         self.problem = ""
         return None
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         self.problem = f"{self.title}: {problem}"
         _log.warning(self.problem)
 

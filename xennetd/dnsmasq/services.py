@@ -1,9 +1,9 @@
-"""The adapters for `DhcpService` and `DhcpHost`: what dnsmasq reads below /var/lib/xennetd, and when it is to be told.
+"""The adapters for `DhcpService` and `DhcpHost`: dnsmasq's files below /var/lib/xennetd, and its signals.
 
-Rule 1: a file is replaced as a whole, and only when it differs; who reads a directory sees the old file or the new.
-Rule 2: a guest that is added costs dnsmasq no signal (it watches its directories); one that is changed or taken away
-does, since dnsmasq keeps what it has read of dhcp-hostsdir until then.
-Rule 3: no guest is refused its network because dnsmasq is ill: that is a problem for `xennetctl status`.
+Rule 1: a file is replaced as a whole, and only if its text differs. dnsmasq reads either the old file or the new one.
+Rule 2: a new guest needs no signal, since dnsmasq watches its directories. A changed or removed guest needs SIGHUP,
+because dnsmasq keeps what it has read from dhcp-hostsdir.
+Rule 3: a failing dnsmasq does not keep a guest from its network. `xennetctl status` reports the problem.
 """
 
 from __future__ import annotations
@@ -37,18 +37,26 @@ from xennetd.render.dnsmasq_files import (
 _HOSTS = "hosts"
 _NAMES = "names"
 _PARTS = {_NAMES: names_file, _HOSTS: host_file}
-"""Directories that dnsmasq watches, and what a guest's file in each says; in the order in which they are written."""
+"""The directories that dnsmasq watches, with the function that writes a guest's file; in the order of writing."""
 
 _LEASES = "leases"
 
 _INDEX = "# The index of its link: "
-"""dnsmasq's sockets are bound to the link that it found. One made anew by the same name has another index."""
+"""The start of the comment that ends the configuration file.
+
+dnsmasq binds its sockets to a link. A new link of the same name has another index, which changes the file and so
+restarts dnsmasq.
+"""
 
 _MAC = re.compile(r"[0-9a-f]{12}")
 
 
 class DhcpServices:
-    """The adapter for `DhcpService`: a dnsmasq for each network that has `dhcp`. Nothing is started but by `work`."""
+    """The adapter for `DhcpService`: a dnsmasq for each network that has `dhcp`.
+
+    The methods only order changes. `work`, which must run as a task, starts and stops dnsmasq. `run_by` is a runner
+    other than the host's own.
+    """
 
     def __init__(self, run_by: Runner | None = None) -> None:
         self._runner = run_by if run_by is not None else runner()
@@ -56,18 +64,24 @@ class DhcpServices:
         self._new: asyncio.Queue[str] = asyncio.Queue()
 
     def present(self, wanted: DhcpService) -> DhcpService | None:
-        """Return the service whose configuration lies there, for the link that there is now, if it is kept running."""
+        """Return the service in the configuration file, None if there is none.
+
+        Also None if it is not kept running, or if the file was written for a link that is deleted by now.
+        """
         keeper = self._keepers.get(wanted.instance)
         if keeper is None or not keeper.wanted:
             return None
         configured = _configured(wanted.instance)
         if configured is None:
             return None
-        found, text = configured
-        return found if text == _text(found) else None  # Else it was written for a link that has gone since.
+        service, text = configured
+        return service if text == _text(service) else None
 
     def apply(self, wanted: Sequence[DhcpService]) -> None:
-        """Write the configurations, and have each service run with its own. Leases and guests stay as they are."""
+        """Write configuration files, and let the services run with them. Leases and guests stay as they are.
+
+        Raises HostError if a file can't be written, or if the link to serve does not exist.
+        """
         for service in wanted:
             if self.present(service) == service:
                 continue
@@ -85,34 +99,34 @@ class DhcpServices:
             keeper.look()
 
     def remove(self, objects: Sequence[DhcpService]) -> None:
-        """Have the services stopped, and all that was theirs removed."""
+        """Let services be stopped, and their directories with leases and guests be deleted."""
         for service in objects:
             self._keeper(service.instance).look(wanted=False)
 
     def list_owned(self) -> Collection[DhcpService]:
-        """Return the services that are configured, whether they run or not."""
-        found = (_configured(instance) for instance in _instances())
-        return [each[0] for each in found if each is not None]
+        """Return the services that have a configuration file, running or not."""
+        configured = (_configured(instance) for instance in _instances())
+        return [pair[0] for pair in configured if pair is not None]
 
     async def work(self) -> None:
-        """Keep the services, until cancelled: they then go on by themselves."""
+        """Keep the services running until cancelled. After that dnsmasq runs on by itself."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 instance = await self._new.get()
                 tasks.create_task(self._keep(instance), name=f"dnsmasq {instance}")
 
     def problems(self) -> list[str]:
-        """Return why services do not run, in a sentence each."""
+        """Return a sentence for each service that has a problem."""
         return [keeper.problem for keeper in self._keepers.values() if keeper.problem]
 
     def reread(self, instance: str) -> None:
-        """Have the guests' files read anew."""
-        for each in both_instances(instance):
-            if each in self._keepers:
-                self._keepers[each].reread()
+        """Let dnsmasq read the guests' files again, in both processes of a network (`both_instances`)."""
+        for name in both_instances(instance):
+            if name in self._keepers:
+                self._keepers[name].reread()
 
     def renew(self, instance: str) -> None:
-        """Have the service started anew without the leases of addresses that are now another guest's."""
+        """Let dnsmasq be restarted without the leases of addresses that belong to another guest now."""
         if instance in self._keepers:
             self._keepers[instance].renew()
 
@@ -126,68 +140,68 @@ class DhcpServices:
         keeper = self._keepers[instance]
         await keeper.keep()
         if keeper.wanted:
-            self._new.put_nowait(instance)  # It was wanted again in the meantime.
+            self._new.put_nowait(instance)  # The service was wanted again before the keeper returned.
         else:
             del self._keepers[instance]
             shutil.rmtree(_directory(instance), ignore_errors=True)
 
 
 class DhcpHosts:
-    """The adapter for `DhcpHost`: a guest is a file in each of an instance's directories, named after its MAC."""
+    """The adapter for `DhcpHost`: a guest has a file, named after its MAC, in each of an instance's directories."""
 
     def __init__(self, services: DhcpServices) -> None:
         self._services = services
         self._leases: dict[str, tuple[tuple[int, int], Mapping[IPAddress, Lease]]] = {}
 
     def present(self, wanted: DhcpHost) -> DhcpHost | None:
-        """Return the guest as dnsmasq finds it in its directories."""
+        """Return the guest that the file of names describes, None without it or if another of its files is wrong."""
         if all(_read(_guest(wanted, part)) == write(wanted) for part, write in _PARTS.items()):
             return wanted
-        told = _told(wanted.instance, wanted.mac)
-        return told if told != wanted else None  # One of its files is missing or wrong.
+        host = _host(wanted.instance, wanted.mac)
+        return host if host != wanted else None  # The file of names is right, and another one is not.
 
     def apply(self, wanted: Sequence[DhcpHost]) -> None:
-        """Tell dnsmasq of guests, and free the addresses that are theirs now and leased to another MAC still."""
+        """Write guests' files, and end leases of their addresses to other MACs. Raises HostError if a write fails."""
         for host in wanted:
             if self.present(host) == host:
                 continue
-            with _named(f"dnsmasq {host.instance} can't be told of {host.mac}"):
+            with _named(f"{host.mac} can't be added to dnsmasq {host.instance}"):
                 for part in _PARTS:
                     _make(_directory(host.instance) / part)
                 changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
             if changed - {_NAMES}:
                 self._services.reread(host.instance)
             leased = self.leases(host.instance)
-            if any(leased[each].mac not in (host.mac, None) for each in host.addresses if each in leased):
+            if any(leased[address].mac not in (host.mac, None) for address in host.addresses if address in leased):
                 self._services.renew(host.instance)
 
     def remove(self, objects: Sequence[DhcpHost]) -> None:
-        """Have dnsmasq forget guests. A guest of the same MAC that is told something else stays."""
+        """Delete guests' files. A guest with the same MAC and other values stays. Raises HostError if that fails."""
         for host in objects:
-            if _told(host.instance, host.mac) not in (host, None):
+            if _host(host.instance, host.mac) not in (host, None):
                 continue
             files = [_guest(host, part) for part in _PARTS]
             known = any(file.exists() for file in files)
-            with _named(f"dnsmasq {host.instance} can't be made to forget {host.mac}"):
+            with _named(f"{host.mac} can't be removed from dnsmasq {host.instance}"):
                 for file in files:
                     file.unlink(missing_ok=True)
             if known:
                 self._services.reread(host.instance)
 
     def list_owned(self) -> Collection[DhcpHost]:
-        """Return all guests that dnsmasq is told of, by every instance."""
-        marked = [(instance, mac) for instance in _instances() for mac in _macs(instance)]
-        return [_told(*each) or DhcpHost(*each, (), None) for each in marked]
+        """Return the guests of all instances. A guest without a usable file of names has no addresses and no name."""
+        keys = [(instance, mac) for instance in _instances() for mac in _macs(instance)]
+        return [_host(instance, mac) or DhcpHost(instance, mac, (), None) for instance, mac in keys]
 
     def lease(self, instance: str, mac: str) -> tuple[IPAddress, ...]:
-        """Return the addresses that this MAC has in the network that an instance serves, or had last."""
-        told = _told(instance, mac)
-        if told is not None:
-            return told.addresses
-        return tuple(each.address for each in self.leases(instance).values() if each.mac == mac)
+        """Return the addresses of this MAC in an instance's network: those in its files, else those it had leased."""
+        host = _host(instance, mac)
+        if host is not None:
+            return host.addresses
+        return tuple(lease.address for lease in self.leases(instance).values() if lease.mac == mac)
 
     def leases(self, instance: str) -> Mapping[IPAddress, Lease]:
-        """Return the leases that dnsmasq has written down, by address."""
+        """Return the leases in dnsmasq's lease file, by address."""
         file = _directory(instance) / _LEASES
         try:
             state = file.stat()
@@ -220,13 +234,14 @@ def _macs(instance: str) -> list[str]:
     return sorted(":".join(re.findall("..", name)) for name in files if _MAC.fullmatch(name))
 
 
-def _told(instance: str, mac: str) -> DhcpHost | None:
+def _host(instance: str, mac: str) -> DhcpHost | None:
+    """Return the guest that the file of names describes, None without such a file."""
     text = _read(_guest(DhcpHost(instance, mac, (), None), _NAMES))
     return host_of(instance, mac, text) if text is not None else None
 
 
 def _text(service: DhcpService) -> str | None:
-    """Return the file for a service, None while the link that it serves is not there."""
+    """Return the text of a service's configuration file, None while the link that it serves does not exist."""
     try:
         index = socket.if_nametoindex(served_link(service.configuration))
     except OSError:
@@ -235,7 +250,7 @@ def _text(service: DhcpService) -> str | None:
 
 
 def _configured(instance: str) -> tuple[DhcpService, str] | None:
-    """Return the service whose configuration lies there, and that file's text; None if there is none of ours."""
+    """Return the service in an instance's configuration file, and the file's text. None without a file of xennetd's."""
     text = _read(_file(instance))
     if not text:
         return None
@@ -247,19 +262,19 @@ def _configured(instance: str) -> tuple[DhcpService, str] | None:
 
 
 def _strike_out(instance: str) -> None:
-    """Take the leases of addresses that are another guest's now out of the lease file. dnsmasq must not run."""
+    """Remove leases from the lease file whose address belongs to another guest now. dnsmasq must not run meanwhile."""
     file = _directory(instance) / _LEASES
     text = _read(file)
     if text is None:
         return
-    hosts = [host for mac in _macs(instance) if (host := _told(instance, mac)) is not None]
+    hosts = [host for mac in _macs(instance) if (host := _host(instance, mac)) is not None]
     owners = {address: host.mac for host in hosts for address in host.addresses}
     wrong = {lease.address for lease in leases(text).values() if lease.mac not in (None, owners.get(lease.address))}
     _put(file, without(text, wrong & owners.keys()))
 
 
 def _make(path: Path) -> None:
-    """Make a directory and those above it, which dnsmasq, no longer root, can read."""
+    """Make a directory and its parents. dnsmasq can read them after it has dropped root's privileges."""
     if not path.is_dir():
         if not path.parent.is_dir():
             _make(path.parent)
@@ -275,11 +290,11 @@ def _read(path: Path) -> str | None:
 
 
 def _put(path: Path, text: str) -> bool:
-    """Give a file this text, unless it has it. Returns whether there was such a file with another."""
+    """Give a file this text, unless it has it already. Returns whether the file existed with another text."""
     before = _read(path)
     if before == text:
         return False
-    new = path.with_name(f".{path.name}.new")  # dnsmasq passes over names that begin with a dot.
+    new = path.with_name(f".{path.name}.new")  # dnsmasq ignores file names that begin with a dot.
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w", errors="surrogateescape") as file:
         os.fchmod(file.fileno(), 0o644)
         file.write(text)
@@ -289,6 +304,7 @@ def _put(path: Path, text: str) -> bool:
 
 @contextlib.contextmanager
 def _named(failure: str) -> Iterator[None]:
+    """Turn an OSError in the block into a HostError that begins with `failure`."""
     try:
         yield
     except OSError as error:

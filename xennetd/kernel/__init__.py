@@ -1,1 +1,1 @@
-"""The kernel: rtnetlink observed, watched and told."""
+"""The kernel: a view of the links from rtnetlink, the execution of Steps, and adapters for host objects."""

@@ -1,4 +1,7 @@
-"""The adapters for `ManagedBridge` and `HostAddress`: bridges in BRIDGE_GROUP, and the host's addresses on them."""
+"""The adapters for `ManagedBridge` and `HostAddress`: bridges in BRIDGE_GROUP, and the host's addresses on them.
+
+"Ours" means a bridge that carries xennetd's mark, the link group BRIDGE_GROUP.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +18,33 @@ from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import HostAddress, ManagedBridge
 
 Ask = Callable[..., Ack]
-"""`Kernel.ask`: makes one request of `rtnl` or `rtnl_ip` with these arguments, and takes in what it changed."""
+"""`Kernel.ask`: sends one request of `rtnl` or `rtnl_ip` with these arguments, then updates the view of the links."""
 
 
 class Bridges:
-    """Bridges that the daemon makes for networks of its own."""
+    """The bridges that xennetd makes for its networks."""
 
     def __init__(self, links: Links, ask: Ask) -> None:
         self._links = links
         self._ask = ask
 
     def present(self, wanted: ManagedBridge) -> ManagedBridge | None:
-        """Return the bridge of ours with this name as it is."""
+        """Return the marked bridge with the wanted name as it is now, None if there is none."""
         link = self._links.link(wanted.name)
         return _bridge(link) if link is not None and _is_ours(link) else None
 
     def apply(self, wanted: Sequence[ManagedBridge]) -> None:
-        """Make bridges, or set the address and the state of those that are there.
+        """Make missing bridges, and set the MAC and the up flag of existing ones.
 
-        Raises HostError for a name that something else has.
+        Raises HostError if a link without the mark has the name.
         """
         for bridge in wanted:
             if self.present(bridge) == bridge:
                 continue
             ack = self._make(bridge)
             if ack.errno == errno.ENODEV:
-                ack = self._make(bridge)  # It went a moment ago, which the answer has made known.
+                # The bridge was deleted a moment ago. The request has updated the view, so the bridge is made now.
+                ack = self._make(bridge)
             if ack.errno:
                 raise refused(bridge, ack)
 
@@ -58,7 +62,7 @@ class Bridges:
         )
 
     def remove(self, objects: Sequence[ManagedBridge]) -> None:
-        """Delete bridges, if they are ours."""
+        """Delete bridges that carry the mark; others stay. A bridge that does not exist is no error."""
         for bridge in objects:
             link = self._links.link(bridge.name)
             if link is not None and _is_ours(link):
@@ -72,44 +76,45 @@ class Bridges:
 
 
 class HostAddresses:
-    """Addresses of the host on bridges of ours. A link-local one is the kernel's own, unless somebody needs it."""
+    """The host's addresses on marked bridges."""
 
     def __init__(self, links: Links, ask: Ask) -> None:
         self._links = links
         self._ask = ask
 
     def present(self, wanted: HostAddress) -> HostAddress | None:
-        """Return the address if the link has it."""
+        """Return the address if its link has it, else None."""
         link = self._links.link(wanted.link)
         return wanted if link is not None and wanted.address in link.addresses else None
 
     def apply(self, wanted: Sequence[HostAddress]) -> None:
-        """Add addresses, without duplicate address detection. Raises HostError where the link is not one of ours."""
-        for each in wanted:
-            link = self._links.link(each.link)
+        """Add addresses, without duplicate address detection. Raises HostError if the link is not a marked bridge."""
+        for host_address in wanted:
+            link = self._links.link(host_address.link)
             if link is None or not _is_ours(link):
                 raise HostError(
-                    f'{each.address} can\'t be given to "{each.link}": there is no bridge of xennetd of that name',
+                    f'{host_address.address} can\'t be given to "{host_address.link}": '
+                    "xennetd has no bridge of that name",
                     errno=errno.ENODEV,
-                    waits_on=frozenset({each.link}),
+                    waits_on=frozenset({host_address.link}),
                 )
-            if each.address not in link.addresses:
+            if host_address.address not in link.addresses:
                 self._links.mark_addresses_stale(link.index)
-                ack = self._ask(rtnl_ip.add_address, link.index, each.address)
+                ack = self._ask(rtnl_ip.add_address, link.index, host_address.address)
                 if ack.errno not in (0, errno.EEXIST):
-                    raise refused(each, ack)
+                    raise refused(host_address, ack)
 
     def remove(self, objects: Sequence[HostAddress]) -> None:
-        """Take addresses off links of ours."""
-        for each in objects:
-            link = self._links.link(each.link)
-            if link is not None and _is_ours(link) and each.address in link.addresses:
-                ack = self._ask(rtnl_ip.delete_address, link.index, each.address)
+        """Take addresses off marked bridges. A missing address or link is no error."""
+        for host_address in objects:
+            link = self._links.link(host_address.link)
+            if link is not None and _is_ours(link) and host_address.address in link.addresses:
+                ack = self._ask(rtnl_ip.delete_address, link.index, host_address.address)
                 if ack.errno not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
-                    raise refused(each, ack)
+                    raise refused(host_address, ack)
 
     def list_owned(self) -> Collection[HostAddress]:
-        """Return none: an address carries no mark of ours, and an administrator may have put one onto our bridge."""
+        """Return nothing: an address carries no mark, and an administrator may have added one to a marked bridge."""
         return ()
 
 

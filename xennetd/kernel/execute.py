@@ -1,4 +1,4 @@
-"""Carries out Steps on links, and says which Step the kernel refused and why."""
+"""Carries out Steps on links, and reports which Step the kernel refused and why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from xennetd.plan.steps import (
 
 
 class StepRefused(Exception):
-    """The kernel refused a Step. `text` is its extended acknowledgement, for people only."""
+    """The kernel refused a Step.
+
+    `errno` tells refusals apart. `reason` (strerror(3)) and `text` (the kernel's extended acknowledgement, or `reason`
+    if there is none) are for people only.
+    """
 
     def __init__(self, step: LinkStep, code: int, text: str) -> None:
         self.step = step
@@ -34,24 +38,24 @@ class StepRefused(Exception):
 
     @property
     def link_gone(self) -> bool:
-        """Whether the link the Step was for does not exist any more."""
+        """Whether the Step was refused because its link does not exist any more."""
         return self.errno in (errno.ENODEV, errno.ENXIO)
 
     @property
     def overtaken(self) -> bool:
-        """Whether another program took the link down, or brought it up, after it was looked at.
+        """Whether the Step was refused because another program took the link down or up after the observation.
 
-        `plan.port.attach` brings a link that is down up before its routes, and takes one that is up down before it gets
-        another name. So the kernel refuses such a Step for the link's flag only when the look had the flag wrong.
+        `plan.port.attach` brings a link up before it adds routes, and takes a link down before it renames it. So the
+        kernel refuses such a Step because of IFF_UP only if the observed flag was out of date.
         """
         return self.errno == errno.ENETDOWN or (self.errno == errno.EBUSY and _renames(self.step))
 
 
 def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefused]:
-    """Carry out `steps` in order. A link comes up only when everything that was needed before it has succeeded.
+    """Carry out `steps` in order. A link comes up only after all needed Steps before it have succeeded.
 
-    Returns the refusals of Steps that are not needed, and raises StepRefused for the first one that is. A Step that
-    there is nothing to do for any more is not refused.
+    Returns the refusals of Steps that are not `needed`. Raises StepRefused for the first refused Step that is. A
+    refusal because the link is already as the Step wants it is no refusal.
     """
     refused: list[StepRefused] = []
     burst: list[LinkStep] = []
@@ -93,16 +97,17 @@ def _set(step: SetSysctl) -> None:
     try:
         write_sysctl(step.sysctl)
     except OSError as error:
-        # A link without IPv6 forwards none and takes no router's word: what the setting is for is so.
+        # A link without IPv6 neither forwards IPv6 nor accepts router advertisements, so the setting is not needed.
         if error.errno != errno.ENOENT or step.sysctl.version != 6:
             gone = error.errno == errno.ENOENT
             raise StepRefused(step, errno.ENODEV if gone else error.errno or errno.EIO, "") from error
 
 
 def _needless(socket: RequestSocket, step: LinkStep, code: int) -> bool:
-    """Whether a Step was refused because what it asks for is so: what it is against is gone, or what it adds is there.
+    """Return whether a refused Step was superfluous: what it removes is gone already, or what it adds exists already.
 
-    IPv6 leaves a link whose MTU falls below 1280, and the event that tells of the MTU still shows it there.
+    addr_gen_mode: the kernel turns IPv6 off on a link whose MTU falls below 1280, but the link event with the new MTU
+    still shows IPv6.
     """
     match step:
         case DeleteAddress():
@@ -121,7 +126,7 @@ def _needless(socket: RequestSocket, step: LinkStep, code: int) -> bool:
 
 
 def _is_there(socket: RequestSocket, step: AddRoute) -> bool:
-    """Whether the route through the very same link is already there."""
+    """Return whether the same route through the same link exists already."""
     wanted = rtnl_ip.RouteChange(step.index, step.route)
     return any(
         message.type == rtnl_ip.RTM_NEWROUTE and rtnl_ip.parse_route(data, message) == wanted

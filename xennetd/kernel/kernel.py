@@ -1,8 +1,8 @@
-"""The kernel as the daemon sees it: a kept view of the links, news of what changes, and what Steps and hands ask of it.
+"""The kernel as the daemon sees it: a current view of the links, and the requests of Steps and adapters.
 
-Requests are made in the loop's thread and waited for there. A worker thread would keep the loop free while somebody
-else holds RTNL, but it more than doubles what every attach takes (measured: 0.43 ms in the loop, 0.98 ms through a
-thread), and while RTNL is held there is nothing to do for any vif anyway.
+Requests block the event loop's thread. A worker thread would keep the loop free while another program holds RTNL, but
+it more than doubles the time of every attach (measured: 0.43 ms in the loop, 0.98 ms through a thread), and while RTNL
+is held no vif can be served anyway.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _log = structlog.get_logger()
 class Kernel:
     """rtnetlink of one network namespace.
 
-    `changed` is called with every batch of changes of the view, whatever they came from; `lost` when the view is right
-    again, but what has changed can't be told in terms of links. `resyncs` counts how often everything was read anew
-    because events were lost. Raises HostError when the kernel is not ours to ask.
+    `changed` is called with every batch of changes of the view, from events and from dumps. `lost` is called after a
+    change that can't be expressed as changed links; the view is current by then. `resyncs` counts how often everything
+    was read again because events were lost. `stand_in` is for tests: see `rtnl.parse_link`. The constructor raises
+    HostError if the process may not use rtnetlink.
     """
 
     def __init__(
@@ -50,32 +51,32 @@ class Kernel:
         self.proxies = Proxies(self.links, self.ask, lambda: self._requests.dump_of(dump_proxies))
 
     def start(self) -> None:
-        """Read everything, then follow the events: those that came before the end of the dump are in it."""
+        """Read everything, then follow the events. The event socket is open already, so no event is missed."""
         self._load()
         asyncio.get_running_loop().add_reader(self._events.fileno(), self.poll)
 
     def close(self) -> None:
-        """Stop listening. The network stays as it is."""
+        """Stop listening and close the sockets. The network stays as it is."""
         asyncio.get_running_loop().remove_reader(self._events.fileno())
         self._events.close()
         self._requests.close()
 
     def poll(self) -> None:
-        """Take in the events that are waiting, so that the view is as new as the kernel's last acknowledgement."""
+        """Process all waiting events, so that the view includes everything up to the kernel's last acknowledgement."""
         try:
             changes = self.links.feed(self._events.drain())
             changes += reread(self.links, self._requests)
         except Overrun:
             self._resync("the kernel had more link events than the buffer holds")
         except NetlinkFormatError as error:
-            # The view may have taken in some events of this batch, which the dump then does not differ in.
+            # The view may include some events of this batch already. The dump shows no difference for them.
             self._resync(f"a link event could not be read: {error}")
             self._lost()
         else:
             self._tell(changes)
 
     def execute(self, steps: tuple[LinkStep, ...]) -> list[execute.StepRefused]:
-        """Carry out Steps, and take in what they changed. Returns refusals that do not matter, raises one that does."""
+        """Carry out Steps, then update the view. Returns and raises as `execute.execute` does."""
         try:
             return execute.execute(self._requests, steps)
         finally:
@@ -84,19 +85,19 @@ class Kernel:
                     self.links.mark_addresses_stale(step.index)
             self.poll()
 
-    def ask(self, request: Callable[..., bytes], *about: Any, **how: Any) -> Ack:
-        """Make one request, with these arguments after its sequence number, and take in what it changed."""
-        (ack,), _ = self._requests.ask([request(self._requests.next_seq(), *about, **how)])
+    def ask(self, request: Callable[..., bytes], *args: Any, **kwargs: Any) -> Ack:
+        """Send one request, built by `request` from a sequence number and these arguments, then update the view."""
+        (ack,), _ = self._requests.ask([request(self._requests.next_seq(), *args, **kwargs)])
         self.poll()
         return ack
 
     def look_at(self, index: int) -> None:
-        """Read one link anew: for what the kernel changes without an event."""
+        """Read one link again. The kernel changes some properties of a link without an event."""
         self._tell(self.links.feed(self._requests.ask_one(get_link, index)))
 
     def _resync(self, why: str) -> None:
         self.resyncs += 1
-        _log.warning("reading all links anew", why=why)
+        _log.warning("reading all links again", why=why)
         self._events.discard()
         self._load()
 
@@ -108,9 +109,9 @@ class Kernel:
             self._lost()
 
     def _tell(self, changes: list[LinkChange]) -> None:
-        doubted = self.links.stale.proxies
-        missing = self.proxies.follow(doubted)
-        doubted.clear()
+        stale = self.links.stale.proxies
+        missing = self.proxies.follow(stale)
+        stale.clear()
         if changes:
             self._changed(changes)
         if missing:
@@ -118,7 +119,7 @@ class Kernel:
 
 
 def reread(links: Links, requests: RequestSocket) -> list[LinkChange]:
-    """Have the kernel dispel what events have left in doubt. Events that tell of the same later on do no harm."""
+    """Read again everything that events have left stale. A later event about the same change does no harm."""
     changes: list[LinkChange] = []
     for index in tuple(links.stale.addresses):
         changes += links.reload_addresses(index, requests.dump_of(dump_addresses, index))

@@ -1,10 +1,13 @@
-"""What IP has on each link: its addresses, our routes, permanent neighbours; and where the default routes lead.
+"""The IP layer of the links: addresses, marked routes and permanent neighbours by link, and the default routes.
 
-Kept from the same events as the view of the links, which it is a part of. The kernel does not tell of everything:
-a link that goes down loses its IPv4 routes without an event, and so does one whose routes prefer a source address that
-goes (before Linux 6.7); a link that goes down, or loses its carrier or its last address, no longer answers for others
-(neigh_ifdown(), neigh_carrier_down()); a new IPv4 address is put before or after others without saying where. What
-follows from the events alone is done here; what does not is noted in `stale`, to be dumped anew.
+This is a part of the view of the links, kept current from the same events. "Our route" means a route with the protocol
+number ROUTE_PROTOCOL. Some changes have no event:
+- A link that goes down loses its IPv4 routes.
+- Before Linux 6.7, routes disappear with the address that is their preferred source.
+- A link that goes down, or loses its carrier or its last address, loses its proxy entries (neigh_ifdown(),
+  neigh_carrier_down()).
+- The event of a new IPv4 address does not tell its place among the link's addresses.
+A change that follows from the events is applied here. For any other, `stale` notes what must be dumped again.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from xennetd.model.link import Link, Neighbour, Route
 
 @dataclass(slots=True)
 class Stale:
-    """What is to be dumped anew: the addresses of these links, and the routes if one of ours may have gone.
+    """The parts of the view that must be dumped again.
 
-    `sources` are addresses that went from a link while routes of ours prefer them; these go with the last link, that is
-    up, to have it. `proxies` are links that may answer for others no longer: something of theirs has changed with which
-    that goes, if only for a moment.
+    `addresses` holds the indexes of links whose addresses are stale. `routes` says that a route may have disappeared.
+    `sources` are addresses that left a link while they are the preferred source of a marked route; the kernel deletes
+    the route when no link that is up has the address any more. `proxies` holds the indexes of links that may have lost
+    their proxy entries: the kernel drops them at some changes, even if the change lasts only a moment.
     """
 
     addresses: set[int] = field(default_factory=set)
@@ -43,52 +47,52 @@ class _OnLink:
 
 
 class Layer3:
-    """Addresses, routes and neighbours by link. `touched` collects the links on which something has changed."""
+    """Addresses, routes and neighbours by link. `touched` collects the indexes of links that may have changed."""
 
     def __init__(self) -> None:
         self.stale = Stale()
         self.touched: set[int] = set()
         self._on: dict[int, _OnLink] = {}
-        self._having: dict[IPAddress, set[int]] = {}
+        self._holders: dict[IPAddress, set[int]] = {}
         self._routed: dict[tuple[IPNetwork, int], int] = {}
         self._sources: Counter[IPAddress] = Counter()
         self._defaults: list[DefaultRoute] = []
 
     def with_layer3(self, link: Link) -> Link:
-        """Return the link with what is on it."""
+        """Return the link with its addresses, routes and neighbours."""
         on = self._on.get(link.index)
         if on is None:
-            return replace(link, addresses=(), routes=frozenset(), neighbours=frozenset()) if _dressed(link) else link
+            return replace(link, addresses=(), routes=frozenset(), neighbours=frozenset()) if _has_ip(link) else link
         neighbours = frozenset(Neighbour(address, mac) for address, mac in on.neighbours.items())
         routes = frozenset(on.routes.values())
-        addresses = tuple(sorted(on.addresses, key=lambda address: address.version))  # as a dump has them
+        addresses = tuple(sorted(on.addresses, key=lambda address: address.version))  # the order of a dump
         return replace(link, addresses=addresses, routes=routes, neighbours=neighbours)
 
     def routed(self, destination: IPNetwork, metric: int) -> int | None:
-        """Return the index of the link that a route of ours leads through."""
+        """Return the index of the link of our route with this destination and metric, None if there is none."""
         return self._routed.get((destination, metric))
 
     def having(self, destination: IPNetwork) -> set[int]:
         """Return the indexes of the links with an address in `destination`."""
         if destination.num_addresses == 1:
-            return self._having.get(destination.network_address, set())
-        return {index for address, indexes in self._having.items() if address in destination for index in indexes}
+            return self._holders.get(destination.network_address, set())
+        return {index for address, indexes in self._holders.items() if address in destination for index in indexes}
 
     @property
     def defaults(self) -> frozenset[DefaultRoute]:
-        """All default routes."""
+        """All default routes of the main table, marked or not."""
         return frozenset(self._defaults)
 
     def default(self, version: int) -> int | None:
-        """Return the index of the link that the default route with the least metric leads through."""
-        found = [(default.metric, default.index) for default in self._defaults if default.version == version]
-        return min(found, key=lambda each: each[0])[1] if found else None
+        """Return the index of the link of this IP version's default route with the least metric, None without one."""
+        candidates = [default for default in self._defaults if default.version == version]
+        return min(candidates, key=lambda default: default.metric).index if candidates else None
 
     def load(self, dump: Iterable[tuple[bytes, Header]]) -> None:
-        """Take in a complete dump."""
+        """Replace the whole view by a complete dump."""
         self.touched.update(self._on)
         self._on.clear()
-        self._having.clear()
+        self._holders.clear()
         self.stale = Stale()
         routes = []
         for data, message in dump:
@@ -103,13 +107,13 @@ class Layer3:
         self._load_routes(routes)
 
     def reload_routes(self, datagrams: Iterable[bytes]) -> None:
-        """Take in a dump of the main table's routes."""
+        """Replace all routes by a dump of the main table."""
         self._load_routes((data, message) for data in datagrams for message in netlink.headers(data))
         self.stale.routes = False
         self.stale.sources.clear()
 
     def _load_routes(self, dump: Iterable[tuple[bytes, Header]]) -> None:
-        """Of two routes to the same destination with the same metric the first one counts, in the kernel as here."""
+        """Replace all routes. Of two routes with one destination and metric the first counts, as in the kernel."""
         for index, on in self._on.items():
             if on.routes:
                 on.routes.clear()
@@ -126,7 +130,7 @@ class Layer3:
                         self._add_route(index, route)
 
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> None:
-        """Take in a dump of one link's addresses."""
+        """Replace the addresses of one link by a dump."""
         self.stale.addresses.discard(index)
         for address in tuple(self._entry(index).addresses):
             self._delete_address(index, address)
@@ -138,7 +142,7 @@ class Layer3:
                         self._add_address(index, change.address)
 
     def take(self, data: bytes, message: Header) -> None:
-        """Take in an event of an address, a route or a neighbour; any other is none of ours."""
+        """Process an event about an address, a route or a neighbour. Any other message is ignored."""
         match message.type:
             case rtnl_ip.RTM_NEWADDR | rtnl_ip.RTM_DELADDR:
                 change = rtnl_ip.parse_address(data, message)
@@ -156,7 +160,7 @@ class Layer3:
                 self._take_neighbour(data, message)
 
     def down(self, index: int) -> None:
-        """A link is down: there are no routes through it."""
+        """Process the news that a link is down: the kernel has deleted all routes through it."""
         on = self._on.get(index)
         if on is not None:
             for route in list(on.routes.values()):
@@ -165,7 +169,7 @@ class Layer3:
             self.stale.routes = True
 
     def gone(self, index: int) -> None:
-        """A link has gone, and with it all that was on it."""
+        """Process the news that a link was deleted, with all its addresses, routes and neighbours."""
         self.down(index)
         self.stale.proxies.add(index)
         if index in self._on:
@@ -195,9 +199,9 @@ class Layer3:
         self._delete_address(change.index, address)
         left = sum(other.version == 4 for other in on.addresses)
         if left > 1:
-            self.stale.addresses.add(change.index)  # one of them may have become a primary one
+            self.stale.addresses.add(change.index)  # A secondary address may have become primary.
         if address.version == 4 and not left:
-            # The kernel takes all IPv4 routes off a link with its last address (fib_inetaddr_event()), without events.
+            # The kernel deletes a link's IPv4 routes with its last IPv4 address (fib_inetaddr_event()), without events.
             for route in [route for route in on.routes.values() if route.destination.version == 4]:
                 self._delete_route(change.index, route)
         if address.ip in self._sources:
@@ -207,16 +211,16 @@ class Layer3:
 
     def _add_address(self, index: int, address: IPInterface) -> None:
         self._entry(index).addresses.append(address)
-        self._having.setdefault(address.ip, set()).add(index)
+        self._holders.setdefault(address.ip, set()).add(index)
 
     def _delete_address(self, index: int, address: IPInterface) -> None:
         on = self._entry(index)
         on.addresses.remove(address)
         if not any(other.ip == address.ip for other in on.addresses):
-            having = self._having[address.ip]
-            having.discard(index)
-            if not having:
-                del self._having[address.ip]
+            holders = self._holders[address.ip]
+            holders.discard(index)
+            if not holders:
+                del self._holders[address.ip]
 
     def _take_neighbour(self, data: bytes, message: Header) -> None:
         on = self._on.get(rtnl_ip.neighbour_index(data, message))
@@ -249,5 +253,5 @@ class Layer3:
                 del self._sources[source]
 
 
-def _dressed(link: Link) -> bool:
+def _has_ip(link: Link) -> bool:
     return bool(link.addresses or link.routes or link.neighbours)

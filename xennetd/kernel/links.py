@@ -1,14 +1,15 @@
-"""The kept view of the host's links, current from rtnetlink events.
+"""The view of the host's links, kept current by rtnetlink events.
 
-Rule 1: the view changes only through `load` (a whole dump), `feed` (events) and `reload_routes` and `reload_addresses`
-(a dump of what events have left in doubt); all report what changed, as pairs.
-Rule 2: of many events about one link in one read, only the last is parsed: a view is a state, not a history.
+Rule 1: the view changes only through `load` (a complete dump), `feed` (events), and `reload_routes` and
+`reload_addresses` (dumps of stale parts). All of them return the changes.
+Rule 2: of several events about one link in one batch, only the last is parsed. The view is a state, not a history.
+"Our route" means a route with xennetd's protocol number, ROUTE_PROTOCOL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
@@ -26,10 +27,9 @@ _AF_BRIDGE = 7
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
-    """A link before and after. `old` is None for one that appeared, `new` for one that went.
+    """A link before and after a change. `old` is None for a new link, `new` is None for a deleted link.
 
-    Both are the same link when somebody has set one of its settings below /proc/sys/net. Both are None when the default
-    routes have changed.
+    Both are equal if a program has set one of the link's sysctls. Both are None if the default routes have changed.
     """
 
     old: Link | None
@@ -40,7 +40,7 @@ DEFAULT_ROUTES = LinkChange(None, None)
 
 
 def is_guest_port(link: Link) -> bool:
-    """Return whether a link is a guest's interface (a vif or the tap of an emulated NIC), whoever looks after it."""
+    """Return whether a link is a guest's interface: a vif or the tap of an emulated NIC, managed by xennetd or not."""
     return (
         link.parent is not None
         or (link.kind == "tun" and link.name.endswith("-emu"))
@@ -48,8 +48,25 @@ def is_guest_port(link: Link) -> bool:
     )
 
 
+@dataclass(slots=True)
+class _Batch:
+    """The link events of one `feed`, not yet parsed.
+
+    `links` holds the last AF_UNSPEC message by index, `flags` its link flags. `ports` holds the AF_BRIDGE messages that
+    came after it. `sysctls` holds the indexes of links with a changed sysctl, None for a message without an index.
+    """
+
+    links: dict[int, tuple[bytes, Header]] = field(default_factory=dict)
+    flags: dict[int, int] = field(default_factory=dict)
+    ports: dict[int, list[tuple[bytes, Header]]] = field(default_factory=dict)
+    sysctls: set[int | None] = field(default_factory=set)
+
+
 class Links:
-    """All links by index, name, master and vif. Implements `model.link.HostView`."""
+    """All links by index, name, master and vif. Implements `model.link.HostView`.
+
+    `stand_in` is for tests: see `rtnl.parse_link`.
+    """
 
     def __init__(self, *, stand_in: bool = False) -> None:
         self._stand_in = stand_in
@@ -70,20 +87,20 @@ class Links:
         return iter(tuple(self._by_index.values()))
 
     def link(self, name: str) -> Link | None:
-        """Return the link with this name."""
+        """Return the link with this name, None if there is none."""
         return self._by_name.get(name)
 
     def by_index(self, index: int) -> Link | None:
-        """Return the link with this index."""
+        """Return the link with this index, None if there is none."""
         return self._by_index.get(index)
 
     def of(self, vif: VifId) -> Link | None:
-        """Return the link of a vif: the one whose parent device says so, whatever its name is."""
+        """Return the link whose parent device is this vif's, None if there is none. The link's name does not matter."""
         index = self._by_parent.get(vif)
         return self._by_index[index] if index is not None else None
 
     def bridges(self) -> tuple[Link, ...]:
-        """Return all bridges, by name."""
+        """Return all bridges, sorted by name."""
         return tuple(sorted((self._by_index[index] for index in self._bridges), key=lambda link: link.name))
 
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
@@ -91,17 +108,20 @@ class Links:
         return tuple(self._by_index[index] for index in self._uplinks.get(bridge, ()))
 
     def default_uplink(self, version: int) -> Link | None:
-        """Return the link that the default route of this IP version leads through (the one with the least metric)."""
+        """Return the link of this IP version's default route with the least metric, None without such a route."""
         index = self._layer3.default(version)
         return self._by_index.get(index) if index is not None else None
 
     def owner(self, destination: IPNetwork) -> Link | None:
-        """Return a link with an address of the host's in this destination."""
+        """Return a link that has one of the host's addresses in this destination, None if there is none."""
         links = (self._by_index.get(index) for index in self._layer3.having(destination))
         return next((link for link in links if link is not None), None)
 
     def router(self, destination: IPNetwork) -> IPAddress | None:
-        """Return a router in this destination that a default route leads to, if it is no routed guest itself."""
+        """Return a default route's router in this destination, None if there is none.
+
+        A router behind a guest's interface does not count: it is a routed guest.
+        """
         for default in self._layer3.defaults:
             for router in default.routers:
                 link = self._by_index.get(default.index)
@@ -110,7 +130,7 @@ class Links:
         return None
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
-        """Return a link that is not ours, with an address of the host's in a subnet that overlaps this one."""
+        """Return a link outside xennetd's groups with a host address whose subnet overlaps this one, None without."""
         for link in self._by_index.values():
             if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP):
                 for address in link.addresses:
@@ -119,43 +139,43 @@ class Links:
         return None
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
-        """Return the link that a route of ours with this destination and metric leads through."""
+        """Return the link of our route with this destination and metric, None if there is no such route."""
         index = self._layer3.routed(destination, metric)
         return self._by_index.get(index) if index is not None else None
 
     @property
     def stale(self) -> Stale:
-        """What events have left unclear, to be dumped and reloaded."""
+        """The parts of the view that must be dumped and reloaded. The caller may change the value."""
         return self._layer3.stale
 
     def mark_addresses_stale(self, index: int) -> None:
-        """Have a link's addresses read anew: of a new IPv6 address the kernel tells some time after it is there."""
+        """Let a link's addresses be read again: the event of a new IPv6 address comes some time after the address."""
         self._layer3.stale.addresses.add(index)
 
     def load(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
-        """Take in a complete dump of links, addresses, routes and neighbours; links it does not hold are gone."""
-        found: dict[int, tuple[bytes, Header]] = {}
+        """Replace the view by a complete dump of links, addresses, routes and neighbours."""
+        dumped: dict[int, tuple[bytes, Header]] = {}
         others: list[tuple[bytes, Header]] = []
         for data in datagrams:
             for message in netlink.headers(data):
                 if message.type == rtnl.RTM_NEWLINK:
-                    found[rtnl.link_key(data, message)[1]] = (data, message)
+                    dumped[rtnl.link_key(data, message)[1]] = (data, message)
                 else:
                     others.append((data, message))
         before = self._layer3.defaults
         self._layer3.load(others)
-        changes = [self._remove(index) for index in self._by_index.keys() - found.keys()]
-        changes += [self._take(index, data, message) for index, (data, message) in found.items()]
+        changes = [self._remove(index) for index in self._by_index.keys() - dumped.keys()]
+        changes += [self._take(index, data, message) for index, (data, message) in dumped.items()]
         return self._complete(changes) + self._rerouted(before)
 
     def reload_routes(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
-        """Take in a dump of the main table's routes."""
+        """Replace all routes by a dump of the main table."""
         before = self._layer3.defaults
         self._layer3.reload_routes(datagrams)
         return self._complete([]) + self._rerouted(before)
 
     def reload_addresses(self, index: int, datagrams: Iterable[bytes]) -> list[LinkChange]:
-        """Take in a dump of the addresses of the link with this index."""
+        """Replace the addresses of the link with this index by a dump."""
         if index not in self._by_index:
             self.stale.addresses.discard(index)
             return []
@@ -163,56 +183,60 @@ class Links:
         return self._complete([])
 
     def feed(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
-        """Take in events, in the order in which they came.
+        """Process events, in the order in which they came.
 
-        Raises NetlinkFormatError for bytes that are no rtnetlink messages; the view is then to be loaded anew.
+        Raises NetlinkFormatError for bytes that are no rtnetlink messages. The view must then be loaded again.
         """
-        latest: dict[int, tuple[bytes, Header]] = {}
-        flagged: dict[int, int] = {}
-        ports: dict[int, list[tuple[bytes, Header]]] = {}
-        set_anew: set[int | None] = set()
+        batch = _Batch()
         changes: list[LinkChange] = []
         for data in datagrams:
             for message in netlink.headers(data):
                 if message.type == rtnl.RTM_NEWLINK:
-                    family, index, flags = rtnl.link_key(data, message)
-                    if family == _AF_BRIDGE:
-                        ports.setdefault(index, []).append((data, message))
-                    elif family == 0:
-                        latest[index] = (data, message)
-                        ports.pop(index, None)
-                        known = self._by_index.get(index)
-                        if flags != flagged.get(index, known.flags if known is not None else flags):
-                            self.stale.proxies.add(index)
-                        flagged[index] = flags
-                        if not flags & IFF_UP:
-                            self._layer3.down(index)
+                    self._note_link(batch, data, message)
                 elif message.type == rtnl.RTM_DELLINK:
                     family, index, _ = rtnl.link_key(data, message)
                     if family == 0:
-                        latest.pop(index, None)
-                        ports.pop(index, None)
+                        batch.links.pop(index, None)
+                        batch.ports.pop(index, None)
                         self._layer3.gone(index)
                         changes.append(self._remove(index))
                 elif message.type == rtnl_ip.RTM_NEWNETCONF:
-                    set_anew.add(rtnl_ip.settings_index(data, message))
+                    batch.sysctls.add(rtnl_ip.settings_index(data, message))
                 else:
                     self._layer3.take(data, message)
-        changes += [self._take(index, data, message) for index, (data, message) in latest.items()]
-        for index, messages in ports.items():
-            known = self._by_index.get(index)
-            if known is not None and known.master:
-                flags_on = known.flags_on
-                for data, message in messages:
-                    flags_on = rtnl.merge_flags(data, message, flags_on)
-                if flags_on != known.flags_on:
-                    changes.append(self._put(replace(known, flags_on=flags_on)))
+        changes += [self._take(index, data, message) for index, (data, message) in batch.links.items()]
+        changes += [self._merge_flags(index, messages) for index, messages in batch.ports.items()]
         changes = self._complete(changes)
-        links = (self._by_index.get(index) for index in set_anew if index is not None)
+        links = (self._by_index.get(index) for index in batch.sysctls if index is not None)
         return changes + [LinkChange(link, link) for link in links if link is not None]
 
+    def _note_link(self, batch: _Batch, data: bytes, message: Header) -> None:
+        """Add an RTM_NEWLINK to the batch. It is parsed later, if it is still the last about its link by then."""
+        family, index, flags = rtnl.link_key(data, message)
+        if family == _AF_BRIDGE:
+            batch.ports.setdefault(index, []).append((data, message))
+        elif family == 0:
+            batch.links[index] = (data, message)
+            batch.ports.pop(index, None)  # An AF_UNSPEC message has all flags of the port.
+            known = self._by_index.get(index)
+            if flags != batch.flags.get(index, known.flags if known is not None else flags):
+                self.stale.proxies.add(index)
+            batch.flags[index] = flags
+            if not flags & IFF_UP:
+                self._layer3.down(index)
+
+    def _merge_flags(self, index: int, messages: list[tuple[bytes, Header]]) -> LinkChange:
+        """Process the AF_BRIDGE messages about one port. A flag that a message does not have stays as it is."""
+        known = self._by_index.get(index)
+        if known is None or not known.master:
+            return LinkChange(known, known)
+        flags_on = known.flags_on
+        for data, message in messages:
+            flags_on = rtnl.merge_flags(data, message, flags_on)
+        return self._put(replace(known, flags_on=flags_on))
+
     def _complete(self, changes: list[LinkChange]) -> list[LinkChange]:
-        """Return changes with what changed on the links, and without what did not."""
+        """Return `changes` with the changes of the links' IP layer, and without entries that change nothing."""
         for index in self._layer3.touched:
             known = self._by_index.get(index)
             if known is not None:
@@ -222,17 +246,17 @@ class Links:
         return [change for change in changes if change.old != change.new]
 
     def _rerouted(self, before: frozenset[DefaultRoute]) -> list[LinkChange]:
-        """Return the news of default routes, if there is any."""
+        """Return DEFAULT_ROUTES if the default routes are not `before` any more."""
         return [DEFAULT_ROUTES] if before != self._layer3.defaults else []
 
     def _mark_sources_stale(self) -> None:
-        """A route goes with its preferred source address once no link that is up has that any more."""
-        doubts = self._layer3.stale
-        for source in doubts.sources:
-            having = (self._by_index.get(index) for index in self._layer3.having(ip_network(source)))
-            if not any(link is not None and link.up for link in having):
-                doubts.routes = True
-        doubts.sources.clear()
+        """Mark the routes as stale if no link that is up has a preferred source address any more."""
+        stale = self._layer3.stale
+        for source in stale.sources:
+            holders = (self._by_index.get(index) for index in self._layer3.having(ip_network(source)))
+            if not any(link is not None and link.up for link in holders):
+                stale.routes = True
+        stale.sources.clear()
 
     def _take(self, index: int, data: bytes, message: Header) -> LinkChange:
         """Parse a link's message and put the link into the view."""
@@ -268,7 +292,7 @@ class Links:
         return LinkChange(old, None)
 
     def _forget(self, old: Link) -> None:
-        """Take a link out of the indexes that point at it; one that names another by now stays."""
+        """Take a link out of the dictionaries. An entry stays if it belongs to another link by now."""
         named = self._by_name.get(old.name)
         if named is not None and named.index == old.index:
             del self._by_name[old.name]

@@ -1,6 +1,6 @@
-"""netlink(7) messages as bytes: headers, attributes and acknowledgements. Sans I/O, typed, host byte order.
+"""netlink(7) messages as bytes: headers, attributes and acknowledgements. No I/O; host byte order.
 
-Rule 1: a parser raises `NetlinkFormatError` and nothing else, whatever the bytes.
+Rule 1: for any bytes, a parser either succeeds or raises `NetlinkFormatError`.
 Constants are those of linux/netlink.h.
 """
 
@@ -32,23 +32,23 @@ _RTATTR = struct.Struct("=HH")
 _S32 = struct.Struct("=i")
 
 _TYPE_MASK = 0x3FFF
-"""NLA_TYPE_MASK: without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
+"""NLA_TYPE_MASK: an attribute's type without the bits NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
 
 
 class NetlinkFormatError(ValueError):
-    """The bytes are not what rtnetlink(7) says they are."""
+    """The bytes do not have the format of netlink(7) or rtnetlink(7)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The kernel's answer to one request: `errno` 0 means done; `text` is the extended acknowledgement's message."""
+    """The kernel's answer to one request. `errno` 0 means success; `text` is the extended acknowledgement's message."""
 
     errno: int
     text: str = ""
 
 
 class Header(NamedTuple):
-    """nlmsghdr, and where the message's body lies in its buffer."""
+    """A message's nlmsghdr, and the offsets of its body in the buffer: from `start` up to, without, `end`."""
 
     type: int
     flags: int
@@ -58,7 +58,7 @@ class Header(NamedTuple):
 
 
 def headers(data: bytes) -> Iterator[Header]:
-    """Yield each message of a datagram."""
+    """Yield the header of each message in a datagram."""
     offset, size = 0, len(data)
     while offset + 16 <= size:
         length, kind, flags, seq, _pid = _NLMSGHDR.unpack_from(data, offset)
@@ -69,7 +69,7 @@ def headers(data: bytes) -> Iterator[Header]:
 
 
 def attributes(data: bytes, offset: int, end: int, wanted: frozenset[int] | None = None) -> list[tuple[int, int, int]]:
-    """Return (type, start, end) of the attributes of a nest or a body: those of the `wanted` types, or all of them."""
+    """Return (type, start, end) of the attributes from `offset` to `end`: of the `wanted` types, or of all types."""
     found = []
     unpack, mask, last = _RTATTR.unpack_from, _TYPE_MASK, end - 4
     while offset <= last:
@@ -85,17 +85,17 @@ def attributes(data: bytes, offset: int, end: int, wanted: frozenset[int] | None
 
 
 def text_of(data: bytes, start: int, end: int) -> str:
-    """Return an attribute that is a string with or without its terminating NUL, safe to print."""
+    """Return a string attribute, with or without a terminating NUL, as text that is safe to print."""
     return data[start:end].rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
 def seq_of(request: bytes) -> int:
-    """Return the sequence number of a request that was made here."""
+    """Return the sequence number of a request that `request` returned."""
     return int(U32.unpack_from(request, 8)[0])
 
 
 def parse_ack(data: bytes, message: Header) -> Ack:
-    """Return what an NLMSG_ERROR or NLMSG_DONE says about the request with that sequence number."""
+    """Return the result in an NLMSG_ERROR or NLMSG_DONE."""
     try:
         (code,) = _S32.unpack_from(data, message.start)
         text = ""
@@ -118,6 +118,6 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def request(kind: int, flags: int, seq: int, body: bytes) -> bytes:
-    """Return a request; without NLM_F_DUMP it wants an acknowledgement."""
+    """Return a request. Unless it is a dump (NLM_F_DUMP), it asks for an acknowledgement."""
     flags |= NLM_F_REQUEST if flags & NLM_F_DUMP == NLM_F_DUMP else NLM_F_REQUEST | NLM_F_ACK
     return _NLMSGHDR.pack(16 + len(body), kind, flags, seq, 0) + body

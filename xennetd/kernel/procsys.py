@@ -12,19 +12,22 @@ _LONGEST = 32
 
 
 def has_ipv6() -> bool:
-    """Return whether the kernel has IPv6 at all; it does not change while it runs."""
+    """Return whether the kernel has IPv6. The answer does not change while the kernel runs."""
     return os.path.exists(f"{_NET}/ipv6/conf/all")
 
 
 def forces_ipv6() -> bool:
-    """Return whether IPv6 can be forwarded link by link (from Linux 6.17 on)."""
+    """Return whether the kernel has `force_forwarding`, which forwards IPv6 link by link (Linux 6.17 and later)."""
     return os.path.exists(f"{_NET}/ipv6/conf/all/force_forwarding")
 
 
 def read_sysctl(version: int, link: str, setting: str) -> int | None:
-    """Return a value, None where the kernel has no such thing."""
+    """Return the value of net.ipvVERSION.conf.LINK.SETTING, None if the kernel has no such sysctl.
+
+    Raises OSError other than ENOENT.
+    """
     try:
-        # Three system calls; a file object takes seven, and each routed guest's look reads some.
+        # Three system calls; a file object takes seven, and the observation of a routed guest reads several values.
         file = os.open(f"{_NET}/ipv{version}/conf/{link}/{setting}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
@@ -35,7 +38,7 @@ def read_sysctl(version: int, link: str, setting: str) -> int | None:
 
 
 def write_sysctl(sysctl: Sysctl) -> None:
-    """Write a value. Raises OSError."""
+    """Write the sysctl's value. Raises OSError."""
     file = os.open(f"{_NET}/ipv{sysctl.version}/conf/{sysctl.link}/{sysctl.setting}", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(file, str(sysctl.value).encode())

@@ -1,8 +1,8 @@
-"""The adapter for `ProxyNeighbour`: addresses that the host answers for, with our protocol number.
+"""The adapter for `ProxyNeighbour`: addresses that the host answers for, marked with xennetd's protocol number.
 
-The kernel has no events for these. They are dumped at the start, at a resync, and when something has happened to a link
-that has some of ours with which the kernel drops them (layer3.Doubts). It does so after the event: of a link that goes
-down and comes back it is the second one, at the latest, that finds them gone.
+The kernel has no events for proxy entries. They are dumped at the start, at a resync, and after a change of a link that
+makes the kernel drop the link's entries (`layer3.Stale.proxies`). The kernel drops them after it sends the event. If a
+link goes down and comes back, the dump after the second event, at the latest, shows that they are gone.
 """
 
 from __future__ import annotations
@@ -21,63 +21,63 @@ from xennetd.model.objects import ProxyNeighbour
 
 
 class Proxies:
-    """Proxy ARP and proxy NDP entries, whoever made them; `dump` asks the kernel for them all."""
+    """All proxy ARP and proxy NDP entries, marked or not. `dump` returns the kernel's dump of them, as datagrams."""
 
     def __init__(self, links: Links, ask: Ask, dump: Callable[[], list[bytes]]) -> None:
         self._links = links
         self._ask = ask
         self._dump = dump
-        self._now: dict[tuple[int, IPAddress], int] = {}
+        self._protocols: dict[tuple[int, IPAddress], int] = {}
 
     def load(self) -> bool:
-        """Read all entries anew. Returns whether one of ours is missing that was there."""
-        before = self._now
+        """Read all entries again. Returns whether a marked entry has disappeared since the last time."""
+        before = self._protocols
         messages = ((data, message) for data in self._dump() for message in netlink.headers(data))
-        found = (
+        proxies = (
             rtnl_ip.parse_proxy(data, message) for data, message in messages if message.type == rtnl_ip.RTM_NEWNEIGH
         )
-        self._now = {(proxy.index, proxy.address): proxy.protocol for proxy in found if proxy is not None}
-        return any(protocol == ROUTE_PROTOCOL and key not in self._now for key, protocol in before.items())
+        self._protocols = {(proxy.index, proxy.address): proxy.protocol for proxy in proxies if proxy is not None}
+        return any(protocol == ROUTE_PROTOCOL and key not in self._protocols for key, protocol in before.items())
 
-    def follow(self, doubted: Collection[int]) -> bool:
-        """Look again if one of these links has entries. Returns whether one of ours is missing now."""
-        return bool(doubted) and any(index in doubted for index, _ in self._now) and self.load()
+    def follow(self, stale: Collection[int]) -> bool:
+        """Read all entries again if a link with an index in `stale` has any. Returns as `load` does."""
+        return bool(stale) and any(index in stale for index, _ in self._protocols) and self.load()
 
     def present(self, wanted: ProxyNeighbour) -> ProxyNeighbour | None:
-        """Return the entry if the link answers for the address, whoever had it do so."""
-        return wanted if self._key(wanted) in self._now else None
+        """Return the entry if the link answers for the address, by a marked entry or another, else None."""
+        return wanted if self._key(wanted) in self._protocols else None
 
     def apply(self, wanted: Sequence[ProxyNeighbour]) -> None:
-        """Have links answer for addresses. Raises HostError where there is no such link."""
-        for each in wanted:
-            key = self._key(each)
+        """Let links answer for addresses. Raises HostError if a link does not exist."""
+        for proxy in wanted:
+            key = self._key(proxy)
             if key is None:
                 raise HostError(
-                    f'the host can\'t answer for {each.address} on "{each.link}": there is no such link',
+                    f'the host can\'t answer for {proxy.address} on "{proxy.link}": there is no such link',
                     errno=errno.ENODEV,
-                    waits_on=frozenset({each.link}),
+                    waits_on=frozenset({proxy.link}),
                 )
-            if key not in self._now:
+            if key not in self._protocols:
                 ack = self._ask(rtnl_ip.add_proxy, *key)
                 if ack.errno:
-                    raise refused(each, ack)
-                self._now[key] = ROUTE_PROTOCOL
+                    raise refused(proxy, ack)
+                self._protocols[key] = ROUTE_PROTOCOL
 
     def remove(self, objects: Sequence[ProxyNeighbour]) -> None:
-        """Have links answer no longer, for what is ours."""
-        for each in objects:
-            key = self._key(each)
-            if key is not None and self._now.get(key) == ROUTE_PROTOCOL:
+        """Delete marked entries; others stay. A missing entry is no error."""
+        for proxy in objects:
+            key = self._key(proxy)
+            if key is not None and self._protocols.get(key) == ROUTE_PROTOCOL:
                 ack = self._ask(rtnl_ip.delete_proxy, *key)
                 if ack.errno not in (0, errno.ENOENT, errno.ENODEV):
-                    raise refused(each, ack)
-                del self._now[key]
+                    raise refused(proxy, ack)
+                del self._protocols[key]
 
     def list_owned(self) -> Collection[ProxyNeighbour]:
-        """Return all entries with our protocol number."""
+        """Return all marked entries."""
         return [
             ProxyNeighbour(link.name, address)
-            for (index, address), protocol in self._now.items()
+            for (index, address), protocol in self._protocols.items()
             if protocol == ROUTE_PROTOCOL and (link := self._links.by_index(index)) is not None
         ]
 

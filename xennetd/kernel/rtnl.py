@@ -1,6 +1,6 @@
-"""The messages of rtnetlink(7) that are about links, as bytes, as far as they are needed here.
+"""The messages of rtnetlink(7) about links, as bytes, as far as xennetd needs them.
 
-What a message does not mention stays as it was; an AF_BRIDGE message only speaks of the port it is about.
+An attribute that a request leaves out stays as it was. An AF_BRIDGE message is only about the link as a port.
 Constants are those of linux/rtnetlink.h and linux/if_link.h.
 """
 
@@ -81,7 +81,7 @@ _NO_FLAGS: frozenset[str] = frozenset()
 
 
 def link_key(data: bytes, message: Header) -> tuple[int, int, int]:
-    """Return (address family, index, flags) of a link message without parsing the rest of it."""
+    """Return (address family, index, flags) of a link message, without parsing the rest of the message."""
     if message.end - message.start < 16:
         raise NetlinkFormatError("link message without ifinfomsg")
     family, _type, index, flags, _change = _IFINFOMSG.unpack_from(data, message.start)
@@ -89,9 +89,10 @@ def link_key(data: bytes, message: Header) -> tuple[int, int, int]:
 
 
 def parse_link(data: bytes, message: Header, *, stand_in: bool = False, known: Link | None = None) -> Link:
-    """Return the link that an AF_UNSPEC RTM_NEWLINK describes. What is not in it is taken from the link as it is known.
+    """Return the link that an AF_UNSPEC RTM_NEWLINK describes.
 
-    With `stand_in`, an alternative name `vif-D-N` counts as the parent device of that name.
+    The message has no addresses, routes, neighbours and generation; they are those of `known`. With `stand_in`, an
+    alternative name `vif-D-N` counts as the parent device of that name: tests use veths in place of vifs.
     """
     try:
         return _parse_link(data, message.start, message.end, stand_in, known or _UNKNOWN)
@@ -141,18 +142,18 @@ def _parse_parent(name: str) -> VifId | None:
 def _parse_linkinfo(data: bytes, offset: int, end: int) -> tuple[str, frozenset[str]]:
     kind = slave_kind = ""
     slave = (0, 0)
-    for what, at, stop in attributes(data, offset, end, _LINKINFO_ATTRIBUTES):
-        if what == _IFLA_INFO_KIND:
+    for attribute_type, at, stop in attributes(data, offset, end, _LINKINFO_ATTRIBUTES):
+        if attribute_type == _IFLA_INFO_KIND:
             kind = text_of(data, at, stop)
-        elif what == _IFLA_INFO_SLAVE_KIND:
+        elif attribute_type == _IFLA_INFO_SLAVE_KIND:
             slave_kind = text_of(data, at, stop)
-        elif what == _IFLA_INFO_SLAVE_DATA:
+        elif attribute_type == _IFLA_INFO_SLAVE_DATA:
             slave = (at, stop)
     return kind, _parse_flags(data, *slave, _NO_FLAGS) if slave_kind == "bridge" and slave[1] else _NO_FLAGS
 
 
 def _parse_flags(data: bytes, offset: int, end: int, was: frozenset[str]) -> frozenset[str]:
-    """Return which flags of a bridge's port are on; those that are not mentioned are as they were."""
+    """Return the names of a bridge port's flags that are on. A flag without an attribute is as in `was`."""
     found = {
         _FLAG_NAMES[kind]: data[at] for kind, at, stop in attributes(data, offset, end, _PORT_ATTRIBUTES) if stop > at
     }
@@ -160,7 +161,7 @@ def _parse_flags(data: bytes, offset: int, end: int, was: frozenset[str]) -> fro
 
 
 def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:
-    """Return the link's addr_gen_mode; a link that IPv6 does not know (no IPv6, MTU below 1280) makes no address."""
+    """Return the link's addr_gen_mode. A link without IPv6 (MTU below 1280, or no IPv6 at all) makes no address."""
     for _, at, stop in attributes(data, offset, end, _AF_SPEC_FAMILIES):
         for _, value, value_end in attributes(data, at, stop, _INET6_ATTRIBUTES):
             if value_end > value:
@@ -169,7 +170,10 @@ def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:
 
 
 def merge_flags(data: bytes, message: Header, was: frozenset[str]) -> frozenset[str]:
-    """Return which flags are on of a port of which an AF_BRIDGE RTM_NEWLINK (net/bridge/br_netlink.c) tells."""
+    """Return the names of the flags that are on after an AF_BRIDGE RTM_NEWLINK (net/bridge/br_netlink.c).
+
+    A flag that the message does not have is as in `was`.
+    """
     try:
         for _, at, stop in attributes(data, message.start + 16, message.end, _PORT_NEST):
             return _parse_flags(data, at, stop, was)
@@ -179,30 +183,30 @@ def merge_flags(data: bytes, message: Header, was: frozenset[str]) -> frozenset[
 
 
 def dump_links(seq: int) -> bytes:
-    """Ask for all links, without their counters."""
+    """Return the request for all links, without their counters."""
     body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_EXT_MASK, U32.pack(RTEXT_FILTER_SKIP_STATS))
     return request(RTM_GETLINK, NLM_F_DUMP, seq, body)
 
 
 def get_link(seq: int, index: int) -> bytes:
-    """Ask for the link with this index."""
+    """Return the request for the link with this index."""
     return request(RTM_GETLINK, 0, seq, _IFINFOMSG.pack(0, 0, index, 0, 0))
 
 
 def delete_link(seq: int, index: int) -> bytes:
-    """Ask to delete the link with this index."""
+    """Return the request that deletes the link with this index."""
     return request(RTM_DELLINK, 0, seq, _IFINFOMSG.pack(0, 0, index, 0, 0))
 
 
 def add_bridge(seq: int, name: str, address: str, group: int) -> bytes:
-    """Ask for a bridge, up, that does not exist yet."""
+    """Return the request that makes a bridge and brings it up. It fails with EEXIST if a link has that name."""
     body = _IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP) + _name(name) + _mac(address)
     body += attribute(_IFLA_GROUP, U32.pack(group))
     body += attribute(_IFLA_LINKINFO | NLA_F_NESTED, attribute(_IFLA_INFO_KIND, b"bridge\0"))
     return request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, seq, body)
 
 
-def set_link(
+def set_link(  # noqa: PLR0913 # a parameter for each property that a request can set
     seq: int,
     index: int,
     *,
@@ -214,7 +218,10 @@ def set_link(
     group: int | None = None,
     addr_gen_mode: int | None = None,
 ) -> bytes:
-    """Ask to change the link with this index. `master` 0 takes it out of its bridge; None leaves a thing as it is."""
+    """Return the request that changes the link with this index.
+
+    None leaves a property as it is. `master` 0 takes the link out of its bridge. `mtu` is in bytes.
+    """
     flags, change = (0, 0) if up is None else (int(up), IFF_UP)
     body = _IFINFOMSG.pack(0, 0, index, flags, change)
     if name is not None:
@@ -235,7 +242,7 @@ def set_link(
 
 
 def set_port_flag(seq: int, index: int, flag: int, on: bool) -> bytes:
-    """Ask to set a flag (IFLA_BRPORT_*) of the bridge's port with this index (rtnl_bridge_setlink())."""
+    """Return the request that sets a flag (IFLA_BRPORT_*) of the port with this index (rtnl_bridge_setlink())."""
     body = _IFINFOMSG.pack(socket.AF_BRIDGE, 0, index, 0, 0)
     body += attribute(_IFLA_PROTINFO | NLA_F_NESTED, attribute(flag, bytes([on])))
     return request(RTM_SETLINK, 0, seq, body)

@@ -1,8 +1,8 @@
-"""The messages of rtnetlink(7) that are about addresses, routes and neighbours, as bytes, as far as needed here.
+"""The messages of rtnetlink(7) about addresses, routes and neighbours, as bytes, as far as xennetd needs them.
 
-Foreign routes and ordinary neighbour news come by the thousand: a parser looks at a message's fixed part first, and
-returns None for what nobody here wants to know. Constants are those of linux/rtnetlink.h, linux/if_addr.h and
-linux/neighbour.h.
+The kernel sends events of foreign routes and of ordinary neighbours by the thousand. So a parser checks a message's
+fixed header first, and returns None for a message that xennetd does not need. "Our route" means a route with xennetd's
+protocol number, ROUTE_PROTOCOL. Constants are those of linux/rtnetlink.h, linux/if_addr.h and linux/neighbour.h.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 @dataclass(frozen=True, slots=True)
 class AddressChange:
-    """An address that appeared on (or left) the link with this index."""
+    """An address that the link with this index has now, or lost if `gone`."""
 
     index: int
     address: IPInterface
@@ -93,7 +93,7 @@ class AddressChange:
 
 @dataclass(frozen=True, slots=True)
 class RouteChange:
-    """A route of ours that appeared on (or left) the link with this index."""
+    """Our route that leads through the link with this index now, or was deleted if `gone`."""
 
     index: int
     route: Route
@@ -102,7 +102,10 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True)
 class DefaultRoute:
-    """A default route of the main table, whoever's it is: the link of its first next hop, and the routers of all."""
+    """A default route of the main table, ours or not.
+
+    `index` is the link of the first next hop, 0 if the kernel names no link. `routers` are those of all next hops.
+    """
 
     version: int
     index: int
@@ -112,7 +115,7 @@ class DefaultRoute:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourChange:
-    """An address on the link with this index and its permanent MAC; None once it has none."""
+    """The permanent MAC of an address on the link with this index; `mac` None if it has no permanent entry now."""
 
     index: int
     address: IPAddress
@@ -121,7 +124,10 @@ class NeighbourChange:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An address that the link with this index answers for, and who made it do so (a route protocol number)."""
+    """An address that the host answers for on the link with this index.
+
+    `protocol` is the route protocol number of the program that made the entry, 0 if unknown.
+    """
 
     index: int
     address: IPAddress
@@ -129,7 +135,7 @@ class Proxy:
 
 
 def parse_address(data: bytes, message: Header) -> AddressChange | None:
-    """Return what an RTM_NEWADDR or RTM_DELADDR says, None for another family than IPv4 and IPv6."""
+    """Return the change that an RTM_NEWADDR or RTM_DELADDR describes, None for a family besides IPv4 and IPv6."""
     try:
         family, prefix, _flags, _scope, index = _IFADDRMSG.unpack_from(data, message.start)
         raw = b""
@@ -147,9 +153,9 @@ def parse_address(data: bytes, message: Header) -> AddressChange | None:
 
 
 def parse_route(data: bytes, message: Header) -> RouteChange | DefaultRoute | None:
-    """Return what an RTM_NEWROUTE or RTM_DELROUTE says of a route of ours, or of a default route.
+    """Return the change that an RTM_NEWROUTE or RTM_DELROUTE describes: of our route, or of a default route.
 
-    Ours is a route with our protocol number that leads to a link; None for all others, and for all other tables.
+    Returns None for a foreign route, for a route with a next hop, and for a route outside the main table.
     """
     try:
         header = _RTMSG.unpack_from(data, message.start)
@@ -191,13 +197,13 @@ def _default(data: bytes, family: int, found: dict[int, tuple[int, int]], metric
             index = index or out
             at += length
     routers = (_router(data, family, hop) for hop in hops)
-    return DefaultRoute(_version(family), index, metric, tuple(each for each in routers if each is not None))
+    return DefaultRoute(_version(family), index, metric, tuple(router for router in routers if router is not None))
 
 
 def _router(data: bytes, family: int, hop: dict[int, tuple[int, int]]) -> IPAddress | None:
     if _RTA_GATEWAY in hop:
         return _address(family, data[slice(*hop[_RTA_GATEWAY])])
-    if _RTA_VIA in hop:  # of the other family: struct rtvia
+    if _RTA_VIA in hop:  # A router of the other address family: struct rtvia.
         at, end = hop[_RTA_VIA]
         (other,) = _RTVIA.unpack_from(data, at)
         return _address(other, data[at + _RTVIA.size : end])
@@ -205,8 +211,11 @@ def _router(data: bytes, family: int, hop: dict[int, tuple[int, int]]) -> IPAddr
 
 
 def settings_index(data: bytes, message: Header) -> int | None:
-    """Return the link that an RTM_NEWNETCONF is about: one of its `forwarding`, `rp_filter`, `proxy_arp` or `proxy_ndp`
-    has been set. Those of `all` and `default` have negative numbers."""
+    """Return the index of the link that an RTM_NEWNETCONF is about, None if the message has no index.
+
+    A program has set the link's `forwarding`, `rp_filter`, `proxy_arp` or `proxy_ndp`. `all` and `default` have
+    negative numbers.
+    """
     for kind, start, end in attributes(data, message.start + 4, message.end):
         if kind == _NETCONFA_IFINDEX and end - start == 4:
             return int(_S32.unpack_from(data, start)[0])
@@ -214,16 +223,17 @@ def settings_index(data: bytes, message: Header) -> int | None:
 
 
 def neighbour_index(data: bytes, message: Header) -> int:
-    """Return the link that an RTM_NEWNEIGH or RTM_DELNEIGH is about without parsing the rest of it."""
+    """Return the link index of an RTM_NEWNEIGH or RTM_DELNEIGH, without parsing the rest of the message."""
     if message.end - message.start < 12:
         raise NetlinkFormatError("neighbour message without ndmsg")
     return int(_NDMSG.unpack_from(data, message.start)[1])
 
 
 def parse_neighbour(data: bytes, message: Header, *, permanent_only: bool) -> NeighbourChange | None:
-    """Return what an RTM_NEWNEIGH or RTM_DELNEIGH says, None for a bridge's forwarding entry or a proxy.
+    """Return the change that an RTM_NEWNEIGH or RTM_DELNEIGH describes.
 
-    With `permanent_only`, it is also None for an entry that is not permanent: there is none that it could replace.
+    Returns None for a bridge's forwarding entry and for a proxy entry. With `permanent_only`, returns None also for an
+    entry that is not permanent; that is right for a link without permanent entries that it could replace.
     """
     try:
         family, index, state, flags, _type = _NDMSG.unpack_from(data, message.start)
@@ -240,9 +250,9 @@ def parse_neighbour(data: bytes, message: Header, *, permanent_only: bool) -> Ne
 
 
 def parse_proxy(data: bytes, message: Header) -> Proxy | None:
-    """Return the proxy ARP or proxy NDP entry that an RTM_NEWNEIGH of a dump describes, None for anything else.
+    """Return the proxy ARP or proxy NDP entry that an RTM_NEWNEIGH of a dump describes, None for any other entry.
 
-    One without a link is for all links; it is not for a link of ours, so it is left out.
+    An entry without a link holds for all links. xennetd makes no such entry, so it is ignored.
     """
     try:
         family, index, _state, flags, _type = _NDMSG.unpack_from(data, message.start)
@@ -273,33 +283,36 @@ def _family(version: int) -> int:
 
 
 def dump_addresses(seq: int, index: int = 0) -> bytes:
-    """Ask for all IPv4 and IPv6 addresses of all links, or of the one with this index."""
+    """Return the request for all IPv4 and IPv6 addresses: of the link with this index, or of all links for 0."""
     return request(RTM_GETADDR, NLM_F_DUMP, seq, _IFADDRMSG.pack(0, 0, 0, 0, index))
 
 
 def dump_routes(seq: int, version: int) -> bytes:
-    """Ask for the unicast routes of the main table (of all tables, where the socket does not check strictly)."""
+    """Return the request for the unicast routes of the main table.
+
+    On a socket without NETLINK_GET_STRICT_CHK the kernel answers with the routes of all tables.
+    """
     return request(RTM_GETROUTE, NLM_F_DUMP, seq, _route_header(_family(version), 0, protocol=0, scope=0))
 
 
 def dump_our_routes(seq: int, version: int, index: int) -> bytes:
-    """Ask for the routes of ours through the link with this index."""
+    """Return the request for our routes through the link with this index."""
     body = _route_header(_family(version), 0, protocol=ROUTE_PROTOCOL, scope=0)
     return request(RTM_GETROUTE, NLM_F_DUMP, seq, body + attribute(_RTA_OIF, U32.pack(index)))
 
 
 def dump_neighbours(seq: int) -> bytes:
-    """Ask for all neighbour entries of IPv4 and IPv6."""
+    """Return the request for all neighbour entries of IPv4 and IPv6."""
     return request(RTM_GETNEIGH, NLM_F_DUMP, seq, _NDMSG.pack(0, 0, 0, 0, 0))
 
 
 def dump_proxies(seq: int) -> bytes:
-    """Ask for all proxy ARP and proxy NDP entries: there are no events for them."""
+    """Return the request for all proxy ARP and proxy NDP entries. The kernel has no events for them."""
     return request(RTM_GETNEIGH, NLM_F_DUMP, seq, _NDMSG.pack(0, 0, 0, _NTF_PROXY, 0))
 
 
 def add_address(seq: int, index: int, address: IPInterface) -> bytes:
-    """Ask to give the link with this index an address, without duplicate address detection."""
+    """Return the request that gives the link with this index an address, without duplicate address detection."""
     flags = _IFA_F_NODAD if address.version == 6 else 0
     body = _IFADDRMSG.pack(_family(address.version), address.network.prefixlen, flags, 0, index)
     body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
@@ -307,17 +320,20 @@ def add_address(seq: int, index: int, address: IPInterface) -> bytes:
 
 
 def delete_address(seq: int, index: int, address: IPInterface) -> bytes:
-    """Ask to take an address off the link with this index.
+    """Return the request that takes an address off the link with this index.
 
-    IFA_ADDRESS is left out: for an address with a peer it is the peer's, which would have to match.
+    IFA_ADDRESS is left out. For an address with a peer it means the peer's address, which would have to match.
     """
     body = _IFADDRMSG.pack(_family(address.version), address.network.prefixlen, 0, 0, index)
     return request(RTM_DELADDR, 0, seq, body + attribute(_IFA_LOCAL, address.packed))
 
 
 def add_route(seq: int, index: int, route: Route, *, replace: bool) -> bytes:
-    """Ask for a route of ours through the link with this index. `replace` takes the place of one with the same
-    destination and metric; without it, one that is there is an error."""
+    """Return the request that adds our route through the link with this index.
+
+    With `replace`, it takes the place of a route with the same destination and metric. Without `replace`, such a route
+    makes the request fail with EEXIST.
+    """
     destination = route.destination
     body = _route_header(_family(destination.version), destination.prefixlen, scope=_RT_SCOPE_LINK)
     body += _route_key(index, route)
@@ -327,7 +343,7 @@ def add_route(seq: int, index: int, route: Route, *, replace: bool) -> bytes:
 
 
 def delete_route(seq: int, index: int, route: Route) -> bytes:
-    """Ask to take away a route of ours through the link with this index, whatever source address it prefers."""
+    """Return the request that deletes our route through the link with this index, with any preferred source address."""
     destination = route.destination
     body = _route_header(_family(destination.version), destination.prefixlen, scope=_RT_SCOPE_NOWHERE)
     return request(RTM_DELROUTE, 0, seq, body + _route_key(index, route))
@@ -346,7 +362,7 @@ def _route_key(index: int, route: Route) -> bytes:
 
 
 def set_neighbour(seq: int, index: int, neighbour: Neighbour) -> bytes:
-    """Ask to fix whose MAC an address on the link with this index is, whatever was known of it."""
+    """Return the request that makes or replaces the permanent neighbour entry of an address on this link."""
     body = _NDMSG.pack(_family(neighbour.address.version), index, NUD_PERMANENT, 0, 0)
     body += attribute(_NDA_DST, neighbour.address.packed)
     body += attribute(_NDA_LLADDR, bytes.fromhex(neighbour.mac.replace(":", "")))
@@ -355,19 +371,22 @@ def set_neighbour(seq: int, index: int, neighbour: Neighbour) -> bytes:
 
 
 def delete_neighbour(seq: int, index: int, address: IPAddress) -> bytes:
-    """Ask to forget what is known of an address on the link with this index."""
+    """Return the request that deletes the neighbour entry of an address on the link with this index."""
     body = _NDMSG.pack(_family(address.version), index, 0, 0, 0) + attribute(_NDA_DST, address.packed)
     return request(RTM_DELNEIGH, 0, seq, body)
 
 
 def add_proxy(seq: int, index: int, address: IPAddress) -> bytes:
-    """Ask that the link with this index answers for an address. One that is not permanent goes with the carrier."""
+    """Return the request that lets the host answer for an address on the link with this index.
+
+    The entry is permanent: the kernel deletes others when the link loses its carrier.
+    """
     body = _NDMSG.pack(_family(address.version), index, NUD_PERMANENT, _NTF_PROXY, 0)
     body += attribute(_NDA_DST, address.packed) + attribute(_NDA_PROTOCOL, bytes([ROUTE_PROTOCOL]))
     return request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, seq, body)
 
 
 def delete_proxy(seq: int, index: int, address: IPAddress) -> bytes:
-    """Ask that the link with this index no longer answers for an address."""
+    """Return the request that ends the host's answering for an address on the link with this index."""
     body = _NDMSG.pack(_family(address.version), index, 0, _NTF_PROXY, 0) + attribute(_NDA_DST, address.packed)
     return request(RTM_DELNEIGH, 0, seq, body)

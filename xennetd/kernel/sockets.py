@@ -1,8 +1,8 @@
-"""The two rtnetlink sockets: one that only listens, one that only asks.
+"""The two rtnetlink sockets: one for events, one for requests.
 
-A socket that is subscribed to events never carries requests, or acknowledgements and events would mix (netlink(7)).
-The kernel tells of every MAC that a bridge learns and of every route that a routing daemon learns, by the thousand; a
-filter in the kernel keeps back what nobody here wants to know, so that it neither wakes us nor fills the buffer.
+A socket that is subscribed to events carries no requests, because acknowledgements and events would mix (netlink(7)).
+The kernel sends an event for every MAC that a bridge learns and for every route of a routing daemon, by the thousand. A
+socket filter drops the events that xennetd does not need, so that they neither wake the daemon nor fill the buffer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SO_RCVBUFFORCE = 33
 _EVENT_BUFFER = 16 << 20
 _DATAGRAM = 1 << 16
 _BATCH = 64
-"""Requests in one send: their acknowledgements must fit into the receive buffer."""
+"""Requests in one send(2). Their acknowledgements must fit into the receive buffer."""
 
 _GROUPS = (
     rtnl.RTMGRP_LINK
@@ -39,9 +39,10 @@ _GROUPS = (
     | rtnl_ip.RTMGRP_IPV6_NETCONF
 )
 
-# Classic BPF (Documentation/networking/filter.rst) over an event: nlmsghdr, of which the type is at byte 4, then ndmsg
-# (family at 16) or rtmsg (destination's length at 17, table at 20, protocol at 21). Each instruction is (code, where to
-# go when true, when false, operand); a jump counts the instructions it skips.
+# Classic BPF (Documentation/networking/filter.rst) over an event: nlmsghdr (type at byte 4), then ndmsg (family at 16)
+# or rtmsg (destination's prefix length at 17, table at 20, protocol at 21). An instruction is (code, jump if true, jump
+# if false, operand); a jump is the number of instructions to skip. Dropped are routes outside the main table, routes
+# that are neither ours nor default routes, and the forwarding entries of bridges.
 _LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
 _FILTER = (
     (_LOAD_HALF, 0, 0, 4),
@@ -63,13 +64,13 @@ _FILTER = (
 
 
 class Overrun(Exception):
-    """The kernel had more events than the buffer holds (ENOBUFS): what was missed is unknown, so read everything."""
+    """The kernel had more events than the buffer holds (ENOBUFS). Unknown events are lost: everything must be read."""
 
 
 class EventSocket:
-    """Events of this network namespace's links, settings, addresses, routes and neighbours.
+    """Receives the events of this network namespace's links, sysctls, addresses, routes and neighbours.
 
-    Non-blocking; survives overruns.
+    The socket is non-blocking. It can be used further after an overrun. `buffer` is the receive buffer in bytes.
     """
 
     def __init__(self, buffer: int = _EVENT_BUFFER) -> None:
@@ -84,13 +85,15 @@ class EventSocket:
         self._socket.bind((0, _GROUPS))
 
     def fileno(self) -> int:
+        """Return the descriptor, for the event loop."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def drain(self) -> list[bytes]:
-        """Return all datagrams that are waiting. Raises Overrun when some were lost."""
+        """Return all waiting datagrams, none if there are none. Raises Overrun if some were lost."""
         datagrams: list[bytes] = []
         try:
             while True:
@@ -103,7 +106,7 @@ class EventSocket:
             raise
 
     def discard(self) -> None:
-        """Throw away all that is waiting: after an overrun it is only part of the story."""
+        """Drop all waiting datagrams. After an overrun they are incomplete, and a dump replaces them."""
         while True:
             try:
                 self.drain()
@@ -113,7 +116,7 @@ class EventSocket:
 
 
 class RequestSocket:
-    """Asks the kernel and waits for its answers. Blocking: RTNL may be held by others for 100 ms and more."""
+    """Sends requests and waits for the answers. The socket blocks: other programs may hold RTNL for 100 ms and more."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -124,10 +127,11 @@ class RequestSocket:
         self._seq = 0
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def next_seq(self) -> int:
-        """Return a sequence number for the next request."""
+        """Return a sequence number for the next request, from 1 to 2**32 - 1."""
         self._seq = self._seq % 0xFFFFFFFF + 1
         return self._seq
 
@@ -140,11 +144,15 @@ class RequestSocket:
         """Return the main table's routes, as datagrams."""
         return [data for version in (4, 6) for data in self.dump_of(rtnl_ip.dump_routes, version)]
 
-    def dump_of(self, request: Callable[..., bytes], *about: int) -> list[bytes]:
-        """Return a consistent dump, as datagrams: nothing of a table that does not exist, or of a link that is gone."""
+    def dump_of(self, request: Callable[..., bytes], *args: int) -> list[bytes]:
+        """Return a consistent dump, as datagrams. An interrupted dump (NLM_F_DUMP_INTR) is made again.
+
+        `request` builds the request from a sequence number and `args`. The dump of a missing table or link is empty.
+        Raises OSError if the kernel refuses the dump.
+        """
         while True:
             seq = self.next_seq()
-            self._socket.send(request(seq, *about))
+            self._socket.send(request(seq, *args))
             datagrams: list[bytes] = []
             interrupted = False
             done = False
@@ -166,9 +174,9 @@ class RequestSocket:
                 return datagrams
 
     def ask(self, requests: Sequence[bytes]) -> tuple[list[Ack], list[bytes]]:
-        """Send requests that each want an acknowledgement, and return these in order, and all datagrams beside them.
+        """Send requests, and return their acknowledgements in order and all received datagrams.
 
-        A failed request does not stop the ones after it: the kernel works through all of them.
+        Every request must ask for an acknowledgement. The kernel carries out all requests, even after a failed one.
         """
         acks: dict[int, Ack] = {}
         datagrams: list[bytes] = []
@@ -189,5 +197,5 @@ class RequestSocket:
         return [acks[seq] for seq in order], datagrams
 
     def ask_one(self, request: Callable[[int, int], bytes], index: int) -> list[bytes]:
-        """Send one request about the link with this index, and return the answer's datagrams."""
+        """Send one request about the link with this index, and return the datagrams of the answer."""
         return self.ask([request(self.next_seq(), index)])[1]

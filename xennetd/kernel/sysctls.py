@@ -1,12 +1,13 @@
-"""The adapter for `Sysctl`: values of net.ipv4.conf and net.ipv6.conf, and what they were before us.
+"""The adapter for `Sysctl`: values of net.ipv4.conf and net.ipv6.conf, and their original values.
 
-Rule 1: what a value was is saved, in our nftables table, before it is changed; there it outlives us, and goes with the
-machine, as the value does.
-Rule 2: a value that was right before us is not saved, and so never changed back.
-Rule 3: the values of a link of ours go with the link; nothing is saved of them.
-Rule 4: net.ipv6.conf.all.forwarding sets that of every link and of `default`. What these were is saved as well: those
-that were on are on again afterwards, and the others forward to guests only.
-Rule 5: what is saved of a link is saved by its index, so that it goes back to the same link under whatever name.
+The original value is the one before xennetd changed it.
+Rule 1: the original value is saved in xennetd's nftables table before the change. There it survives the daemon. Like
+the sysctl itself, it is lost when the machine restarts.
+Rule 2: a sysctl that was right already is not saved, and so it is never changed back.
+Rule 3: the sysctls of xennetd's own links disappear with the link; nothing is saved of them.
+Rule 4: net.ipv6.conf.all.forwarding sets the `forwarding` of every link and of `default`. Their original values are
+saved as well. The links that forwarded are restored in the end; until then the others forward to guests only.
+Rule 5: a value is saved under the index of its link, so that a renamed link gets its own value back.
 """
 
 from __future__ import annotations
@@ -35,50 +36,53 @@ _SETTINGS = (
     "disable_ipv6",
     "accept_dad",
 )
-"""What may be changed on links that are not ours. Their places here are saved: only ever add to the end."""
+"""The settings that xennetd may change on foreign links. Their positions are saved: add new ones at the end only."""
 
 _ALL6 = Sysctl(6, "all", "forwarding", 1)
 _FORWARDED = str(6 << 8 | 0xFF)
-"""By what a link's own `forwarding` is saved when that of all is switched on."""
+"""The number under which a link's own `forwarding` is saved when net.ipv6.conf.all.forwarding is switched on."""
 
-_OURS = (BRIDGE_GROUP, GUEST_GROUP)
+_MARKED_GROUPS = (BRIDGE_GROUP, GUEST_GROUP)
 _U32 = 1 << 32
 _NO_LINKS = {"all": 0, "default": _U32 - 1}
-"""What is saved by a number that is no link's index."""
+"""The numbers that stand for a link's index where the sysctl belongs to no link."""
 
 
 Number = tuple[str, str]
-"""What a value is saved by: a link's index, and the IP version and the setting as a number."""
+"""The key of a saved value: the link's index, and a number for IP version and setting, both in decimal."""
 
 Saved = tuple[Number, int, str | None]
-"""A value that is saved, and the set of links that forward to guests only that its link is in."""
+"""A key, the original value, and the set of GUEST_ONLY_LINKS that the link must join, if any."""
 
 
 class SavedSysctls(Protocol):
-    """Keeps what sysctls were before us, for longer than we live (`nft.table`)."""
+    """Keeps the original values of sysctls beyond the daemon's life (`nft.table`)."""
 
     def saved(self) -> Mapping[Number, int]:
-        """Return what is saved."""
+        """Return all saved values by key."""
         ...
 
     def save(self, values: Iterable[Saved]) -> None:
-        """Save values, all of them or none. Raises HostError."""
+        """Save all values or none. Raises HostError."""
         ...
 
     def forget(self, key: Number, guest_only: str | None) -> None:
-        """Forget a value. Raises HostError."""
+        """Delete a saved value, and take its link out of the set `guest_only`. Raises HostError."""
         ...
 
 
 class Sysctls:
-    """Values that are set while somebody wants them."""
+    """Sysctls that have xennetd's value while they have an owner, and their original value afterwards."""
 
     def __init__(self, links: Links, saved: SavedSysctls) -> None:
         self._links = links
         self._saved = saved
 
     def present(self, wanted: Sysctl) -> Sysctl | None:
-        """Return the value as it is, None where the kernel has no such thing."""
+        """Return the sysctl with its current value, None if the kernel does not have it.
+
+        A value in `wanted.unless` counts as the wanted one. So does a missing sysctl, if `unless` is not empty.
+        """
         value = read_sysctl(wanted.version, wanted.link, wanted.setting)
         if value is None:
             return wanted if wanted.unless else None
@@ -86,7 +90,10 @@ class Sysctls:
         return wanted if right else Sysctl(wanted.version, wanted.link, wanted.setting, value)
 
     def apply(self, wanted: Sequence[Sysctl]) -> None:
-        """Set values. Raises HostError for one that the kernel does not have or take, or that can't be saved."""
+        """Set values, and save the original ones first.
+
+        Raises HostError if the kernel lacks the sysctl or refuses the value, or if the original can't be saved.
+        """
         for sysctl in wanted:
             before = self.present(sysctl)
             if before == sysctl:
@@ -94,7 +101,7 @@ class Sysctls:
             key = _key(sysctl)
             if before is None or key is None:
                 raise HostError(
-                    f"the host has no setting {sysctl.path}: the link is gone, or the kernel is without it",
+                    f"the host has no setting {sysctl.path}: the link is gone, or the kernel lacks this setting",
                     errno=errno.ENOENT,
                     waits_on=frozenset({sysctl.link}),
                 )
@@ -105,23 +112,23 @@ class Sysctls:
             _write(sysctl)
 
     def remove(self, objects: Sequence[Sysctl]) -> None:
-        """Set back what was different before us, unless somebody has changed it again since; and forget it."""
+        """Restore original values, and forget them. A value that another program has changed since is left alone."""
         for sysctl in objects:
             key = _key(sysctl)
             before = self._saved.saved().get(key) if key is not None else None
             if key is None or before is None:
                 continue
-            ours = read_sysctl(sysctl.version, sysctl.link, sysctl.setting) == sysctl.value
-            if ours:
+            unchanged = read_sysctl(sysctl.version, sysctl.link, sysctl.setting) == sysctl.value
+            if unchanged:
                 value = before - _U32 if before >= _U32 >> 1 else before
                 _write(Sysctl(sysctl.version, sysctl.link, sysctl.setting, value))
             if sysctl.key == _ALL6.key:
-                self._forget_forwarding(restore=ours)
+                self._forget_forwarding(restore=unchanged)
             self._saved.forget(key, _guest_only(sysctl))
 
     def list_owned(self) -> Collection[Sysctl]:
-        """Return what is saved, with the values of now. What is saved of links that have gone is forgotten."""
-        found = []
+        """Return the sysctls with a saved value, with their current values. Values of deleted links are forgotten."""
+        owned = []
         for key in self._saved.saved():
             index, number = int(key[0]), int(key[1])
             link = _name(index)
@@ -133,20 +140,20 @@ class Sysctls:
                 version, setting = number >> 8, _SETTINGS[number & 0xFF]
                 now = read_sysctl(version, link, setting)
                 if now is not None:
-                    found.append(Sysctl(version, link, setting, now))
-        return found
+                    owned.append(Sysctl(version, link, setting, now))
+        return owned
 
     def _forwarding(self) -> list[Saved]:
-        """Return what is to be saved of every link before that of all is switched on."""
-        theirs = [link for link in self._links if not is_guest_port(link) and link.group not in _OURS]
-        indexes = {"default": _NO_LINKS["default"], **{link.name: link.index for link in theirs}}
-        found: list[Saved] = []
+        """Return the `forwarding` of `default` and of every foreign link, to save before that of `all` is set."""
+        foreign = [link for link in self._links if not is_guest_port(link) and link.group not in _MARKED_GROUPS]
+        indexes = {"default": _NO_LINKS["default"], **{link.name: link.index for link in foreign}}
+        values: list[Saved] = []
         for link, index in indexes.items():
             before = read_sysctl(6, link, "forwarding")
             if before is not None:
                 key = (str(index), _FORWARDED)
-                found.append((key, before, _forwards_to_guests_only(key, before)))
-        return found
+                values.append((key, before, _forwards_to_guests_only(key, before)))
+        return values
 
     def _forget_forwarding(self, *, restore: bool) -> None:
         for key, before in self._saved.saved().items():
@@ -154,19 +161,20 @@ class Sysctls:
                 continue
             link = _name(int(key[0]))
             if restore and before and link is not None:
-                with suppress(HostError):  # the link has gone
+                with suppress(HostError):  # The link may be gone.
                     _write(Sysctl(6, link, "forwarding", before))
             self._saved.forget(key, _forwards_to_guests_only(key, before))
 
     def _goes_with_its_link(self, key: Number) -> bool:
         link = self._links.by_index(int(key[0]))
-        return link is not None and link.group in _OURS
+        return link is not None and link.group in _MARKED_GROUPS
 
 
 def _key(sysctl: Sysctl) -> Number | None:
-    """Return what a value is saved by; None: there is no such link.
+    """Return the key of a saved value, None if there is no such link.
 
-    The kernel says which link has the name, not the view, which may be behind: the file below /proc/sys is that link's.
+    The kernel says which link has the name now, and the file below /proc/sys belongs to that link. The view of the
+    links may be older.
     """
     index = _NO_LINKS.get(sysctl.link)
     if index is None:
@@ -196,12 +204,12 @@ def _write(sysctl: Sysctl) -> None:
 
 
 def _forwards_to_guests_only(key: Number, before: int) -> str | None:
-    """Return the set for a link that did not forward IPv6 before all did; None for what is no link."""
+    """Return the set for a link that did not forward IPv6 originally; None if it did, or for `all` and `default`."""
     return GUEST_ONLY_LINKS[6] if not before and int(key[0]) not in _NO_LINKS.values() else None
 
 
 def _guest_only(sysctl: Sysctl) -> str | None:
-    """Return the set of links that forward only because of us, if this is what makes one of them."""
+    """Return the set of links that forward only because of xennetd, if this sysctl makes its link one of them."""
     if (sysctl.version, sysctl.setting) in ((4, "forwarding"), (6, "force_forwarding")):
         return GUEST_ONLY_LINKS[sysctl.version]
     return None

@@ -1,1 +1,1 @@
-"""The adapter of nftables: our table, in libnftables' words."""
+"""The adapter for xennetd's nftables table, which libnftables reads and writes."""

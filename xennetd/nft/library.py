@@ -1,7 +1,8 @@
-"""Our nftables table as libnftables, in process, writes and lists it: transactions as text, listings as JSON.
+"""xennetd's nftables table in the language of libnftables: transactions as text, listings as JSON.
 
-Versions of nft print rules differently, so each rule carries a comment with a short hash of the text that it was made
-from; a listing is compared by these. Sets and maps are declared here, with the type of each part of their elements.
+libnftables runs inside the process. "Our table" is the one named TABLE, of family inet. Versions of nft print rules
+differently, so every rule carries a comment with a short hash of its text, and listings are compared by the comments.
+The sets and maps are declared here too, with the types of their elements' parts.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from xennetd.model.objects import Chain, Ruleset
 from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
 
 Parts = tuple[str, ...]
-"""A set element's parts, or its value's, as text. A link is named by its index."""
+"""The parts of a set element's key, or of its value, as text. A link is given by its index."""
 
 SAVED_SYSCTLS = "saved_sysctls"
-"""What sysctls were before us: the index of the link and the number of the sysctl, and the value."""
+"""The map of sysctls' original values. Its keys are the link's index and the sysctl's number (`kernel.sysctls`)."""
 
 _LINK = "iface_index"
 
@@ -37,17 +38,17 @@ SETS: dict[str, tuple[Parts, Parts]] = {
     SAVED_SYSCTLS: (("mark", "mark"), ("mark",)),
     **dict.fromkeys(GUEST_ONLY_LINKS.values(), ((_LINK,), ())),
 }
-"""Our sets and maps: the types of a key's parts and of a value's."""
+"""The sets and maps of our table, by name: the types of the key's parts, and of the value's parts (none for a set)."""
 
 LASTING = frozenset({SAVED_SYSCTLS, *GUEST_ONLY_LINKS.values()})
-"""Those that hold what nobody else knows."""
+"""The sets and maps whose contents are recorded nowhere else."""
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 
 
 @dataclass(frozen=True, slots=True)
 class ListedChain:
-    """A base chain as it is: its hook, and its rules by their comments."""
+    """A base chain as nft lists it: its type, hook and priority, and the comments of its rules in order."""
 
     kind: str
     hook: str
@@ -58,7 +59,7 @@ class ListedChain:
 
 @dataclass(slots=True)
 class Listing:
-    """Our table as it is: nothing at all where there is none."""
+    """The contents of our table as nft lists them. Without the table, `exists` is False and all else is empty."""
 
     exists: bool = False
     chains: dict[str, ListedChain] = field(default_factory=dict)
@@ -66,24 +67,27 @@ class Listing:
 
 
 class Nft:
-    """libnftables. It is used when it is first needed: a host with bridges alone can do without."""
+    """libnftables. It is loaded at its first use: a host that has only bridges does not need it.
+
+    Methods raise HostError if libnftables or the kernel's nf_tables can't be used.
+    """
 
     def __init__(self) -> None:
         self._library: Any = None
 
     def commit(self, text: str) -> str:
-        """Do all of `text` in one transaction, or nothing. Returns why not, in nft's words, empty when it is done."""
+        """Carry out the commands in `text` as one transaction. Returns nft's error message, empty for success."""
         library = self._load()
         library.set_json_output(False)
         failed, _, errors = library.cmd(text)
         return (errors or "nft gives no reason") if failed else ""
 
     def read(self) -> Listing:
-        """Return our table as it is."""
+        """Return the contents of our table."""
         library = self._load()
         library.set_json_output(True)
         tables = self._ask("list tables inet")
-        if not any(each.get("table", {}).get("name") == TABLE for each in tables):
+        if not any(item.get("table", {}).get("name") == TABLE for item in tables):
             return Listing()
         return parse_listing(self._ask(f"list table inet {TABLE}"))
 
@@ -94,13 +98,13 @@ class Nft:
                 f"nftables can't be used: {first_line(errors)}; the kernel needs nf_tables with family inet",
                 detail=f"nft {command}: {errors.strip()}",
             )
-        found: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
-        return found
+        items: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
+        return items
 
     def _load(self) -> Any:
         if self._library is None:
-            if lack := absent():
-                raise HostError(f"nftables can't be used: {lack}")
+            if missing := absent():
+                raise HostError(f"nftables can't be used: {missing}")
             try:
                 import nftables
 
@@ -111,9 +115,9 @@ class Nft:
 
 
 def absent() -> str:
-    """Return which part of libnftables is not installed here, and the remedy; empty where it can be used.
+    """Return which part of libnftables is not installed, with the remedy; empty if libnftables can be used.
 
-    The module loads the library only when it is used, and from PyPI it comes without.
+    The Python module loads the C library only at its first use, and the module from PyPI does not bring the library.
     """
     if find_spec("nftables") is None:
         return "the Python module nftables is not installed: apt install python3-nftables"
@@ -126,28 +130,28 @@ def absent() -> str:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Load the library, if it is not loaded yet. A failure is not remembered: it may be installed later."""
+    """Return the loaded library. A failure is not cached, since the library may be installed later."""
     return ctypes.CDLL("libnftables.so.1")
 
 
 def first_line(errors: str) -> str:
-    """Return the first line of nft's errors without its heading."""
+    """Return the first line of nft's error message, without `Error: `."""
     return errors.strip().partition("\n")[0].removeprefix("Error: ")
 
 
 def parse_listing(objects: Iterable[Mapping[str, Any]]) -> Listing:
-    """Return what `nft -j list table` says. What nobody of ours makes there is left out."""
+    """Return the listing in the items of `nft -j list table`. Sets and maps that are not in SETS are left out."""
     listing = Listing(exists=True)
     comments: dict[str, list[str]] = {}
     heads: dict[str, Mapping[str, Any]] = {}
-    for each in objects:
-        for kind, what in each.items():
+    for item in objects:
+        for kind, listed in item.items():
             if kind == "chain":
-                heads[what["name"]] = what
+                heads[listed["name"]] = listed
             elif kind == "rule":
-                comments.setdefault(what["chain"], []).append(what.get("comment", ""))
-            elif kind in ("set", "map") and what["name"] in SETS:
-                listing.sets[what["name"]] = dict(_element(what["name"], each) for each in what.get("elem", ()))
+                comments.setdefault(listed["chain"], []).append(listed.get("comment", ""))
+            elif kind in ("set", "map") and (name := listed["name"]) in SETS:
+                listing.sets[name] = dict(_element(name, element) for element in listed.get("elem", ()))
     for name, head in heads.items():
         parts = (head.get("type", ""), head.get("hook", ""), head.get("prio", 0), head.get("policy", ""))
         listing.chains[name] = ListedChain(*parts, tuple(comments.get(name, ())))
@@ -170,7 +174,7 @@ def _parts(listed: Any) -> Parts:
 
 
 def _index(link: str) -> str:
-    """Return the index of a link that nft lists by its name while there is one, and by its index when it has gone."""
+    """Return the index of a listed link. nft lists an existing link by its name, and a deleted one by its index."""
     try:
         return str(socket.if_nametoindex(link))
     except OSError:
@@ -178,12 +182,12 @@ def _index(link: str) -> str:
 
 
 def plain(parts: Iterable[str]) -> Parts:
-    """Return an element's parts as they are compared, however nft was made to print them."""
+    """Return an element's parts in the form in which they are compared: nft prints IPv6 addresses in several forms."""
     return tuple(str(IPv6Address(part)) if ":" in part else part for part in parts)
 
 
 def as_listed(chain: Chain) -> ListedChain:
-    """Return how a chain is listed when it is as it should be: `hook` is `type nat hook output priority dstnat`."""
+    """Return the listing of a correct chain. `chain.hook` is like `type nat hook output priority dstnat`."""
     _type, kind, _hook, hook, _priority, *priority = chain.hook.split()
     name, offset = priority[0], int("".join(priority[1:]) or 0)
     number = _PRIORITIES[name] if name in _PRIORITIES else int(name)
@@ -191,12 +195,12 @@ def as_listed(chain: Chain) -> ListedChain:
 
 
 def comment(rule: str) -> str:
-    """Return the comment that tells this rule from all others."""
+    """Return the comment that identifies a rule: 12 hexadecimal digits, a hash of the rule's text."""
     return hashlib.blake2s(rule.encode(), digest_size=6).hexdigest()
 
 
 def declarations() -> Iterator[str]:
-    """Yield what makes our table and its sets; what is there already stays as it is."""
+    """Yield the commands that make our table and its sets. What exists already stays as it is."""
     yield f"add table inet {TABLE}"
     for name, (key, value) in SETS.items():
         kind = f"type {' . '.join(key)}" + (f" : {' . '.join(value)}" if value else "")
@@ -204,11 +208,14 @@ def declarations() -> Iterator[str]:
 
 
 def changes(rules: Ruleset | None, now: Listing) -> Iterator[str]:
-    """Yield what makes the chains of our table be these and no others. Chains that are right are left alone."""
+    """Yield the commands that give our table exactly the chains of `rules`; None removes all chains.
+
+    `now` is the current listing. A chain that is right already gets no command.
+    """
     wanted = {chain.name: chain for chain in rules.chains} if rules is not None else {}
-    for name, there in now.chains.items():
+    for name, listed in now.chains.items():
         chain = wanted.get(name)
-        if chain is None or _head(there) != _head(as_listed(chain)):
+        if chain is None or _head(listed) != _head(as_listed(chain)):
             yield f"flush chain inet {TABLE} {name}"
             yield f"delete chain inet {TABLE} {name}"
     for name, chain in wanted.items():
@@ -225,5 +232,5 @@ def _head(chain: ListedChain) -> tuple[str, str, int]:
 
 
 def element_text(parts: Parts, value: Parts = ()) -> str:
-    """Return an element as nft reads it."""
+    """Return a set element, or with `value` a map element, in nft's syntax."""
     return " : ".join(" . ".join(side) for side in (parts, value) if side)

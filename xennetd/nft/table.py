@@ -1,9 +1,10 @@
-"""The adapter for `Ruleset` and `SetElement`: our nftables table, kept as a view and changed in transactions.
+"""The adapter for `Ruleset` and `SetElement`: a view of xennetd's nftables table, changed in transactions.
 
-Rule 1: what one call makes or takes away is one transaction: all of it or nothing.
-Rule 2: the table is there while it has a chain or an element, and goes with the last of them.
-Rule 3: somebody else may delete it (`systemctl restart nftables` does); the kernel's news of nftables is the hint to
-list it anew. News of our own changes is no hint.
+"Our table" is the one named TABLE, of family inet.
+Rule 1: one call of `apply` or `remove` is one transaction: all of its changes or none.
+Rule 2: the table exists while it has a chain or an element, and is deleted with the last of them.
+Rule 3: another program may change the table (`systemctl restart nftables` deletes it). A netlink event about a foreign
+transaction is the hint to list the table again. The event of xennetd's own transaction is no hint.
 """
 
 from __future__ import annotations
@@ -51,47 +52,48 @@ _OUR_NAME = TABLE.encode() + b"\0"
 
 
 class NftTable:
-    """`changed` is called when somebody else has changed our table."""
+    """Our table. `changed` is called after another program has changed it, once the view is current."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._nft = Nft()
         self._now = Listing()
         self._ruleset: Ruleset | None = None
-        self._news: socket.socket | None = None
+        self._events: socket.socket | None = None
 
     def start(self) -> None:
-        """Listen, and list what there is. Without nftables there is nothing; to need it will be the error.
+        """Subscribe to events, then list the table.
 
-        Where there is no table of ours libnftables is not asked, so that it need not be loaded: it takes 8 MiB.
+        A host without nftables is no error here. `apply` raises the error when a guest needs nftables. While our table
+        does not exist, libnftables is not loaded, since it takes 8 MiB.
         """
         try:
-            self._news = _listen()
+            self._events = _listen()
             if _has_table():
                 self._now = self._nft.read()
         except (OSError, HostError) as error:
             _log.debug("no nftables here", why=str(error))
-        if self._news is not None:
-            asyncio.get_running_loop().add_reader(self._news.fileno(), self.poll)
+        if self._events is not None:
+            asyncio.get_running_loop().add_reader(self._events.fileno(), self.poll)
 
     def close(self) -> None:
         """Stop listening. The table stays as it is."""
-        if self._news is not None:
-            asyncio.get_running_loop().remove_reader(self._news.fileno())
-            self._news.close()
-            self._news = None
+        if self._events is not None:
+            asyncio.get_running_loop().remove_reader(self._events.fileno())
+            self._events.close()
+            self._events = None
 
     def poll(self) -> None:
-        """Take in the news that is waiting."""
+        """Process the waiting events."""
         if self._transactions() and self._relist():
-            _log.warning("somebody has changed the nftables table of xennetd", table=f"inet {TABLE}")
+            _log.warning("another program has changed the nftables table of xennetd", table=f"inet {TABLE}")
             self._changed()
 
     def present(self, wanted: Ruleset | SetElement) -> Ruleset | SetElement | None:
-        """Return the chains there are, or the element with the value that it has."""
+        """Return the current chains as a Ruleset, or the element with its current value; None if it does not exist."""
         if isinstance(wanted, Ruleset):
             if self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in wanted.chains}:
-                self._ruleset = wanted  # A listing has only the hashes of their words.
+                self._ruleset = wanted  # A listing has only the hashes of the rules.
                 return wanted
             return self._current() if self._now.chains else None
         value = self._now.sets[wanted.set].get(plain(wanted.parts))
@@ -100,34 +102,40 @@ class NftTable:
         return wanted if value == plain(wanted.value) else SetElement(wanted.set, wanted.parts, value)
 
     def apply(self, wanted: Sequence[Ruleset | SetElement]) -> None:
-        """Make the chains these and no others, and the elements be there. Raises HostError when nft refuses."""
-        self._change(lambda: self._additions(wanted), ", ".join(each.describe() for each in wanted))
-        self._ruleset = next((each for each in wanted if isinstance(each, Ruleset)), self._ruleset)
+        """Give the table exactly the chains of a Ruleset, and add elements. Raises HostError if nft refuses."""
+        self._change(lambda: self._additions(wanted), ", ".join(item.describe() for item in wanted))
+        self._ruleset = next((item for item in wanted if isinstance(item, Ruleset)), self._ruleset)
 
     def remove(self, objects: Sequence[Ruleset | SetElement]) -> None:
-        """Take away the chains, if they are these, and the elements that have these values."""
-        self._change(lambda: self._removals(objects), "to take away " + ", ".join(each.describe() for each in objects))
+        """Remove the chains of a Ruleset and elements. Chains or values that are different by now stay.
+
+        Raises HostError if nft refuses.
+        """
+        self._change(lambda: self._removals(objects), "to remove " + ", ".join(item.describe() for item in objects))
 
     def list_owned(self) -> Collection[Ruleset | SetElement]:
-        """Return everything in our table but what is LASTING; rules of unknown wording are named by their hashes."""
-        found: list[Ruleset | SetElement] = [
+        """Return everything in our table except the sets in LASTING.
+
+        The rules of a Ruleset that this process has not seen before are represented by their comments.
+        """
+        owned: list[Ruleset | SetElement] = [
             SetElement(name, key, value)
             for name, elements in self._now.sets.items()
             if name not in LASTING
             for key, value in elements.items()
         ]
         if self._now.chains:
-            found.append(self._current())
-        return found
+            owned.append(self._current())
+        return owned
 
     def saved(self) -> dict[tuple[str, str], int]:
-        """Return what sysctls were before us: by the index of the link and the number of the sysctl."""
+        """Return the original values of sysctls, by the link's index and the sysctl's number (`kernel.sysctls`)."""
         return {(key[0], key[1]): int(value[0]) for key, value in self._now.sets[SAVED_SYSCTLS].items()}
 
     def save(self, values: Iterable[tuple[tuple[str, str], int, str | None]]) -> None:
-        """Save what sysctls were before us, and in which set of GUEST_ONLY_LINKS a link is that did not forward.
+        """Save original values of sysctls, and add their links to a set of GUEST_ONLY_LINKS where one is given.
 
-        Raises HostError when that can't be; nothing is saved then.
+        Raises HostError if nft refuses. Then nothing is saved.
         """
         elements: list[SetElement] = []
         for key, value, guest_only in values:
@@ -135,7 +143,7 @@ class NftTable:
         self.apply(elements)
 
     def forget(self, key: tuple[str, str], guest_only: str | None) -> None:
-        """Forget what a sysctl was before us."""
+        """Delete the original value of a sysctl, and take its link out of the set `guest_only`. Raises HostError."""
         value = self._now.sets[SAVED_SYSCTLS].get(key, ("0",))
         self.remove([SetElement(SAVED_SYSCTLS, key, value), *_guest_only(key, guest_only)])
 
@@ -147,22 +155,22 @@ class NftTable:
         return Ruleset(tuple(Chain(name, f"{chain.kind} {chain.hook}", chain.comments) for name, chain in chains))
 
     def _additions(self, wanted: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
-        """Return the commands that make these, and what is listed then."""
+        """Return the commands that apply `wanted` to the view, and the listing after them."""
         then = _copy(self._now)
         commands: list[str] = []
         added: dict[str, list[str]] = {}
-        for each in wanted:
-            if self.present(each) == each:
+        for item in wanted:
+            if self.present(item) == item:
                 continue
-            if isinstance(each, Ruleset):
-                commands += changes(each, then)
-                then.chains = {chain.name: as_listed(chain) for chain in each.chains}
+            if isinstance(item, Ruleset):
+                commands += changes(item, then)
+                then.chains = {chain.name: as_listed(chain) for chain in item.chains}
                 continue
-            key, value = plain(each.parts), plain(each.value)
-            if key in then.sets[each.set]:
-                commands.append(_command("delete", each.set, [element_text(key)]))
-            added.setdefault(each.set, []).append(element_text(key, value))
-            then.sets[each.set][key] = value
+            key, value = plain(item.parts), plain(item.value)
+            if key in then.sets[item.set]:
+                commands.append(_command("delete", item.set, [element_text(key)]))
+            added.setdefault(item.set, []).append(element_text(key, value))
+            then.sets[item.set][key] = value
         commands += [_command("add", name, elements) for name, elements in added.items()]
         if not commands:
             return [], then
@@ -170,25 +178,28 @@ class NftTable:
         return [*declarations(), *commands], then
 
     def _removals(self, objects: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
-        """Return the commands that take these away as far as they are there, and what is listed then."""
+        """Return the commands that remove `objects` from the view as far as they exist, and the listing after them."""
         then = _copy(self._now)
         commands: list[str] = []
         deleted: dict[str, list[str]] = {}
-        for each in objects:
-            if isinstance(each, Ruleset):
-                if then.chains and each == self._current():
+        for item in objects:
+            if isinstance(item, Ruleset):
+                if then.chains and item == self._current():
                     commands += changes(None, then)
                     then.chains = {}
-            elif then.sets[each.set].get(plain(each.parts)) == plain(each.value):
-                deleted.setdefault(each.set, []).append(element_text(plain(each.parts)))
-                del then.sets[each.set][plain(each.parts)]
+            elif then.sets[item.set].get(plain(item.parts)) == plain(item.value):
+                deleted.setdefault(item.set, []).append(element_text(plain(item.parts)))
+                del then.sets[item.set][plain(item.parts)]
         commands += [_command("delete", name, elements) for name, elements in deleted.items()]
         if commands and not then.chains and not any(then.sets.values()):
             return [f"delete table inet {TABLE}"], Listing()
         return commands, then
 
     def _change(self, plan: Callable[[], tuple[list[str], Listing]], what: str) -> None:
-        """Commit what `plan` makes of the view; once more after a refusal, as the view may have been behind."""
+        """Commit the commands of `plan`. After a refusal, plan and commit once more: the view may have been outdated.
+
+        `what` says in words what the commands do, for the error.
+        """
         self.poll()
         for last in (False, True):
             commands, then = plan()
@@ -205,9 +216,9 @@ class NftTable:
                 raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
 
     def _relist(self) -> bool:
-        """List the table anew. Returns whether it is not as it was thought to be.
+        """List the table again. Returns whether it differs from the view.
 
-        Nobody else knows what sysctls were before us, so that is saved again at once.
+        Lost elements of the sets in LASTING are added again at once, because they are recorded nowhere else.
         """
         was, self._now = self._now, self._nft.read()
         lost = {
@@ -222,7 +233,7 @@ class NftTable:
         if commands:
             refusal = self._nft.commit("\n".join([*declarations(), *commands]))
             if refusal:
-                _log.error("what sysctls were before xennetd is lost", why=first_line(refusal))
+                _log.error("the original values of sysctls are lost", why=first_line(refusal))
             else:
                 self._now.exists = True
                 for name, elements in lost.items():
@@ -230,12 +241,15 @@ class NftTable:
         return was != self._now
 
     def _transactions(self) -> int:
-        """Return how many transactions about our table there is news of: our own too. Lost news may be any number."""
+        """Return the number of transactions about our table in the waiting events, xennetd's own included.
+
+        Lost events (ENOBUFS) may be any number. They count as two, which makes the callers list the table again.
+        """
         count = 0
         touches = False
-        while self._news is not None:
+        while self._events is not None:
             try:
-                data = self._news.recv(_DATAGRAM)
+                data = self._events.recv(_DATAGRAM)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -257,23 +271,23 @@ def _guest_only(key: Parts, guest_only: str | None) -> list[SetElement]:
 
 
 def _has_table() -> bool:
-    """Ask the kernel itself whether our table is there."""
+    """Return whether our table exists, by a request to the kernel without libnftables."""
     name = netlink.attribute(_NFTA_TABLE_NAME, _OUR_NAME)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as asking:
-        asking.bind((0, 0))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as requests:
+        requests.bind((0, 0))
         flags = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
-        asking.send(netlink.request(_GETTABLE, flags, 1, struct.pack("=BBH", _NFPROTO_INET, 0, 0) + name))
-        data = asking.recv(_DATAGRAM)
+        requests.send(netlink.request(_GETTABLE, flags, 1, struct.pack("=BBH", _NFPROTO_INET, 0, 0) + name))
+        data = requests.recv(_DATAGRAM)
         return not any(message.type == netlink.NLMSG_ERROR for message in netlink.headers(data))
 
 
 def _listen() -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    news = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
-    news.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    news.bind((0, 0))
-    news.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, struct.pack("=I", _GROUP_NFTABLES))
-    return news
+    events = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
+    events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    events.bind((0, 0))
+    events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, struct.pack("=I", _GROUP_NFTABLES))
+    return events
 
 
 def _command(verb: str, name: str, elements: list[str]) -> str:

@@ -1,1 +1,1 @@
-"""Desired minus observed: ordered Steps. Pure, no I/O."""
+"""Compares desired with observed state and returns ordered Steps. Pure, no I/O."""

@@ -1,13 +1,13 @@
-"""One decision about one vif: from what xenstore and the kernel say now to what is to be done next. Pure.
+"""Decides what to do next about one vif, from what xenstore and the kernel say now. Pure.
 
-The reconciler observes, does what the decision says, and observes again until there is nothing left to do: the second
-decision is the verification of the first. A verdict is only ever given when nothing is left to change.
+The reconciler observes the vif, carries out the decision, and observes again until no Steps are left. So the second
+decision verifies the first. A decision holds a verdict only when no Steps are left.
 
-Rule 1: whatever goes wrong, the port is taken down before anyone is told.
-Rule 2: once a vif is connected the toolstack has its verdict; what goes wrong later is for the administrator.
-Rule 3: nothing is done to a vif that is not ours, is pinned, or whose directory is gone.
-Rule 4: a vif's own link and its tap are ports alike; what is true of one is true of the other.
-Rule 5: a guest that was right is not cut off because the host has become worse.
+Rule 1: when an attach fails, the port is taken down before the toolstack is told.
+Rule 2: a connected vif has had its verdict. A later error goes to the administrator, not to the toolstack.
+Rule 3: xennetd does nothing to a vif that is pinned, whose script is not xennetd's, or whose directory is gone.
+Rule 4: a vif's own link and its tap are both ports, and the same rules hold for both.
+Rule 5: an established guest keeps its network when the host's state gets worse.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from xennetd.model.placement import TAP_METRIC, VIF_METRIC
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.difference import HostStep
-from xennetd.plan.observation import CONNECTED, Observation, ObservedPort, PortMemory, incarnation
+from xennetd.plan.observation import CONNECTED, Observation, ObservedPort, incarnation
 from xennetd.plan.port import attach, release
 from xennetd.plan.steps import LinkStep, Step
 
 NAME_WAIT = 10.0
-"""Seconds a vif waits for its `vifname` while an older vif that is being removed still holds it."""
+"""Seconds that a vif waits for its `vifname` while an older vif, which is being removed, still has that name."""
 
 _LISTENING = (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
 """The backend states in which netback acts on a verdict."""
@@ -34,9 +34,10 @@ _LISTENING = (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the toolstack is to be told in `hotplug-status`: connected, or the sentence of an error.
+    """The answer to the toolstack in `hotplug-status`: connected, or an error with its sentence.
 
-    `frontend_mtu` and `mac` are what the guest is to be told with it, None for what it knows already.
+    `frontend_mtu` and `mac` are written for the guest together with the answer; None means that the guest's node is
+    right already.
     """
 
     error: str | None = None
@@ -46,10 +47,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PortDecision:
-    """What is to be done about one link: Steps, or an error to tell, or a name to wait for. Empty: it is in place.
+    """What to do about one link: Steps, an error to report, or a wait for a name. Empty if the link is in place.
 
-    `host` comes before `steps`: what the host must have first. `waits_on` holds the names of links whose change is
-    worth another look; `look_at` is when time alone is.
+    `host` holds the Steps that the host itself needs first, before `steps`. `waits_on` names the links whose change
+    calls for another observation. `look_at` is the time, on the clock of `Observation.now`, at which the vif is to be
+    observed again even without a change.
     """
 
     steps: tuple[LinkStep, ...] = ()
@@ -62,15 +64,15 @@ class PortDecision:
 
     @property
     def all_steps(self) -> tuple[Step, ...]:
-        """The host's Steps, then the link's."""
+        """All Steps in order: the host's, then the link's."""
         return (*self.host, *self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one observation led to. Steps come first; verdicts are only there when no Steps are.
+    """What to do after one observation. A decision with Steps has no `verdict`.
 
-    `tap_verdict` is the text for the node `xennetd-tap`; empty means that the node is to go.
+    `tap_verdict` is the text for the node `xennetd-tap`: an empty text removes the node, None leaves it as it is.
     """
 
     state: VifState
@@ -84,63 +86,67 @@ class Decision:
 
     @property
     def has_steps(self) -> bool:
-        """Whether something is to be done before anything can be said."""
+        """Whether Steps are left, so that the vif must be observed again before it gets a verdict."""
         return bool(self.port.steps or self.tap.steps or self.port.host or self.tap.host)
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All Steps, the vif's own first."""
+        """All Steps in order: those of the vif's own link, then those of its tap."""
         return self.port.all_steps + self.tap.all_steps
 
     @property
     def error(self) -> XennetdError | None:
-        """Why the vif is not connected."""
+        """Why the vif is not connected, None if there is no error."""
         return self.port.error
 
     @property
     def waits_on(self) -> frozenset[str]:
-        """The names of links, and other things, whose change is worth another look."""
+        """The names of links and of other objects whose change calls for another observation."""
         waits_on = self.port.waits_on | self.tap.waits_on
         return waits_on | self.attachment.waits_on if self.attachment is not None else waits_on
 
     @property
     def look_at(self) -> float | None:
-        """When to look again although nothing has changed."""
+        """When to observe the vif again even if nothing has changed, on the clock of `Observation.now`."""
         times = [time for time in (self.port.look_at, self.tap.look_at) if time is not None]
         return min(times) if times else None
 
 
-def decide(seen: Observation) -> Decision:
-    """Return what is to be done about one vif now."""
-    vif = seen.vif
-    remove_backend = seen.removes_backend and vif.removing and vif.state is XenbusState.CLOSED
+def decide(observation: Observation) -> Decision:
+    """Return what to do about the observed vif now.
+
+    A vif whose script is xennetd's, and that is neither pinned nor being removed, must come with an `outcome`.
+    """
+    vif = observation.vif
+    remove_backend = observation.removes_backend and vif.removing and vif.state is XenbusState.CLOSED
     if vif.pinned:
         reason = "pinned: hands off until unpin"
-        return Decision(_state(vif), reason, attachment=_kept(seen), remove_backend=remove_backend)
-    if not seen.owned:
+        return Decision(_state(vif), reason, attachment=_attachment_of(observation), remove_backend=remove_backend)
+    if not observation.owned:
         script = vif.script.rpartition("/")[2] or "(none)"
-        return Decision(VifState.IGNORED, reason=f"its script {script} is not ours", remove_backend=remove_backend)
+        reason = f"its script {script} is not xennetd's"
+        return Decision(VifState.IGNORED, reason=reason, remove_backend=remove_backend)
     if vif.removing:
         return Decision(
             VifState.DETACHING,
             reason="the toolstack is removing it",
-            port=PortDecision(release(seen.port.link) if seen.port else ()),
-            tap=PortDecision(release(seen.tap.link) if seen.tap else ()),
+            port=PortDecision(release(observation.port.link) if observation.port else ()),
+            tap=PortDecision(release(observation.tap.link) if observation.tap else ()),
             remove_backend=remove_backend,
         )
-    outcome = seen.outcome
-    assert outcome is not None, "policy is asked about every vif that is to be served"
+    outcome = observation.outcome
+    assert outcome is not None, "policy is evaluated for every vif that xennetd serves"
     if isinstance(outcome, XennetdError):
         error = outcome
-        if seen.established and not isinstance(error, Denied):
-            return _told(seen, PortDecision(error=error, waits_on=error.waits_on), seen.before)
-        return _with_tap(seen, _refused(seen, error), error)
-    return _with_tap(seen, _attach(seen, outcome), outcome)
+        if observation.established and not isinstance(error, Denied):
+            return _report(observation, PortDecision(error=error, waits_on=error.waits_on), observation.before)
+        return _with_tap(observation, _refuse(observation, error), error)
+    return _with_tap(observation, _attach(observation, outcome), outcome)
 
 
-def _kept(seen: Observation) -> Attachment | None:
-    """Return what a vif that is not to be touched has as far as others are concerned: its addresses, its needs."""
-    return seen.outcome if isinstance(seen.outcome, Attachment) else None
+def _attachment_of(observation: Observation) -> Attachment | None:
+    """Return the attachment of a pinned vif: other guests may not take its addresses or remove its host objects."""
+    return observation.outcome if isinstance(observation.outcome, Attachment) else None
 
 
 def _state(vif: Vif) -> VifState:
@@ -149,36 +155,36 @@ def _state(vif: Vif) -> VifState:
     return VifState.CONNECTED if vif.hotplug_status == CONNECTED else VifState.PENDING
 
 
-def _refused(seen: Observation, error: XennetdError) -> Decision:
-    """The vif must not be connected: port down and out of its bridge first, then say so."""
-    link = seen.link
-    return _told(seen, PortDecision(release(link) if link else (), error, waits_on=error.waits_on), None)
+def _refuse(observation: Observation, error: XennetdError) -> Decision:
+    """Return the decision for a refused vif: its port goes down and out of its bridge, then the error is reported."""
+    link = observation.link
+    return _report(observation, PortDecision(release(link) if link else (), error, waits_on=error.waits_on), None)
 
 
-def _told(seen: Observation, port: PortDecision, attachment: Attachment | None) -> Decision:
-    """The port is in error: say so once nothing is left to do, unless the toolstack has had its verdict."""
-    vif, error = seen.vif, port.error
-    told = vif.hotplug_status == CONNECTED or (
+def _report(observation: Observation, port: PortDecision, attachment: Attachment | None) -> Decision:
+    """Return the decision for a port in error. Its verdict comes after the last Step, and only once."""
+    vif, error = observation.vif, port.error
+    reported = vif.hotplug_status == CONNECTED or (
         vif.hotplug_status == "error" and error is not None and vif.hotplug_error == error.sentence
     )
-    tell = vif.state in _LISTENING and not port.all_steps and not told and error is not None
-    verdict = Verdict(error=error.sentence) if tell and error else None
+    due = vif.state in _LISTENING and not port.all_steps and not reported and error is not None
+    verdict = Verdict(error=error.sentence) if due and error else None
     return Decision(VifState.ERROR, port=port, verdict=verdict, attachment=attachment)
 
 
-def _attach(seen: Observation, attachment: Attachment) -> Decision:
-    vif, memory = seen.vif, seen.memory
+def _attach(observation: Observation, attachment: Attachment) -> Decision:
+    vif, memory = observation.vif, observation.memory
     if vif.state in (XenbusState.UNKNOWN, XenbusState.INITIALISING):
         reason = f"waiting for netback (backend state {int(vif.state)})"
         return Decision(VifState.PENDING, reason=reason, attachment=attachment)
-    if seen.port is None:
+    if observation.port is None:
         return Decision(VifState.PENDING, reason=f"waiting for the link {vif.id.netdev}", attachment=attachment)
-    link = seen.port.link
+    link = observation.port.link
     known = memory.connected == incarnation(link)
     fresh = memory.fresh or not (known or (memory.connected is None and vif.hotplug_status == CONNECTED))
-    port = _port(seen, seen.port, vif.link_name, attachment, memory.port, VIF_METRIC, fresh=fresh)
+    port = _port(observation, observation.port, attachment, is_tap=False, fresh=fresh)
     if port.error is not None:
-        return _told(seen, port, attachment)
+        return _report(observation, port, attachment)
     if port.reason is not None or port.all_steps:
         reason = port.reason or "being attached"
         return Decision(VifState.PENDING, reason=reason, port=port, attachment=attachment)
@@ -194,58 +200,58 @@ def _attach(seen: Observation, attachment: Attachment) -> Decision:
     return Decision(VifState.PENDING, reason="being attached", verdict=verdict, attachment=attachment)
 
 
-def _with_tap(seen: Observation, decision: Decision, outcome: Attachment | XennetdError) -> Decision:
-    """Return `decision` with what is to be done about the emulated NIC's tap, which has a verdict of its own.
+def _with_tap(observation: Observation, decision: Decision, outcome: Attachment | XennetdError) -> Decision:
+    """Return `decision` with the Steps and the verdict for the emulated NIC's tap.
 
-    What policy says of the vif holds for its tap; what the kernel refuses one of the two does not concern the other.
+    Policy's outcome for the vif holds for its tap too. A Step that the kernel refuses for one of the two links does not
+    affect the other link.
     """
-    vif, tap = seen.vif, seen.tap
+    vif, tap = observation.vif, observation.tap
     if tap is None:
         return decision if vif.tap_status is None else replace(decision, tap_verdict="")
     if isinstance(outcome, XennetdError):
         port = PortDecision(release(tap.link), outcome, waits_on=outcome.waits_on)
     else:
         fresh = vif.tap_status != CONNECTED
-        port = _port(seen, tap, vif.tap_name, outcome, seen.memory.tap, TAP_METRIC, fresh=fresh)
+        port = _port(observation, tap, outcome, is_tap=True, fresh=fresh)
     decision = replace(decision, tap=port)
     if port.all_steps or port.reason is not None:
         return decision
-    said = CONNECTED if port.error is None else f"error: {port.error.sentence}"
-    return replace(decision, tap_verdict=said if vif.tap_status != said else None)
+    tap_verdict = CONNECTED if port.error is None else f"error: {port.error.sentence}"
+    return replace(decision, tap_verdict=tap_verdict if vif.tap_status != tap_verdict else None)
 
 
 def _port(
-    seen: Observation,
-    port: ObservedPort,
-    name: str,
-    attachment: Attachment,
-    memory: PortMemory,
-    metric: int,
-    *,
-    fresh: bool,
+    observation: Observation, port: ObservedPort, attachment: Attachment, *, is_tap: bool, fresh: bool
 ) -> PortDecision:
-    """Return what is to be done so that a link is placed as `attachment` has it, under that name."""
+    """Return what to do so that a link of the vif has its name and the placement of `attachment`."""
+    vif, memory = observation.vif, observation.memory.port
+    name, metric = vif.link_name, VIF_METRIC
+    if is_tap:
+        memory, name, metric = observation.memory.tap, vif.tap_name, TAP_METRIC
     link, placement, failure = port.link, attachment.placement, memory.failure
-    if failure is not None and failure.holds(seen.vif, link, seen.now):
-        # A connected guest is not cut off because a repair fails, as long as it is where it belongs.
+    if failure is not None and failure.holds(vif, link, observation.now):
+        # A failed repair must not cut off a connected guest whose link is where its placement puts it.
         kept = not fresh and placement.holds(link)
         steps = () if kept else release(link)
         return PortDecision(steps, failure.error, waits_on=failure.error.waits_on, look_at=failure.until)
     if port.holder is not None:
-        return _name_taken(seen, port, name, port.holder, memory.name_awaited_since)
+        return _name_taken(observation, port, name, port.holder, memory.name_awaited_since)
     mtu = attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None
     goal = placement.goal(name, mtu, metric, port.elsewhere)
-    return PortDecision(attach(goal, link, serves=placement.serves(link), fresh=fresh), host=seen.host)
+    return PortDecision(attach(goal, link, serves=placement.serves(link), fresh=fresh), host=observation.host)
 
 
-def _name_taken(seen: Observation, port: ObservedPort, name: str, holder: Link, since: float | None) -> PortDecision:
-    """The link can't have its name yet, while its holder is going, or not at all."""
-    since = seen.now if since is None else since
+def _name_taken(
+    observation: Observation, port: ObservedPort, name: str, holder: Link, since: float | None
+) -> PortDecision:
+    """Return what to do while `holder` has the link's name: wait if the holder is being removed, else an error."""
+    since = observation.now if since is None else since
     waits_on = frozenset({name})
-    if port.holder_leaves and seen.now < since + NAME_WAIT:
+    if port.holder_leaves and observation.now < since + NAME_WAIT:
         return PortDecision(
             release(port.link),
-            reason=f"waiting for {holder.parent or 'an interface'} to go, which still has the name {name}",
+            reason=f"waiting for the removal of {holder.parent or 'an interface'}, which still has the name {name}",
             name_awaited_since=since,
             waits_on=waits_on,
             look_at=since + NAME_WAIT,
@@ -253,7 +259,7 @@ def _name_taken(seen: Observation, port: ObservedPort, name: str, holder: Link, 
     owner = f", which belongs to {holder.parent}" if holder.parent is not None else ""
     error = HostError(
         f'the interface name "{name}" is already in use on this host',
-        detail=f'{seen.vif.id} can\'t be named "{name}": link {holder.index} has that name{owner}; '
+        detail=f'{observation.vif.id} can\'t be named "{name}": link {holder.index} has that name{owner}; '
         "change `vifname=` in the domain's vif line, or rename the other interface",
         waits_on=waits_on,
     )

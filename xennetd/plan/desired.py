@@ -1,9 +1,9 @@
-"""Who wants which host objects: the desired state of the host, and the conflicts between those who want it.
+"""The desired state of the host: which owner wants which host objects, and the conflicts between owners.
 
-Rule 1: the desired state is a map from keys to values with their owners. Who still needs an object follows from it.
-Rule 2: of two owners that want different values for one key, the earlier keeps what it has, and the later is refused.
-Rule 3: an owner gives way to its successor: to whoever has been decided by a newer policy, and to a later vif of the
-same domain, as in a reboot or a migration.
+Rule 1: the desired state maps each key to its values with their owners. An object without an owner is not needed.
+Rule 2: when two owners want different values for one key, the earlier owner keeps its value and the later is refused.
+Rule 3: an owner gives way to its successor. A successor is an owner that was evaluated under a newer policy, or a later
+vif of the same domain, as in a reboot or a migration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOTHING: Mapping[Key, HostObject] = {}
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An object that one owner wants and that another has in another way."""
+    """Two values for one key: `owner` already has the object `has`, and another owner asks for the object `wanted`."""
 
     wanted: HostObject
     owner: Owner
@@ -31,7 +31,10 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What one owner wants. `domain` is the UUID of a vif's domain; `policy` counts the policies."""
+    """The objects that one owner wants. `domain` is the UUID of a vif's domain.
+
+    `policy` is the number of the policy that the owner was evaluated under.
+    """
 
     objects: Mapping[Key, HostObject]
     domain: str | None
@@ -39,7 +42,7 @@ class _Claim:
 
 
 class DesiredState:
-    """All that is wanted of the host."""
+    """All host objects that vifs and networks want."""
 
     def __init__(self) -> None:
         self._claims: dict[Owner, _Claim] = {}
@@ -47,38 +50,38 @@ class DesiredState:
         self._policy = 0
 
     def supersede(self) -> None:
-        """Begin a new policy: what is wanted from now on goes before what was wanted until now."""
+        """Begin a new policy: what owners want from now on takes precedence over what they wanted before."""
         self._policy += 1
 
     def owners(self) -> list[Owner]:
-        """Return who wants anything."""
+        """Return the owners that want at least one object."""
         return list(self._claims)
 
     def of(self, owner: Owner) -> Mapping[Key, HostObject]:
-        """Return what an owner wants."""
+        """Return the objects that an owner wants, by key."""
         claim = self._claims.get(owner)
         return claim.objects if claim is not None else _NOTHING
 
     def get(self, key: Key) -> HostObject | None:
-        """Return the value that holds for a key: the latest, since a conflict was never let in."""
+        """Return the desired value for a key: the latest one, since a later value is added only without a conflict."""
         owners = self._owners.get(key)
         return next(reversed(owners.values())) if owners else None
 
     def wanted(self) -> dict[Key, HostObject]:
-        """Return the whole desired state."""
+        """Return the whole desired state: one value for each key that has an owner."""
         return {key: next(reversed(owners.values())) for key, owners in self._owners.items()}
 
     def gave_way(self, owner: Owner, wanted: HostObject) -> bool:
-        """Return whether an owner wants something already that a successor has in another way now."""
+        """Return whether an owner already wants `wanted`, but a successor's different value holds for that key now."""
         if self.of(owner).get(wanted.key) != wanted:
             return False
         other, has = next(reversed(self._owners[wanted.key].items()))
         return has != wanted and self._claims[other].policy == self._policy
 
     def conflict(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> Conflict | None:
-        """Return what keeps an owner from having these objects, None if nothing does."""
+        """Return the conflict that keeps an owner from having these objects, None if there is none."""
         for wanted in objects:
-            for other, has in self._owners.get(wanted.key, _NOBODY).items():
+            for other, has in self._owners.get(wanted.key, _NO_OWNERS).items():
                 if has == wanted or other == owner:
                     continue
                 claim = self._claims[other]
@@ -87,16 +90,19 @@ class DesiredState:
         return None
 
     def add(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> None:
-        """Have an owner want these objects besides what it wants already. The caller has asked for a `conflict`."""
+        """Let an owner want these objects in addition. The caller must have found no `conflict`."""
         before = self.of(owner)
-        self._put(owner, {**before, **{each.key: each for each in objects}}, domain)
+        self._put(owner, {**before, **{wanted.key: wanted for wanted in objects}}, domain)
 
     def replace(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> list[HostObject]:
-        """Have an owner want exactly these objects. Returns what it wanted before and does not want so any more."""
+        """Let an owner want exactly these objects. Returns the objects (key and value) that it no longer wants.
+
+        The caller must have found no `conflict`.
+        """
         before = self.of(owner)
-        after = {each.key: each for each in objects}
+        after = {wanted.key: wanted for wanted in objects}
         self._put(owner, after, domain)
-        return [each for key, each in before.items() if after.get(key) != each]
+        return [wanted for key, wanted in before.items() if after.get(key) != wanted]
 
     def _put(self, owner: Owner, objects: Mapping[Key, HostObject], domain: str | None) -> None:
         claim = self._claims.get(owner)
@@ -116,8 +122,8 @@ class DesiredState:
         for key, wanted in objects.items():
             owners = self._owners.setdefault(key, {})
             if newer or owners.get(owner) != wanted:
-                owners.pop(owner, None)  # so that the latest value is the last
+                owners.pop(owner, None)  # so that the latest value comes last
                 owners[owner] = wanted
 
 
-_NOBODY: Mapping[Owner, HostObject] = {}
+_NO_OWNERS: Mapping[Owner, HostObject] = {}

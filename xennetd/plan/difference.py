@@ -1,8 +1,9 @@
-"""The host's plan: what the host must have, minus what it has, as ordered Steps. Pure.
+"""The host's plan: the ordered Steps that turn the observed host objects into the desired ones. Pure.
 
-Rule 1: an object is made or changed after everything that it requires, and removed before it.
+Rule 1: an object is made or changed after all objects that it requires, and removed before them.
 Rule 2: a value that differs is one `Change`, in place; never a removal and a new object.
-Rule 3: nothing is removed but what the caller has put into `observed`: what carries our mark, or what we gave up.
+Rule 3: only objects in `observed` are removed. The caller puts only objects there that somebody wants, that carry
+xennetd's mark, or that an owner has just given up.
 """
 
 from __future__ import annotations
@@ -15,32 +16,35 @@ from xennetd.model.objects import HostObject, Key
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Make an object that is not there."""
+    """Make an object that the host does not have."""
 
     object: HostObject
 
     def describe(self) -> str:
+        """Return the line that plan, log, audit and tests show."""
         return self.object.describe()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Give an object that is there as `was` the value that it must have."""
+    """Give an object, whose value is `was` now, its desired value."""
 
     object: HostObject
     was: HostObject
 
     def describe(self) -> str:
+        """Return the line that plan, log, audit and tests show."""
         return f"change to {self.object.describe()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove an object that nobody wants."""
+    """Remove an object that has no owner."""
 
     object: HostObject
 
     def describe(self) -> str:
+        """Return the line that plan, log, audit and tests show."""
         return f"remove {self.object.key}"
 
 
@@ -48,39 +52,39 @@ HostStep = Make | Change | Remove
 
 Desired = Mapping[Key, HostObject]
 Observed = Mapping[Key, HostObject]
-"""What there is: an object for each key that somebody wants and that is there, and for what may be removed."""
+"""The objects that the host has: those with a desired key, and those that may be removed."""
 
 
 def difference(desired: Desired, observed: Observed) -> tuple[HostStep, ...]:
-    """Return the Steps that make `observed` into `desired`: first what is missing or wrong, then what is too much."""
+    """Return the Steps that turn `observed` into `desired`: first every `Make` and `Change`, then every `Remove`."""
     steps: list[HostStep] = []
     wrong = {key: wanted for key, wanted in desired.items() if observed.get(key) != wanted}
     for wanted in in_order(wrong):
         was = observed.get(wanted.key)
         steps.append(Make(wanted) if was is None else Change(wanted, was))
-    surplus = {key: there for key, there in observed.items() if key not in desired}
+    surplus = {key: unwanted for key, unwanted in observed.items() if key not in desired}
     if surplus:
-        steps += [Remove(there) for there in reversed(in_order(surplus))]
+        steps += [Remove(unwanted) for unwanted in reversed(in_order(surplus))]
     return tuple(steps)
 
 
 def in_order(objects: Mapping[Key, HostObject]) -> list[HostObject]:
-    """Return the objects, each after those of them that it requires, and those of one kind together where they can be.
+    """Return the objects so that an object follows the objects it requires, grouped by kind where that allows it.
 
-    One kind's objects that follow each other are one transaction where the kernel has such. Objects that require each
-    other in a circle, which is a defect of whoever made them, come in the order in which they are given.
+    Consecutive objects of one kind become one transaction, for kinds that have transactions. Objects that require each
+    other in a circle (a defect of the code that made them) keep the order in which they are given.
     """
     if len(objects) < 2:
         return list(objects.values())
     depths: dict[Key, int] = {}
 
     def depth(key: Key, above: frozenset[Key]) -> int:
-        found = depths.get(key)
-        if found is None:
-            below = objects[key].requires & objects.keys()
-            found = 1 + max((depth(each, above | {key}) for each in below if each not in above), default=0)
-            depths[key] = found
-        return found
+        known = depths.get(key)
+        if known is None:
+            required = objects[key].requires & objects.keys()
+            known = 1 + max((depth(other, above | {key}) for other in required if other not in above), default=0)
+            depths[key] = known
+        return known
 
     for key in objects:
         depth(key, frozenset({key}))
@@ -89,17 +93,21 @@ def in_order(objects: Mapping[Key, HostObject]) -> list[HostObject]:
 
 
 def batches(steps: Iterable[HostStep]) -> list[tuple[type[HostStep], str, list[HostObject]]]:
-    """Return the Steps in runs that one adapter does at once: of one kind, to be applied (Make, Change) or removed."""
-    found: list[tuple[type[HostStep], str, list[HostObject]]] = []
+    """Return the Steps in runs that one call of one adapter carries out.
+
+    A run is (type, kind, objects): type is `Make` for objects to apply (`Make` and `Change`), `Remove` for objects to
+    remove. The order of the Steps is kept.
+    """
+    runs: list[tuple[type[HostStep], str, list[HostObject]]] = []
     for step in steps:
         does: type[HostStep] = Remove if isinstance(step, Remove) else Make
         kind = step.object.key.kind
-        if not found or found[-1][:2] != (does, kind):
-            found.append((does, kind, []))
-        found[-1][2].append(step.object)
-    return found
+        if not runs or runs[-1][:2] != (does, kind):
+            runs.append((does, kind, []))
+        runs[-1][2].append(step.object)
+    return runs
 
 
 def by_key(objects: Collection[HostObject]) -> dict[Key, HostObject]:
-    """Return objects by their keys."""
-    return {each.key: each for each in objects}
+    """Return a map from the objects' keys to the objects."""
+    return {item.key: item for item in objects}

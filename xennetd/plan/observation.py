@@ -1,4 +1,4 @@
-"""What one decision about a vif is made from: frozen values that can be logged, and that a test can replay."""
+"""The input of a decision about one vif: frozen values that can be logged, and that a test can replay."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from xennetd.plan.difference import HostStep
 from xennetd.policy.facts import Answers
 
 CONNECTED = "connected"
-"""What `hotplug-status` says of a vif that is connected."""
+"""The value of `hotplug-status` for a connected vif."""
 
 RETRY_LONGEST = 60.0
-"""Seconds between attempts at something that the kernel refuses and that no event will tell the end of, at most."""
+"""The longest pause, in seconds, between attempts at a refused Step whose error waits on nothing."""
 
 Incarnation = tuple[int, int]
-"""A link's index and generation: to whom state belongs."""
+"""A link's index and generation. They identify one link over its whole life, even if a later link has its name."""
 
 
 def incarnation(link: Link) -> Incarnation:
-    """Return whom this link is, now and not under the same name earlier or later."""
+    """Return the incarnation of a link."""
     return link.index, link.generation
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A Step that the kernel refused, remembered until what it was about has changed.
+    """The memory of a refused Step. It holds until the vif or the link has changed.
 
-    Where nothing tells when that is (`waits_on` is empty), it is tried again after a while: `until`, on the clock of
-    `Observation.now`. `times` counts the failures in a row.
+    If the error waits on nothing (`error.waits_on` is empty), the Step is tried again at `until`, on the clock of
+    `Observation.now`. `times` counts the failures in a row. `vif` is the `cause`.
     """
 
     error: XennetdError
@@ -41,21 +41,24 @@ class Failure:
     times: int = 1
 
     def holds(self, vif: Vif, link: Link, now: float) -> bool:
-        """Return whether there is no reason yet to try again."""
+        """Return whether it is still too early to try again."""
         if self.until is not None and now >= self.until:
             return False
         return self.incarnation == incarnation(link) and self.vif == cause(vif)
 
 
 def cause(vif: Vif) -> Vif:
-    """Return the part of a vif that can cause or cure a failure: without states and verdicts."""
+    """Return a vif without its states and verdicts: what is left can cause or cure a failure."""
     return replace(
         vif, state=XenbusState.UNKNOWN, frontend_mtu=None, hotplug_status=None, hotplug_error=None, tap_status=None
     )
 
 
 def fail(error: XennetdError, vif: Vif, link: Link, before: Failure | None, now: float) -> Failure:
-    """Return the memory of a failure after the one `before`: ever more patient, unless a change of a link ends it."""
+    """Return the memory of a failure that follows the failure `before`.
+
+    For an error that waits on nothing, the pause doubles with each failure in a row, from 1 s up to RETRY_LONGEST.
+    """
     again = before is not None and before.incarnation == incarnation(link) and before.vif == cause(vif)
     times = before.times + 1 if again and before is not None else 1
     until = None if error.waits_on else now + min(2.0 ** (times - 1), RETRY_LONGEST)
@@ -64,9 +67,10 @@ def fail(error: XennetdError, vif: Vif, link: Link, before: Failure | None, now:
 
 @dataclass(frozen=True, slots=True)
 class PortMemory:
-    """What is remembered of one link of a vif, its own or the emulated NIC's tap.
+    """What the daemon remembers about one link of a vif: its own link, or the emulated NIC's tap.
 
-    `mtu_given` is the link that has been given its MTU; `name_awaited_since` when waiting for a taken name began.
+    `mtu_given` is the incarnation that has been given its MTU. `name_awaited_since` is when the wait for a taken name
+    began, on the clock of `Observation.now`.
     """
 
     failure: Failure | None = None
@@ -76,10 +80,11 @@ class PortMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is remembered of one vif between two looks. Losing it, in a restart, loses nothing but a time-out's start.
+    """What the daemon remembers about one vif between two observations.
 
-    `connected` is the link that was connected, `tap_link` the emulated NIC's tap by whatever name. `fresh`: this link
-    was never connected, whatever xenstore says.
+    A restart loses the memory. The only consequence is that waits and pauses begin again.
+    `connected` is the incarnation of the link that was connected. `tap_link` is the incarnation of the emulated NIC's
+    tap, which keeps it through a rename. `fresh` says that this link was never connected, even if xenstore says so.
     """
 
     connected: Incarnation | None = None
@@ -91,11 +96,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPort:
-    """A link of a vif and what surrounds it. The link's `sysctls` have been read.
+    """A link of a vif and its surroundings. The link's `sysctls` have been read.
 
-    `master` is the name of what it is a port of. `holder` is another link that has the name that this one must have,
-    `holder_leaves` whether that is of a guest that is being removed. `elsewhere` are those of the routes that it must
-    have that lead through another link of ours now.
+    `master` is the name of the link's master (its bridge). `holder` is another link that has the name that this link
+    must get; `holder_leaves` says whether the holder belongs to a guest that is being removed. `elsewhere` are those of
+    the link's desired routes that lead through another link with xennetd's mark now.
     """
 
     link: Link
@@ -107,14 +112,15 @@ class ObservedPort:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that a decision about one vif is made from.
+    """The complete input of a decision about one vif.
 
-    `assignment` says which words of policy apply, None where even that can't be told; `outcome` is what follows from
-    them, None where nobody asks for it. `established`: the vif is connected, and its link is where this assignment has
-    it, by what xenstore and the kernel say. `before` is what it was attached to when that was decided last. `host` are
-    the Steps to what the attachment needs of the host and the host does not have. `removes_backend`: we stand for
-    `xl devd`. `now` is a monotonic clock in seconds. `answers` are what policy has asked, and was told, on the way to
-    `outcome`.
+    `owned` says whether the vif's script is xennetd's. `assignment` is the policy rule and the network that apply, None
+    if policy can't tell them. `outcome` is the attachment or the error that follows from them, None if it is not
+    needed. `established` says that, by xenstore and the kernel, the vif is connected and its link is where this
+    assignment puts it. `before` is the attachment of the last decision. `host` holds the Steps for host objects that
+    the attachment needs and the host lacks. `removes_backend` says that xennetd removes backend directories, in place
+    of `xl devd`. `now` is a monotonic clock in seconds. `answers` are the host facts that policy asked for on the way
+    to `outcome`, with the answers.
     """
 
     vif: Vif
@@ -133,5 +139,5 @@ class Observation:
 
     @property
     def link(self) -> Link | None:
-        """The vif's own link."""
+        """The vif's own link, None while the kernel has none."""
         return self.port.link if self.port is not None else None

@@ -1,9 +1,9 @@
-"""A guest's port: the Steps from what its link is to what it must be.
+"""A guest's port: the Steps from the state of its link to its goal.
 
-Rule 1: a link that was never connected is configured while it is down; it comes up last, in its place. What the kernel
-takes only from a link that is up (addresses, neighbours, routes) follows; without it no frame gets beyond us.
-Rule 2: a connected port is repaired or moved without taking it down, unless the kernel insists (a rename) or it is to
-be routed instead of bridged.
+Rule 1: a link that was never connected is configured while it is down, and comes up last. Addresses, neighbours and
+routes follow, because the kernel takes them only for a link that is up; without them no frame gets beyond the host.
+Rule 2: a connected port is repaired or moved without taking it down, unless the kernel requires that (a rename) or the
+port changes between bridged and routed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from xennetd.plan.steps import LinkStep, set_down, set_master
 def attach(goal: LinkGoal, link: Link, *, serves: bool, fresh: bool) -> tuple[LinkStep, ...]:
     """Return the Steps from `link` to `goal`.
 
-    `serves`: a link that is up serves its guest as its placement does. `fresh`: this link was never connected.
+    `serves` says whether the link, when up, serves its guest in the way of its placement (bridged or routed). `fresh`
+    says that this link was never connected.
     """
     steps: list[LinkStep] = []
     if link.up and (link.name != goal.name or not serves or (fresh and _must_be_down(goal, link))):
@@ -31,19 +32,22 @@ def attach(goal: LinkGoal, link: Link, *, serves: bool, fresh: bool) -> tuple[Li
 
 
 def _must_be_down(goal: LinkGoal, link: Link) -> bool:
-    """Whether what is wrong with a link that was never connected must be put right while no frame passes it."""
-    now = {each[:2]: each[2] for each in link.sysctls}
+    """Return whether a link that was never connected differs from its goal in a way that is corrected only while down.
+
+    No frame may pass before the bridge, the port's flags and the sysctls are right.
+    """
+    now = {(version, setting): value for version, setting, value in link.sysctls}
     return (
         goal.master not in (None, link.master)
         or any((flag in link.flags_on) != on for flag, on in goal.flags)
-        or any(now.get(each[:2], each[2]) != each[2] for each in goal.sysctls)
+        or any(now.get((version, setting), value) != value for version, setting, value in goal.sysctls)
     )
 
 
 def release(link: Link) -> tuple[LinkStep, ...]:
     """Return the Steps that take a link out of service: down first, then out of its bridge.
 
-    The kernel takes the routes and neighbours of a link that goes down.
+    The kernel itself deletes the routes and neighbours of a link that goes down.
     """
     steps: list[LinkStep] = []
     if link.up:
@@ -54,7 +58,7 @@ def release(link: Link) -> tuple[LinkStep, ...]:
 
 
 def apply(steps: Iterable[LinkStep], link: Link) -> Link:
-    """Return what `link` is once `steps` have been done to it."""
+    """Return the state of `link` after `steps`. Steps for other links are skipped."""
     for step in steps:
         if step.index == link.index:
             link = step.effect(link)

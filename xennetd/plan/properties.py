@@ -1,8 +1,8 @@
-"""The table of a guest's link: each row is one property, and the rows stand in the order in which Steps are done.
+"""The table of a guest link's properties. Each row is one property; the order of the rows is the order of the Steps.
 
-A row says how a link differs from its goal in its property, and which Steps make it right. What a Step does to a link
-is the Step's own `effect`; kernel/execute.py turns a Step into a request. A flag of a bridge's port is one row of
-`PORT_FLAGS`: its name in a policy, and the IFLA_BRPORT_* attribute (linux/if_link.h) that it is observed and set by.
+A row compares a link with its goal in one property and returns the Steps that correct it. A Step's `effect` says what
+the Step does to a link; kernel/execute.py turns the Step into a request. A flag of a bridge's port is one entry of
+`PORT_FLAGS`: its name in a policy, and the IFLA_BRPORT_* attribute (linux/if_link.h) that reads and sets it.
 """
 
 from __future__ import annotations
@@ -46,28 +46,31 @@ def _address(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _addr_gen_mode(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """IN6_ADDR_GEN_MODE_NONE keeps the kernel from making an IPv6 link-local address when the link comes up."""
+    """Set addr_gen_mode. With IN6_ADDR_GEN_MODE_NONE a link that comes up gets no IPv6 link-local address."""
     if link.addr_gen_mode == goal.addr_gen_mode:
         return ()
     return (SetLink(link.index, goal.name, "addr_gen_mode", goal.addr_gen_mode, "addrgenmode none"),)
 
 
 def _group(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """In GUEST_GROUP a frame's source must be its guest's. Other groups are somebody else's business."""
+    """Put the link into GUEST_GROUP or take it out. A link in any other group may stay there.
+
+    The nftables rules check the source address of packets from links in GUEST_GROUP.
+    """
     if (link.group == GUEST_GROUP) == (goal.group == GUEST_GROUP):
         return ()
     return (set_value(link.index, goal.name, "group", goal.group),)
 
 
 def _surplus(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """What is on the link and must not be goes before the link is anybody's."""
+    """Delete surplus routes, neighbours and addresses, before the link gets its new place."""
     if not (link.routes or link.neighbours or link.addresses):
         return ()
     index, name = link.index, goal.name
     return (
-        *(DeleteRoute(index, name, each) for each in _ordered(link.routes - goal.routes)),
-        *(DeleteNeighbour(index, name, each) for each in _ordered(link.neighbours - goal.neighbours)),
-        *(DeleteAddress(index, name, each) for each in _ordered(set(link.addresses) - set(goal.addresses))),
+        *(DeleteRoute(index, name, route) for route in _ordered(link.routes - goal.routes)),
+        *(DeleteNeighbour(index, name, neighbour) for neighbour in _ordered(link.neighbours - goal.neighbours)),
+        *(DeleteAddress(index, name, address) for address in _ordered(set(link.addresses) - set(goal.addresses))),
     )
 
 
@@ -78,9 +81,11 @@ def _mtu(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _master(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """A port with a smaller MTU than its bridge's would drag the bridge's down (br_mtu_auto_adjust(),
-    net/bridge/br_if.c), and the host's own traffic with it; so the bridge is given its MTU back, which also ends the
-    dragging for good."""
+    """Make the link a port of its bridge, and give the bridge its MTU back if the port's is smaller.
+
+    A port with a smaller MTU lowers the bridge's MTU (br_mtu_auto_adjust(), net/bridge/br_if.c), which concerns the
+    host's own traffic. An MTU that was set on the bridge itself is not adjusted any more.
+    """
     steps: list[LinkStep] = []
     moves = goal.master is not None and link.master != goal.master
     if moves and goal.master is not None:
@@ -92,7 +97,7 @@ def _master(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _flags(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """A port that moves to another bridge has lost its flags there."""
+    """Set the bridge port's flags. A port that moves to another bridge loses all its flags."""
     kept = link.flags_on if link.master == goal.master else frozenset[str]()
     return [
         SetLink(link.index, goal.name, flag, on, f"{flag} {'on' if on else 'off'}", bridge_flag=PORT_FLAGS[flag])
@@ -102,10 +107,10 @@ def _flags(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _sysctls(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """A value that the kernel does not have for this link (a link without IPv6) can't be wrong."""
+    """Set sysctls. A sysctl that the kernel does not have for this link (IPv6 is off) counts as right."""
     if not goal.sysctls:
         return ()
-    now = {each[:2]: each[2] for each in link.sysctls}
+    now = {(version, setting): value for version, setting, value in link.sysctls}
     return [
         SetSysctl(link.index, goal.name, Sysctl(version, goal.name, setting, value))
         for version, setting, value in goal.sysctls
@@ -118,14 +123,17 @@ def _up(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _missing(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """What the kernel takes only from a link that is up; without it no frame gets beyond the host."""
+    """Add missing addresses, neighbours and routes. The kernel takes them only for a link that is up.
+
+    Until then no frame of the guest gets beyond the host, so the link may be up before them.
+    """
     if not (goal.addresses or goal.routes or goal.neighbours):
         return ()
     index, name = link.index, goal.name
     return (
-        *(AddAddress(index, name, each) for each in goal.addresses if each not in link.addresses),
-        *(SetNeighbour(index, name, each) for each in _ordered(goal.neighbours - link.neighbours)),
-        *(AddRoute(index, name, each, replace=each in goal.taken) for each in _ordered(goal.routes - link.routes)),
+        *(AddAddress(index, name, address) for address in goal.addresses if address not in link.addresses),
+        *(SetNeighbour(index, name, neighbour) for neighbour in _ordered(goal.neighbours - link.neighbours)),
+        *(AddRoute(index, name, route, replace=route in goal.taken) for route in _ordered(goal.routes - link.routes)),
     )
 
 
@@ -144,5 +152,5 @@ TABLE: tuple[Row, ...] = (
 )
 
 
-def _ordered(things: Iterable[_T]) -> list[_T]:
-    return sorted(things, key=str)
+def _ordered(items: Iterable[_T]) -> list[_T]:
+    return sorted(items, key=str)

@@ -1,4 +1,4 @@
-"""What a Step that the kernel refused means to the people who read of it. Told apart by errno, never by text."""
+"""Turns the kernel's refusal of a Step into a sentence for users. Refusals are told apart by errno, never by text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ BRIDGE_PORTS = 1023
 
 
 def refusal(vif: Vif, step: LinkStep, code: int, reason: str, text: str) -> HostError:
-    """Return the error for a Step refused with errno `code`, which means `reason`; `text` is the kernel's own word."""
+    """Return the error for a refused Step.
+
+    `code` is the errno, `reason` its meaning (strerror(3)), and `text` the message of the kernel's extended
+    acknowledgement, or `reason` again. The error waits on the bridge or the link name that the refusal is about.
+    """
     waits_on: frozenset[str] = frozenset()
     match step:
         case SetLink(property="master", value=master) if master:
@@ -34,9 +38,10 @@ def refusal(vif: Vif, step: LinkStep, code: int, reason: str, text: str) -> Host
 
 
 def not_taken(vif: Vif, steps: tuple[Step, ...]) -> HostError:
-    """Return the error for Steps that the kernel acknowledged and that are still to be done."""
+    """Return the error for Steps that the kernel acknowledged, although a new observation calls for them again."""
     todo = "; ".join(step.describe() for step in steps)
     return HostError(
         f"the link of {vif.id} does not stay as it was set",
-        detail=f"{vif.id}: done without an error and still not so: {todo}; is another program configuring this link?",
+        detail=f"{vif.id}: the kernel accepted these steps, but they are needed again: {todo}; "
+        "is another program configuring this link?",
     )

@@ -1,8 +1,9 @@
-"""Steps: what is to be done to one guest's link, with the one line that plan, log, audit and tests show.
+"""Steps: the changes to one guest's link.
 
-A Step names its link by index, so that it can only ever hit the link that was looked at; the name is for people.
-Every Step is idempotent, and `effect` says what the link is once it has been done: the kernel's part, as far as a
-decision depends on it. Steps about what the host itself must have are in `plan.host`.
+A Step identifies its link by index, so that it can change only the link that was observed; the name is for people.
+Every Step is idempotent. `describe` returns the line that plan, log, audit and tests show. `effect` returns the link as
+it is after the Step: it models the kernel as far as a decision depends on it. Steps for host objects are in
+`plan.difference`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from xennetd.model.objects import Sysctl
 from xennetd.plan.difference import HostStep
 
 _WORDS = {"name": "name", "address": "address", "mtu": "mtu", "group": "group"}
-"""How ip(8) calls the properties that take a value as it is."""
+"""ip(8)'s words for the properties whose value it takes unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetLink:
-    """Give one property of a link a value (`plan.properties` has them all). `words` is that, as ip(8) has it.
+    """Give one property of a link (a row of `plan.properties`) a value. `words` says the same in the words of ip(8).
 
-    Where it is not `needed`, the kernel may refuse it: netback takes no MTU above 1500 for a frontend without
+    The kernel may refuse a Step that is not `needed`: netback takes no MTU above 1500 for a frontend without
     scatter-gather (xenvif_change_mtu() of drivers/net/xen-netback/interface.c). `bridge_flag` is the IFLA_BRPORT_*
     attribute of a flag of a bridge's port, 0 for a property of the link itself.
     """
@@ -37,58 +38,65 @@ class SetLink:
     bridge_flag: int = 0
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         program = "bridge" if self.bridge_flag else "ip"
         return f"{program} link set dev {self.name} {self.words}"
 
     def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step."""
         if self.bridge_flag:
             on = link.flags_on | {self.property} if self.value else link.flags_on - {self.property}
             return replace(link, flags_on=on)
         if self.property != "up":
-            # A new port has the flags that the kernel gives it; what leaves a bridge has none.
+            # A link that enters or leaves a bridge loses its port flags.
             flags_on = frozenset[str]() if self.property == "master" else link.flags_on
             changed: dict[str, int | str | bool] = {self.property: self.value}
             return replace(link, flags_on=flags_on, **changed)  # type: ignore[arg-type] # the table has the types
         if self.value:
             return replace(link, flags=link.flags | IFF_UP)
-        # The kernel takes routes, neighbours and IPv6 addresses away with a link that goes down.
+        # The kernel deletes the routes, neighbours and IPv6 addresses of a link that goes down.
         kept = tuple(address for address in link.addresses if address.version == 4)
         return replace(link, flags=link.flags & ~IFF_UP, addresses=kept, routes=frozenset(), neighbours=frozenset())
 
 
 def set_down(link: Link) -> SetLink:
-    """Take a link down: no frame passes it."""
+    """Return the Step that takes a link down, so that no frame passes it."""
     return SetLink(link.index, link.name, "up", False, "down")
 
 
 def set_up(link: Link, name: str) -> SetLink:
-    """Bring a link up that is called `name` by then. It runs only when all Steps before it have succeeded."""
+    """Return the Step that brings a link up. `name` is the link's name after the Steps before this one.
+
+    The Step is carried out only after all needed Steps before it have succeeded.
+    """
     return SetLink(link.index, name, "up", True, "up")
 
 
 def set_master(index: int, name: str, master: int, master_name: str = "") -> SetLink:
-    """Make a link the port of a bridge; `master` 0 takes it out of the one it is in."""
+    """Return the Step that makes a link a port of the bridge with index `master`; 0 takes it out of its bridge."""
     return SetLink(index, name, "master", master, f"master {master_name}" if master else "nomaster")
 
 
 def set_value(index: int, name: str, property: str, value: int | str, *, needed: bool = True) -> SetLink:
-    """Give a link a name, an address, an MTU or a group."""
+    """Return the Step that gives a link a name, a MAC address, an MTU in bytes, or a group."""
     return SetLink(index, name, property, value, f"{_WORDS[property]} {value}", needed)
 
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
-    """Give the link an IP address of the host's, without duplicate address detection."""
+    """Give the link one of the host's IP addresses, without duplicate address detection."""
 
     index: int
     name: str
     address: IPInterface
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         nodad = " nodad" if self.address.version == 6 else ""
         return f"ip addr add {self.address} dev {self.name}{nodad}"
 
     def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step."""
         return replace(link, addresses=(*link.addresses, self.address))
 
 
@@ -101,16 +109,21 @@ class DeleteAddress:
     address: IPInterface
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         return f"ip addr del {self.address} dev {self.name}"
 
     def effect(self, link: Link) -> Link:
-        return replace(link, addresses=tuple(each for each in link.addresses if each != self.address))
+        """Return `link` as it is after this Step."""
+        return replace(link, addresses=tuple(address for address in link.addresses if address != self.address))
 
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
-    """Route a destination through the link, which must be up. With `replace`, a route of ours through another link to
-    the same destination with the same metric gives way at that moment; without it, one that is there is a refusal."""
+    """Route a destination through the link, which must be up.
+
+    With `replace`, the new route takes the place of a route with the same destination and metric, with xennetd's mark
+    and through another link, in one step. Without `replace`, the kernel refuses the Step if such a route exists.
+    """
 
     index: int
     name: str
@@ -118,41 +131,47 @@ class AddRoute:
     replace: bool = False
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         verb = "replace" if self.replace else "add"
         return f"ip route {verb} {_route(self.route, self.name)}"
 
     def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step."""
         return replace(link, routes=link.routes | {self.route})
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteRoute:
-    """Take a route of ours off the link."""
+    """Take a route with xennetd's mark (ROUTE_PROTOCOL) off the link."""
 
     index: int
     name: str
     route: Route
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         return f"ip route del {_route(self.route, self.name)}"
 
     def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step."""
         return replace(link, routes=link.routes - {self.route})
 
 
 @dataclass(frozen=True, slots=True)
 class SetNeighbour:
-    """Fix whose MAC an address on the link is."""
+    """Give an IP address on the link a permanent neighbour entry with its guest's MAC."""
 
     index: int
     name: str
     neighbour: Neighbour
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         return f"ip neigh replace {self.neighbour.address} lladdr {self.neighbour.mac} dev {self.name} nud permanent"
 
     def effect(self, link: Link) -> Link:
-        others = {each for each in link.neighbours if each.address != self.neighbour.address}
+        """Return `link` as it is after this Step."""
+        others = {neighbour for neighbour in link.neighbours if neighbour.address != self.neighbour.address}
         return replace(link, neighbours=frozenset(others | {self.neighbour}))
 
 
@@ -165,26 +184,31 @@ class DeleteNeighbour:
     neighbour: Neighbour
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         return f"ip neigh del {self.neighbour.address} dev {self.name}"
 
     def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step."""
         return replace(link, neighbours=link.neighbours - {self.neighbour})
 
 
 @dataclass(frozen=True, slots=True)
 class SetSysctl:
-    """Set a value of net.ipv4.conf or net.ipv6.conf of the link, which goes when the link goes."""
+    """Set a sysctl of the link itself (net.ipv4.conf or net.ipv6.conf), which disappears with the link."""
 
     index: int
     name: str
     sysctl: Sysctl
 
     def describe(self) -> str:
+        """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
         return self.sysctl.describe()
 
     def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step."""
         new = (self.sysctl.version, self.sysctl.setting, self.sysctl.value)
-        return replace(link, sysctls=frozenset(each for each in link.sysctls if each[:2] != new[:2]) | {new})
+        others = frozenset(sysctl for sysctl in link.sysctls if sysctl[:2] != new[:2])
+        return replace(link, sysctls=others | {new})
 
 
 def _route(route: Route, name: str) -> str:

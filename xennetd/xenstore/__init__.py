@@ -1,1 +1,1 @@
-"""xenstore: wire codec, asyncio client, the directory of vifs."""
+"""xenstore: the wire codec, an asyncio client, and the live directory of vifs."""

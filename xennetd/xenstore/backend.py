@@ -1,9 +1,9 @@
-"""What we write for a vif: each write a guarded transaction, so that nothing is recreated in a directory that is gone.
+"""The writes to a vif's backend directory. Every write is a guarded transaction that never recreates the directory.
 
-A write into a deleted directory makes it anew, as an orphan that the toolstack never removes. So each transaction first
-reads `state` and `online` and gives up where either is missing; if they change before its end, xenstored refuses it and
-it is done again. Giving up is no error: each function returns whether it wrote, and raises ToolstackError when what had
-to be written was refused or xenstored is out of reach.
+A write into a deleted directory would make it again, as an orphan that the toolstack never removes. So a transaction
+first reads `state` and `online`, and gives up if one of them is missing, which is no error. If they change before the
+transaction ends, xenstored refuses it (EAGAIN), and it is tried again. Every function returns whether it wrote, and
+raises ToolstackError if a write was refused or xenstored can't be reached.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from xennetd.model.vif import Vif
 from xennetd.xenstore.client import Change, Remove, Write, XenstoreClient
 
 CONNECTED: Final = b"connected"
-"""What netback waits for in `hotplug-status`, to the byte."""
+"""The exact value of `hotplug-status` that netback waits for."""
 
 _SENTENCE_MAX: Final = 1024
-"""Bytes of a sentence in a node; xenstored allows an unprivileged domain 2048."""
+"""Bytes of a sentence in a node. xenstored allows an unprivileged domain 2048 bytes in a node."""
 
 
 async def write_verdict(
     client: XenstoreClient, vif: Vif, *, error: str | None, frontend_mtu: int | None = None, mac: str | None = None
 ) -> bool:
-    """Tell toolstack and netback how the attach of `vif` went; `error` is the sentence that says why it failed.
+    """Write the result of the attach of `vif` for toolstack and netback: the sentence `error`, or None for success.
 
-    `connected` is written only where netback may act on it: online, in InitWait or Connected. With it goes
-    `frontend_mtu` and `mac`, for the guest, if the frontend's directory exists and is this vif's. A driver domain may
-    write the nodes that libxl made there but make none itself: the guest then does without. `mac` goes into our own
-    directory too, where others look for it.
+    `connected` is written only while netback may act on it: the vif is online, and its state is InitWait or Connected.
+    `frontend_mtu` (bytes) and `mac` are written along for the guest, if the frontend's directory exists and belongs to
+    this vif. A driver domain may write the nodes that libxl made there but may not make nodes; if one is missing, the
+    guest does without. `mac` is written to the backend directory too, where other programs read it.
     """
     backend = vif.id.backend
     status, reason = f"{backend}/hotplug-status", f"{backend}/hotplug-error"
@@ -38,53 +38,56 @@ async def write_verdict(
         return await _guarded(client, vif, lambda state, online, _: failed)
 
     frontend = vif.id.frontend
-    ours = f"/local/domain/{client.own_domid or 0}/{backend}".encode()
+    absolute_backend = f"/local/domain/{client.own_domid or 0}/{backend}".encode()
     changes: tuple[Change, ...] = (Write(status, CONNECTED),)
     if vif.hotplug_status == "error":
         changes = (Remove(reason), *changes)
     if mac is not None:
         changes = (Write(f"{backend}/mac", mac.encode()), *changes)
-    news = {"mtu": str(frontend_mtu) if frontend_mtu is not None else None, "mac": mac}
-    told = tuple(Write(f"{frontend}/{node}", text.encode(), optional=True) for node, text in news.items() if text)
+    values = {"mtu": str(frontend_mtu) if frontend_mtu is not None else None, "mac": mac}
+    for_guest = tuple(
+        Write(f"{frontend}/{node}", text.encode(), optional=True) for node, text in values.items() if text
+    )
 
     def connect(state: bytes, online: bytes, untrusted_backend: bytes | None) -> Sequence[Change] | None:
         if online != b"1" or state not in (b"2", b"4"):
             return None
-        # The guest may change its node, which costs it its own MTU or MAC and nobody anything else.
-        return (*told, *changes) if untrusted_backend == ours else changes
+        # The guest may change the node `backend`. Then it does not get its own MTU or MAC; nobody else is affected.
+        return (*for_guest, *changes) if untrusted_backend == absolute_backend else changes
 
-    return await _guarded(client, vif, connect, f"{frontend}/backend" if told and vif.frontend == frontend else None)
+    also = f"{frontend}/backend" if for_guest and vif.frontend == frontend else None
+    return await _guarded(client, vif, connect, also)
 
 
 async def write_tap_verdict(client: XenstoreClient, vif: Vif, text: str) -> bool:
-    """Tell the hotplug script how the emulated NIC's tap fares: `connected`, or `error: ` and a sentence."""
+    """Write the tap's verdict for the hotplug script. `text` is `connected`, or `error: ` and a sentence."""
     changes = (Write(f"{vif.id.backend}/xennetd-tap", _text(text)),)
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def clear_tap_verdict(client: XenstoreClient, vif: Vif) -> bool:
-    """Forget the verdict on a tap that is gone, so that the next one's script waits for its own."""
+    """Remove the verdict of a tap that is gone, so that the hotplug script of the next tap waits for a new one."""
     changes = (Remove(f"{vif.id.backend}/xennetd-tap"),)
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def repeat_verdict(client: XenstoreClient, vif: Vif, node: str) -> bool:
-    """Write once more what a verdict's node holds, for who set a watch on it too late to see that written."""
+    """Write the current value of `node` once more, for a hotplug script whose watch came after the first write."""
     path = f"{vif.id.backend}/{node}"
     return await _guarded(client, vif, lambda state, online, value: (Write(path, value),) if value else None, path)
 
 
 async def write_pin(client: XenstoreClient, vif: Vif, on: bool) -> bool:
-    """Write down, where a restart finds it and the vif's end ends it, that hands are to be kept off; or forget it."""
+    """Write or remove the node that pins the vif. The node survives the daemon, and disappears with the vif."""
     pin = f"{vif.id.backend}/xennetd-pin"
     changes: tuple[Change, ...] = (Write(pin, b"1") if on else Remove(pin),)
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def remove_backend(client: XenstoreClient, vif: Vif) -> bool:
-    """In a driver domain, end a vif's removal as libxl waits for it, if it is Closed and not online.
+    """Remove the backend directory of a vif that is Closed and not online. In a driver domain libxl waits for that.
 
-    Only the directory itself: those above it are the toolstack's.
+    The directories above it belong to the toolstack and stay.
     """
     changes = (Remove(vif.id.backend),)
     return await _guarded(client, vif, lambda state, online, _: changes if (state, online) == (b"6", b"0") else None)
@@ -96,7 +99,7 @@ async def _guarded(
     decide: Callable[[bytes, bytes, bytes | None], Sequence[Change] | None],
     also: str | None = None,
 ) -> bool:
-    """Make the changes that `decide` returns, given `state`, `online` and the node `also`, if the directory exists."""
+    """If the directory exists, make the changes that `decide` returns for `state`, `online` and the node `also`."""
 
     def unless_gone(values: list[bytes | None]) -> Sequence[Change] | None:
         state, online, *rest = values

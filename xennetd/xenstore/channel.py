@@ -1,7 +1,7 @@
-"""The two ways to xenstored: its unix socket, and the kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c).
+"""The two channels to xenstored: its unix socket, and the kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c).
 
-Both are non-blocking and drive the running loop's reader; a channel knows bytes and whole messages, not their meaning.
-`received` is called with what came in, `lost` once, with the reason, when nothing can come in any more.
+Both are non-blocking and add a reader to the running event loop. A channel does not interpret messages. It calls
+`received` with the bytes that have come in, and `lost` once, with the reason, when the connection has broken.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from xennetd.model.errors import ToolstackError
 
 DEVICE: Final = "/dev/xen/xenbus"
 _CHUNK: Final = 64 * 1024
-"""Below malloc's mmap threshold: a larger receive buffer costs page faults each time."""
+"""Bytes of the receive buffer. It is below malloc's mmap threshold: a larger buffer costs page faults at every read."""
 
 
 class ConnectionLost(ToolstackError):
-    """There is no connection to xenstored, or none any more."""
+    """There is no connection to xenstored."""
 
 
 class Channel(Protocol):
-    """Takes whole messages out and gives bytes in."""
+    """Sends whole messages, and hands over the bytes that come in."""
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Send whole messages, now or as soon as xenstored takes them, in this order."""
+        """Send whole messages in this order, at once or as soon as xenstored takes them."""
         ...
 
     def answered(self, count: int) -> None:
@@ -42,10 +42,10 @@ class Channel(Protocol):
 
 
 class SocketChannel:
-    """xenstored's unix socket: a stream, in which any number of requests may be outstanding.
+    """xenstored's unix socket: a stream with any number of outstanding requests.
 
-    What is sent first in a turn of the loop goes at once, all else together with the turn's end: a call for a whole
-    burst of vifs, not one for each.
+    In one turn of the event loop, the first `send` goes out at once, and all others together at the turn's end: a burst
+    of vifs costs one system call, not one per vif.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class SocketChannel:
         self._loop.add_reader(sock, self._readable)
 
     def send(self, messages: Sequence[bytes]) -> None:
+        """Send whole messages in this order, at once or as soon as xenstored takes them."""
         self._unsent += b"".join(messages)
         if not self._sent_this_turn and not self._blocked:
             self._sent_this_turn = True
@@ -69,9 +70,10 @@ class SocketChannel:
             self._flush()
 
     def answered(self, count: int) -> None:
-        pass
+        """Do nothing: requests on the socket need not wait for answers."""
 
     def close(self) -> None:
+        """Close for good, without calling `lost`. Unsent messages are dropped."""
         self._unsent.clear()
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
@@ -117,14 +119,14 @@ class SocketChannel:
 
 
 class DeviceChannel:
-    """The kernel's xenbus device: one whole message a write(2), and the next when that one has been answered.
+    """The kernel's xenbus device: one whole message per write(2), and the next one only after the answer.
 
-    The device has one buffer for what is written, and the kernel's thread takes a request's payload out of it some time
-    after write(2) has returned. A second request before the answer to the first overwrites that one: nodes are then
-    read, and written, that nobody named (seen with Linux 6.12). What is behind a whole message in a write is discarded.
+    The device has one buffer for requests, and a kernel thread reads a request's payload from it some time after
+    write(2) has returned. A second request before the answer overwrites the first: the kernel then reads and writes
+    wrong nodes (seen with Linux 6.12). The device discards bytes that follow a whole message in one write.
 
-    poll(2) never says that the device is writable, so it is written to at once. That blocks for a copy; if a watch is
-    set or taken away, until xenstored has answered.
+    poll(2) never reports the device as writable, so messages are written at once. A write blocks while the kernel
+    copies the message. A request that sets or removes a watch blocks until xenstored has answered.
     """
 
     def __init__(self, fd: int, received: Callable[[bytes], None], lost: Callable[[ConnectionLost], None]) -> None:
@@ -138,15 +140,18 @@ class DeviceChannel:
         self._loop.add_reader(fd, self._readable)
 
     def send(self, messages: Sequence[bytes]) -> None:
+        """Queue whole messages, and send the first if no request is outstanding."""
         self._waiting.extend(messages)
         self._pump()
 
     def answered(self, count: int) -> None:
+        """Send the next message if `count` is not 0."""
         if count:
             self._busy = False
             self._pump()
 
     def close(self) -> None:
+        """Close for good, without calling `lost`. Waiting messages are dropped."""
         self._waiting.clear()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
@@ -181,7 +186,7 @@ class DeviceChannel:
 
 
 def endpoints(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return where xenstored may be found, in the order in which libxenstore's xs_open() looks."""
+    """Return the paths at which to look for xenstored, in the order of libxenstore's xs_open()."""
     if path := environ.get("XENSTORED_PATH"):
         return (path,)
     if rundir := environ.get("XENSTORED_RUNDIR"):
@@ -192,10 +197,10 @@ def endpoints(environ: Mapping[str, str]) -> tuple[str, ...]:
 def open_channel(
     paths: Sequence[str], received: Callable[[bytes], None], lost: Callable[[ConnectionLost], None]
 ) -> tuple[str, Channel]:
-    """Open the first of `paths` that exists and return it with its channel.
+    """Open the first of `paths` that exists, and return the path and its channel. Raises ConnectionLost.
 
-    A socket that exists and refuses is a xenstored that is down. Going on to the device then would be wrong: the
-    kernel takes requests for a dead xenstored and never answers them.
+    If a socket exists but refuses the connection, xenstored is down. The device is not tried then, because the kernel
+    accepts requests for a dead xenstored and never answers them.
     """
     for path in paths:
         try:

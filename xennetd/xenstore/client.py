@@ -1,7 +1,9 @@
-"""An asyncio client of xenstored: requests are pipelined, a batch of any size is one send and one future.
+"""An asyncio client of xenstored. Requests are pipelined: a batch of any size is one send and one future.
 
-Rules: requests on one connection are answered in the order they were made. When the connection drops, every waiting
-request fails at once with ConnectionLost, watches are forgotten, and `connect` may be called again.
+Rule 1: requests on one connection are answered in the order in which they were made.
+Rule 2: when the connection breaks, every waiting request fails at once with ConnectionLost, and all watches are
+forgotten. `connect` may be called again.
+Methods raise ConnectionLost without a connection, and XenstoreError if xenstored refuses the request.
 """
 
 from __future__ import annotations
@@ -22,17 +24,17 @@ from xennetd.xenstore.codec import Decoder, ProtocolError, XenstoreError, path_p
 
 TRANSACTIONS_PRIVILEGED: Final = 32
 TRANSACTIONS_UNPRIVILEGED: Final = 8
-"""At a time. xenstored allows an unprivileged domain 10, and its kernel needs some."""
+"""Transactions at a time. xenstored allows an unprivileged domain 10, and the domain's kernel needs some of them."""
 
 ATTEMPTS: Final = 12
-"""How often a transaction, or a long listing, is begun that another's writes keep spoiling: for half a second."""
+"""How often a transaction or a long listing is tried while other clients' writes interfere: for half a second."""
 
 Reply = bytes | int
-"""A request's payload, or the errno it was refused with."""
+"""The payload of a reply, or the errno of a refusal."""
 
 
 class Request(NamedTuple):
-    """One request, not yet numbered."""
+    """One request, without a request id."""
 
     op: int
     transaction_id: int
@@ -41,9 +43,9 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Within a transaction: write a node, creating it and its parents where they are missing.
+    """Within a transaction: write a node, and make it and its parents if they are missing.
 
-    `optional`: go without where we are not allowed to.
+    If the write is `optional`, its refusal is no error.
     """
 
     path: str
@@ -62,7 +64,7 @@ Change = Write | Remove
 
 
 class _Batch:
-    """Requests sent together, numbered from `first`, and what has come back. No future: nobody waits."""
+    """Requests that were sent together, with ids from `first` on, and their replies. `future` None: nobody waits."""
 
     __slots__ = ("first", "future", "missing", "replies", "requests")
 
@@ -75,7 +77,11 @@ class _Batch:
 
 
 class XenstoreClient:
-    """One connection to xenstored. `path` is where it is; `own_domid` is None where xenstore does not say (dom0)."""
+    """One connection to xenstored.
+
+    `path` is the socket's or the device's path. `own_domid` is the daemon's own domain, None if xenstore does not name
+    it, as in dom0.
+    """
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path
@@ -91,7 +97,7 @@ class XenstoreClient:
 
     @property
     def connected(self) -> bool:
-        """Whether requests can be made."""
+        """Whether there is a connection."""
         return self._channel is not None
 
     @property
@@ -100,15 +106,15 @@ class XenstoreClient:
         return self._watches.keys()
 
     def require(self) -> None:
-        """Raise ConnectionLost, with the reason, unless requests can be made."""
+        """Raise ConnectionLost, with the reason, if there is no connection."""
         if self._channel is None:
             raise ConnectionLost(self._reason.sentence)
 
     async def connect(self, on_lost: Callable[[], None] | None = None) -> None:
-        """Connect, unless we are, and find out which domain we are. `on_lost` is called when the connection drops.
+        """Connect, if there is no connection, and read `own_domid`. `on_lost` is called when the connection breaks.
 
-        The path that answered first is kept: a restarting xenstored's socket is gone for a moment, and the device must
-        not be taken for it then.
+        The path of the first connection is kept. While xenstored restarts its socket is missing for a moment, and the
+        client must not use the device instead.
         """
         if self._channel is not None:
             return
@@ -125,31 +131,31 @@ class XenstoreClient:
         self._transactions = asyncio.Semaphore(TRANSACTIONS_UNPRIVILEGED if self.own_domid else TRANSACTIONS_PRIVILEGED)
 
     def close(self) -> None:
-        """Drop the connection; waiting requests fail."""
+        """Close the connection. Waiting requests fail with ConnectionLost."""
         self._lost(ConnectionLost("the connection to xenstored was closed"))
 
     async def identify(self) -> int | None:
-        """Read which domain we are from our home directory; None where xenstore does not say."""
+        """Read `own_domid` from the domain's home directory, and return it. Raises ProtocolError for a bad number."""
         value = await self.read("domid")
         if value is not None and not (value.isdigit() and len(value) < 6 and int(value) < DOMID_FIRST_RESERVED):
-            raise ProtocolError(f'our own domid in xenstore is "{visible(value)}", which is no domain\'s number')
+            raise ProtocolError(f'xenstore gives "{visible(value)}" as the domid of this domain, but it is not a domid')
         self.own_domid = None if value is None else int(value)
         return self.own_domid
 
     async def read(self, path: str) -> bytes | None:
-        """Return a node's value, None if it is not there (or not for us to see)."""
+        """Return a node's value, None if it does not exist or may not be read."""
         return (await self.read_many((path,)))[0]
 
     async def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the values of nodes, in one go; None for those that are not there (or not for us to see)."""
+        """Return the values of nodes in one batch; None for a node that does not exist or may not be read."""
         return _values(await self.exchange([Request(codec.READ, 0, path_payload(path)) for path in paths]))
 
     async def directory(self, path: str) -> list[str] | None:
-        """Return the names of a node's children, however many, or None if there is no such node."""
+        """Return the names of a node's children, None if the node does not exist. Their number is not limited."""
         return (await self.directory_many((path,)))[0]
 
     async def directory_many(self, paths: Sequence[str]) -> list[list[str] | None]:
-        """Return the names of the children of several nodes, in one go."""
+        """Return the names of the children of several nodes in one batch; None for a node that does not exist."""
         listings: list[list[str] | None] = []
         replies = await self.exchange([Request(codec.DIRECTORY, 0, path_payload(path)) for path in paths])
         for path, reply in zip(paths, replies, strict=True):
@@ -161,7 +167,7 @@ class XenstoreClient:
         return listings
 
     async def watch(self, path: str, callback: Callable[[str], None]) -> None:
-        """Have `callback` called with the path of each event at or below `path`, first of all with `path` itself.
+        """Call `callback` with the path of every event at or below `path`. The first event is about `path` itself.
 
         A path has one watch at a time.
         """
@@ -169,7 +175,7 @@ class XenstoreClient:
             raise refusal
 
     async def watch_many(self, paths: Sequence[str], callback: Callable[[str], None]) -> list[XenstoreError]:
-        """Set a watch on each of several paths, in one go. Returns the refusals; all other watches are set."""
+        """Set watches on several paths in one batch. Returns the refusals; all other watches are set."""
         self.require()
         requests = [Request(codec.WATCH, 0, codec.join_strings((codec.check_path(path), path))) for path in paths]
         self._watches.update(dict.fromkeys(paths, callback))
@@ -181,9 +187,9 @@ class XenstoreClient:
         return refusals
 
     async def unwatch_many(self, paths: Sequence[str]) -> None:
-        """Take away the watches on several paths, in one go. What xenstored has sent before that still comes."""
+        """Remove the watches on several paths in one batch. Events that xenstored has sent already still arrive."""
         requests = [Request(codec.UNWATCH, 0, codec.join_strings((codec.check_path(path), path))) for path in paths]
-        # A refusal says that xenstored has no such watch, which is what was wanted.
+        # A refusal means that xenstored has no such watch, which is fine.
         await self.exchange(requests)
         for path in paths:
             self._watches.pop(path, None)
@@ -191,25 +197,25 @@ class XenstoreClient:
     async def transact(
         self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]
     ) -> bool:
-        """Read nodes, decide, change nodes: one transaction, in three round trips. Returns whether it changed anything.
+        """Read nodes, decide, change nodes: one transaction in three round trips. Returns False if `decide` gave up.
 
-        `decide` gets the values of `paths` and returns the changes, or None to give up, and must be pure: it is asked
-        again when another's write has come between (EAGAIN). Raises XenstoreError when a change or the transaction
-        itself is refused; a change that is refused does not hold up the others.
+        `decide` gets the values of `paths`, and returns the changes, or None to give up. It must be pure, since it is
+        called again after a conflict with another client's write (EAGAIN). Raises XenstoreError if the transaction or a
+        change is refused. A refused change does not prevent the other changes.
         """
         for attempt in range(ATTEMPTS):
             try:
                 async with self._transactions:
                     return await self._attempt(paths, decide)
             except XenstoreError as error:
-                # ENOSPC: our kernel, on the same quota, has all transactions open.
+                # ENOSPC: this domain's kernel has used up the quota of transactions, which both share.
                 if error.errno not in (errno.EAGAIN, errno.ENOSPC):
                     raise
             await _pause(attempt)
         raise XenstoreError(errno.EAGAIN, paths[0])
 
     def exchange(self, requests: Sequence[Request]) -> asyncio.Future[list[Reply]]:
-        """Send requests together and return the future of their replies, in the same order."""
+        """Send requests together, and return the future of their replies in the same order."""
         future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
         if self._channel is None:
             future.set_exception(ConnectionLost(self._reason.sentence))
@@ -262,7 +268,7 @@ class XenstoreClient:
         if not batch.future.done():
             batch.future.set_result(batch.replies)
             return
-        # Whoever asked was cancelled: a transaction that nobody knows of would count against our quota for ever.
+        # The caller was cancelled. A transaction that stays open would count against the domain's quota for ever.
         for request, reply in zip(batch.requests, batch.replies, strict=True):
             if request.op == codec.TRANSACTION_START and isinstance(reply, bytes):
                 self._abandon(codec.parse_transaction_id(reply))
@@ -290,7 +296,7 @@ class XenstoreClient:
             self._on_lost()
 
     async def _directory_in_parts(self, path: str) -> list[str] | None:
-        """List a node whose children don't fit into one message; anew when they change on the way."""
+        """List a node whose children do not fit into one message. Start again if they change meanwhile."""
         listing = bytearray()
         generation: bytes | None = None
         restarts = 0
@@ -347,7 +353,7 @@ class XenstoreClient:
 
 
 async def _pause(attempt: int) -> None:
-    """Let others finish their writes, the longer the more often they came between."""
+    """Let other clients finish their writes. The pause doubles with each attempt, from 0.5 ms up to 100 ms."""
     await asyncio.sleep(min(0.0005 * 2**attempt, 0.1))
 
 

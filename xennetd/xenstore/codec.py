@@ -1,7 +1,7 @@
 """xenstore's wire format, without I/O (xen/include/public/io/xs_wire.h, docs/misc/xenstore.txt).
 
 A message is a header of four 32-bit words in the machine's byte order (operation, request id, transaction id, payload
-length) and at most 4096 bytes of payload. Rule: whatever bytes come in, the only error raised is `ProtocolError`.
+length) and at most 4096 bytes of payload. Rule: for any bytes, a parser either succeeds or raises `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RM: Final = 13
 WATCH_EVENT: Final = 15
 ERROR: Final = 16
 DIRECTORY_PART: Final = 22
-"""The operations that we send or are sent, of `enum xsd_sockmsg_type` in xs_wire.h."""
+"""The operations that xennetd sends or receives, of `enum xsd_sockmsg_type` in xs_wire.h."""
 
 PAYLOAD_MAX: Final = 4096
 ABSOLUTE_PATH_MAX: Final = 3072
@@ -47,11 +47,11 @@ _PATH = re.compile(r"/|/?[A-Za-z0-9_@-]+(?:/[A-Za-z0-9_@-]+)*")
 
 
 class ProtocolError(ToolstackError):
-    """What came in is not xenstore's protocol. The connection can't be used any longer."""
+    """A message breaks xenstore's protocol. After a received one, the connection can't be used any longer."""
 
 
 class XenstoreError(ToolstackError):
-    """xenstored refused a request. `errno` tells which refusal."""
+    """xenstored refused a request. `errno` tells refusals apart."""
 
     def __init__(self, errno: int, path: str = "") -> None:
         where = f" for {visible(path, 200)}" if path else ""
@@ -60,7 +60,7 @@ class XenstoreError(ToolstackError):
 
 
 class Packet(NamedTuple):
-    """One message. A reply bears its request's ids."""
+    """One message. A reply has the ids of its request."""
 
     op: int
     request_id: int
@@ -69,21 +69,21 @@ class Packet(NamedTuple):
 
 
 class WatchEvent(NamedTuple):
-    """A hint that something at or below `path` may have changed. `path` is relative where the watch's path was."""
+    """A hint that a node at or below `path` may have changed. `path` is relative if the path of the watch was."""
 
     path: str
     token: str
 
 
 def encode(op: int, request_id: int, transaction_id: int, payload: bytes) -> bytes:
-    """Return the bytes of one message; ProtocolError if it would make xenstored drop the connection."""
+    """Return the bytes of one message. Raises ProtocolError for a payload that would make xenstored disconnect."""
     if len(payload) > PAYLOAD_MAX:
         raise ProtocolError(f"a xenstore message of {len(payload)} bytes: at most {PAYLOAD_MAX} are allowed")
     return _HEADER.pack(op, request_id, transaction_id, len(payload)) + payload
 
 
 class Decoder:
-    """Turns a stream of bytes, cut anywhere, into messages. After a ProtocolError it must be thrown away."""
+    """Turns a stream of bytes, in pieces of any size, into messages. After a ProtocolError it can't be used again."""
 
     __slots__ = ("_tail",)
 
@@ -110,7 +110,7 @@ class Decoder:
 
 
 def parse_event(payload: bytes) -> WatchEvent:
-    """Parse a WATCH_EVENT: path and token, each with a terminating NUL."""
+    """Parse a WATCH_EVENT: a path and a token, both with a terminating NUL."""
     parts = payload.split(b"\0")
     if len(parts) < 3:
         raise ProtocolError(f'xenstored sent a watch event "{visible(payload)}" without path or token')
@@ -118,12 +118,12 @@ def parse_event(payload: bytes) -> WatchEvent:
 
 
 def parse_errno(payload: bytes) -> int:
-    """Return the errno that an ERROR's payload names (`ENOENT`, NUL); EIO for a name this machine does not know."""
+    """Return the errno that an ERROR's payload names (`ENOENT` and a NUL); EIO for a name unknown on this machine."""
     return _ERRNOS.get(payload.rstrip(b"\0"), errno.EIO)
 
 
 def parse_names(payload: bytes) -> list[str]:
-    """Parse a DIRECTORY's list of children, each with a terminating NUL."""
+    """Parse a DIRECTORY's list of children: names with a terminating NUL."""
     return payload.decode("latin-1").split("\0")[:-1] if payload else []
 
 
@@ -136,7 +136,7 @@ def parse_directory_part(payload: bytes) -> tuple[bytes, bytes]:
 
 
 def parse_transaction_id(payload: bytes) -> int:
-    """Parse a TRANSACTION_START's reply, a decimal number. 0 would mean no transaction at all."""
+    """Parse a TRANSACTION_START's reply, a decimal number. 0 is refused: it means "no transaction"."""
     digits = payload.rstrip(b"\0")
     if not digits.isdigit() or len(digits) > 10 or not 0 < int(digits) < 1 << 32:
         raise ProtocolError(f'xenstored opened a transaction named "{visible(payload)}", which is no number')
@@ -144,7 +144,7 @@ def parse_transaction_id(payload: bytes) -> int:
 
 
 def check_path(path: str) -> str:
-    """Return `path` if it names a node that can exist; InvalidPath otherwise, which is a bug of the caller's."""
+    """Return `path` if it is valid for a node. Raises InvalidPath otherwise, which is a bug of the caller."""
     limit = ABSOLUTE_PATH_MAX if path.startswith("/") else RELATIVE_PATH_MAX
     if len(path) > limit or _PATH.fullmatch(path) is None:
         raise InvalidPath(path)
@@ -152,10 +152,10 @@ def check_path(path: str) -> str:
 
 
 def path_payload(path: str) -> bytes:
-    """Return the payload of a request that has nothing but a path."""
+    """Return the payload of a request that consists of a path. Raises InvalidPath."""
     return check_path(path).encode("ascii") + b"\0"
 
 
 def join_strings(strings: Iterable[str]) -> bytes:
-    """Return the payload of a request whose fields are strings, each with a terminating NUL."""
+    """Return the payload of a request that consists of strings: every string gets a terminating NUL."""
     return b"".join(text.encode("ascii") + b"\0" for text in strings)

@@ -1,12 +1,13 @@
-"""The directory of vifs: every backend directory of ours in xenstore, parsed and kept current by watches.
+"""The directory of vifs: all backend directories of this domain, parsed and kept current by watches.
 
-Rules: an event is a hint of where to look, and all hints that are at hand are looked at in one batch; a vif is reported
-only when it differs from what was known; nothing is reported as gone before a look at everything is complete.
+Rule 1: an event is a hint. All waiting hints are read in one batch.
+Rule 2: a vif is reported only if it differs from the view.
+Rule 3: after a connect, no vif is reported as gone before everything has been read.
 
-One watch tells of all nodes below `backend/vif`; in dom0 one watch for each domain tells of its name. Two nodes are
+One watch covers all nodes below `backend/vif`. In dom0, one watch per domain covers the domain's name. Two nodes are
 read without a watch. `/local/domain/D/vm` is read together with the name: the toolstack writes it once, before the
-domain's first vif. The frontend's `mtu` is read with a whole vif: it lies in the guest's directory and decides only
-whether the guest is told its MTU once more, so a guest that changes it misleads nobody but itself.
+domain's first vif. The frontend's `mtu` is read together with a whole vif. It lies in the guest's directory, and only
+decides whether the guest's MTU is written once more, so a guest that changes it harms only itself.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from xennetd.xenstore.parse import NODES, parse_id, parse_number, parse_vif
 DOMAIN_GONE: Final = "@releaseDomain"
 RETRY_FIRST: Final = 0.02
 RETRY_LONGEST: Final = 1.0
-"""Seconds between attempts to reach xenstored."""
+"""Seconds between attempts to reach xenstored: the first pause, and the longest."""
 
 SETTLE: Final = 1.0
-"""Seconds without a change after which a xenstored that had lost its contents is taken to be whole again."""
+"""Seconds without a change after which a xenstored that had lost its contents counts as complete again."""
 
 NAMES_AFTER: Final = 0.5
-"""Seconds from when a domain's vif came or went until its name is followed, or no longer: its attach goes first."""
+"""Seconds after a vif came or went, before watches on names are set and removed: the attach of a vif goes first."""
 
 _BATCH: Final = 64
-"""Vifs read together in a look at everything: xenstored answers for the next while we parse these."""
+"""Vifs per batch when everything is read: xenstored answers the next batch while this one is parsed."""
 
 _NAME_ALONE: Final[frozenset[str]] = frozenset()
-"""Of a vif that is looked at: its domain's name and vm, none of its own nodes."""
+"""Stands for the nodes of a vif of which only the domain's name and `vm` are read."""
 
 _NO_NODES: Final[Mapping[str, None]] = dict.fromkeys(NODES)
 _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
@@ -50,7 +51,7 @@ _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled a
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A vif and what it was parsed from. Name and vm are absent in a driver domain, which may not read them."""
+    """A vif and the values that it was parsed from. Name and vm are None in a driver domain: it may not read them."""
 
     vif: Vif
     untrusted_nodes: Mapping[str, bytes | None]
@@ -60,10 +61,10 @@ class _Entry:
 
 
 class Directory:
-    """The live view. `changed` is called, once the view is current, with each vif that came, went or differs.
+    """The live view of all vifs. `changed` is called with every vif that came, went or differs, after the view changed.
 
-    `loaded` is set after the first complete look; `reconnects` counts how often xenstored was reached anew; `state`
-    says in words how the connection is.
+    `loaded` is set once everything has been read for the first time. `reconnects` counts the reconnections to
+    xenstored. `state` describes the connection in words.
     """
 
     def __init__(
@@ -88,16 +89,16 @@ class Directory:
 
     @property
     def own_domid(self) -> int:
-        """Return which domain we are; 0 where xenstore does not say."""
+        """The domid of the daemon's own domain; 0 if xenstore does not name it, as in dom0."""
         return self._client.own_domid or 0
 
     def get(self, vif: VifId) -> Vif | None:
-        """Return a vif as last seen, None if it has no backend directory."""
+        """Return a vif as it was last read, None if it has no backend directory."""
         entry = self._entries.get(vif)
         return entry.vif if entry else None
 
     def ids(self) -> tuple[VifId, ...]:
-        """Return all vifs there are."""
+        """Return the ids of all vifs."""
         return tuple(self._entries)
 
     def __iter__(self) -> Iterator[VifId]:
@@ -107,9 +108,9 @@ class Directory:
         return len(self._entries)
 
     def note(self, vif: VifId, node: str, value: str | None) -> None:
-        """Take in what we have just written to a node ourselves, so that nobody decides by what was there before.
+        """Put a value that xennetd has just written into the view, so that no decision uses the old value.
 
-        The watch's event that follows finds it as it is, or as someone has changed it since.
+        `value` None means that the node was removed. The event that follows reads the node once more.
         """
         old = self._entries.get(vif)
         if old is not None:
@@ -119,12 +120,15 @@ class Directory:
                 self._entries[vif] = entry
 
     async def refresh(self, vif: VifId) -> Vif | None:
-        """Look at one vif again, whole, and return it as it is now. Raises ToolstackError without a connection."""
+        """Read one vif again, with all nodes, and return it, None if it is gone. Raises ToolstackError."""
         self._apply(await self._fetch({vif: ALL_NODES}))
         return self.get(vif)
 
     async def run(self) -> None:
-        """Follow xenstore until cancelled; reconnect, ever more patiently, and look at everything after that."""
+        """Follow xenstore until cancelled. After a lost connection, reconnect and read everything again.
+
+        The pause between attempts doubles from RETRY_FIRST up to RETRY_LONGEST.
+        """
         pause = RETRY_FIRST
         while True:
             try:
@@ -134,21 +138,21 @@ class Directory:
                 await self._follow()
             except ToolstackError as error:
                 self._client.close()
-                self._tell(error.sentence)
+                self._report(error.sentence)
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_LONGEST)
 
     async def _start(self) -> None:
-        """Set the watches, then look at everything. Those on names come later."""
+        """Set the watches on vifs, then read everything. The watches on names come later."""
         self._names.forget()
         await self._client.watch(ROOT, self._event)
-        # Not for every driver domain, and an extra hint only wherever it works.
+        # Some driver domains may not set this watch. It is only an additional hint.
         with suppress(XenstoreError):
             await self._client.watch(DOMAIN_GONE, self._domain_gone)
         await self._settle()
-        # What was hinted until now (each watch's first event, at least) is looked at with everything else.
+        # The hints so far, like the first event of every watch, are part of everything.
         self._hints = Hints()
-        await self._look_at_everything()
+        await self._read_everything()
         self._had_home = self._client.own_domid is not None
         self.state = f"connected to {self._client.path}"
         if self.loaded.is_set():
@@ -157,14 +161,14 @@ class Directory:
         self.loaded.set()
 
     async def _settle(self) -> None:
-        """Wait out a xenstored that came back empty.
+        """Wait while a xenstored that came back empty is filled again.
 
-        Its guests run on. To take what it does not hold (yet) for removed would take their network away, so it is
-        believed once our own domid is there again and nothing has changed for a while.
+        The guests run on. If a missing vif counted as removed, its guest would lose its network. So the contents of
+        xenstore count only once the own domid is there again and nothing has changed for SETTLE seconds.
         """
         if not self._had_home or self._client.own_domid is not None:
             return
-        self._tell(_EMPTIED)
+        self._report(_EMPTIED)
         while await self._client.identify() is None or self._hints:
             self._hints = Hints()
             await asyncio.sleep(SETTLE)
@@ -175,7 +179,7 @@ class Directory:
             self._client.require()
             if self._hints:
                 hints, self._hints = self._hints, Hints()
-                await self._look(hints)
+                await self._read(hints)
             elif self._names_due:
                 await self._follow_names()
             else:
@@ -192,13 +196,15 @@ class Directory:
         self._wake.set()
 
     async def _follow_names(self) -> None:
-        """Watch the names of the domains that have vifs. Each watch's first event has the name read once more, since it
-        may have changed between the first look at it and the watch."""
+        """Watch the names of the domains that have vifs, one batch at a time.
+
+        A watch's first event lets the name be read once more, since it may have changed before the watch was set.
+        """
         self._names_due = False
         if not await self._names.follow({vif.domid for vif in self._entries}):
             self._names_due = True
 
-    def _tell(self, state: str) -> None:
+    def _report(self, state: str) -> None:
         if state != self.state:
             self.state = state
             self._log.warning("xenstore can't be followed", reason=state)
@@ -216,9 +222,10 @@ class Directory:
         self._hints.gone = True
         self._wake.set()
 
-    async def _look(self, hints: Hints) -> None:
+    async def _read(self, hints: Hints) -> None:
+        """Read what the hints name, and update the view."""
         if hints.everything:
-            await self._look_at_everything()
+            await self._read_everything()
             return
         vifs = hints.vifs
         if hints.gone:
@@ -236,18 +243,18 @@ class Directory:
         if vifs:
             self._apply(await self._fetch(vifs))
 
-    async def _look_at_everything(self) -> None:
+    async def _read_everything(self) -> None:
         before = self.ids()
         names = await self._client.directory(ROOT) or ()
         vifs = await self._list([domid for name in names if (domid := parse_number(name)) is not None])
         batches = [vifs[start : start + _BATCH] for start in range(0, len(vifs), _BATCH)]
-        seen: dict[VifId, _Entry | None] = dict.fromkeys(before)
-        for found in await asyncio.gather(*map(self._fetch_listed, batches)):
-            seen |= found
-        self._apply(seen)
+        entries: dict[VifId, _Entry | None] = dict.fromkeys(before)
+        for batch in await asyncio.gather(*map(self._fetch_listed, batches)):
+            entries |= batch
+        self._apply(entries)
 
     async def _list(self, domids: Iterable[int]) -> list[VifId]:
-        """Return the vifs of some domains, by their directories."""
+        """Return the vifs of some domains, from the names of their directories."""
         domids = tuple(domids)
         listings = await self._client.directory_many([f"{ROOT}/{domid}" for domid in domids])
         return [
@@ -258,7 +265,7 @@ class Directory:
         ]
 
     async def _fetch_listed(self, vifs: Sequence[VifId]) -> dict[VifId, _Entry | None]:
-        """Read vifs whole, asking first which nodes they have: a round trip more, a third of the requests less."""
+        """Read whole vifs, after listing their nodes: that costs a round trip and saves a third of the requests."""
         listings = await self._client.directory_many([vif.backend for vif in vifs])
         present = {vif: ALL_NODES.intersection(names or ()) for vif, names in zip(vifs, listings, strict=True)}
         return await self._fetch(present, whole=True)
@@ -266,21 +273,24 @@ class Directory:
     async def _fetch(
         self, wanted: Mapping[VifId, frozenset[str]], *, whole: bool = False
     ) -> dict[VifId, _Entry | None]:
-        """Read nodes of vifs, in one go, and return what these vifs are now; `whole` if they have no other nodes."""
-        # Until the watch on a domain's name is set, nothing tells of a rename: the name is read with each state.
+        """Read nodes of vifs in one batch, and return the vifs; None for a vif that is gone.
+
+        `whole` says that the vifs have no other nodes than the named ones.
+        """
+        # Before the watch on a domain's name is set, a rename has no event. So the name is read with every state.
         domids: tuple[int, ...] = ()
         if not self.own_domid:
             domids = tuple({vif.domid for vif, nodes in wanted.items() if "state" in nodes or nodes == _NAME_ALONE})
         paths = [f"{vif.backend}/{node}" for vif, nodes in wanted.items() for node in nodes]
         paths += [f"/local/domain/{domid}/{node}" for domid in domids for node in ("name", "vm")]
-        # So that a verdict need not touch the frontend's directory when its MTU, as mostly, is right already.
+        # If the frontend's MTU is right already, as usual, a verdict need not write to the frontend's directory.
         fronts = [vif for vif, nodes in wanted.items() if whole or len(nodes) == len(ALL_NODES)]
         paths += [f"{vif.frontend}/mtu" for vif in fronts]
         values = iter(await self._client.read_many(paths))
         fresh = {vif: {node: next(values) for node in nodes} for vif, nodes in wanted.items()}
         domains = {domid: (next(values), next(values)) for domid in domids}
         mtus = dict(zip(fronts, values, strict=True))
-        found: dict[VifId, _Entry | None] = {}
+        entries: dict[VifId, _Entry | None] = {}
         unclear: list[VifId] = []
         for vif, untrusted_nodes in fresh.items():
             old = self._entries.get(vif)
@@ -292,18 +302,18 @@ class Directory:
                 others = old.untrusted_nodes
             names = domains.get(vif.domid, (None, None))
             untrusted_mtu = mtus[vif] if vif in mtus or old is None else old.untrusted_mtu
-            found[vif] = _entry(vif, {**others, **untrusted_nodes}, *names, untrusted_mtu, old)
+            entries[vif] = _entry(vif, {**others, **untrusted_nodes}, *names, untrusted_mtu, old)
         if unclear:
-            # Their whole directories may be gone: look at all of these rather than report half of that. And anew at the
-            # others, for what is done about one may depend on another that is leaving.
+            # The whole directories of these vifs may be gone, so all their nodes are read. The other vifs are read
+            # again too, because the decision about one vif may depend on another vif that is leaving.
             return await self._fetch({**wanted, **dict.fromkeys(unclear, ALL_NODES)})
-        return found
+        return entries
 
-    def _apply(self, found: Mapping[VifId, _Entry | None]) -> None:
-        """Make the view what was found, then report the differences."""
+    def _apply(self, entries: Mapping[VifId, _Entry | None]) -> None:
+        """Update the view with `entries` (None: the vif is gone), then report the differences."""
         differ = []
-        others = False
-        for vif, entry in found.items():
+        came_or_went = False
+        for vif, entry in entries.items():
             old = self._entries.get(vif)
             if entry is not None:
                 self._entries[vif] = entry
@@ -311,10 +321,10 @@ class Directory:
                 del self._entries[vif]
             if (old and old.vif) != (entry and entry.vif):
                 differ.append(vif)
-            others = others or (old is None) != (entry is None)
+            came_or_went = came_or_went or (old is None) != (entry is None)
         for vif in differ:
             self._changed(vif)
-        if others:
+        if came_or_went:
             self._follow_names_later()
 
 
@@ -326,14 +336,14 @@ def _entry(
     untrusted_mtu: bytes | None,
     old: _Entry | None,
 ) -> _Entry | None:
-    """Return what a vif is by its nodes, or None where both `frontend` and `state` are missing.
+    """Return the entry for a vif with these nodes, None if both `frontend` and `state` are missing.
 
-    libxl writes both, in one transaction, and whatever a late write has left behind holds neither.
+    libxl writes both in one transaction. A directory that a late write has left behind has neither.
     """
     if untrusted_nodes["frontend"] is None and untrusted_nodes["state"] is None:
         return None
     if old is not None:
-        # A domain's own directory goes before its vifs do, and the record of their end needs its name.
+        # A domain's own directory is removed before its vifs, and the audit record of a detach needs the name.
         untrusted_name = untrusted_name or old.untrusted_name
         untrusted_vm = untrusted_vm or old.untrusted_vm
         untrusted_mtu = untrusted_mtu or old.untrusted_mtu
@@ -343,6 +353,6 @@ def _entry(
             old.untrusted_vm,
             old.untrusted_mtu,
         ):
-            return old  # mostly the echo of what we have written ourselves
+            return old  # Usually the event of a value that xennetd itself has written.
     parsed = parse_vif(vif, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)
     return _Entry(parsed, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)

@@ -1,4 +1,4 @@
-"""Where to look next in xenstore: what watch events have hinted at since the last look, merged."""
+"""What to read next in xenstore: the watch events since the last read, merged."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from xennetd.model.vif import VifId
 from xennetd.xenstore.parse import NODES, parse_id, parse_number
 
 ROOT: Final = "backend/vif"
-"""The one directory that is watched, relative to our own domain's home."""
+"""The watched directory, relative to the home directory of the daemon's domain."""
 
 ALL_NODES: Final = frozenset(NODES)
 
 
 class Hints:
-    """Where to look: at everything, at whole domains, at some nodes of some vifs, at vifs whose domain may be gone or
-    renamed."""
+    """What to read again.
+
+    `everything`: all vifs. `domains`: all vifs of these domains. `vifs`: these nodes of these vifs. `gone`: the vifs of
+    domains that may have ended. `renamed`: the names of these domains.
+    """
 
     __slots__ = ("domains", "everything", "gone", "renamed", "vifs")
 
@@ -31,9 +34,12 @@ class Hints:
         return self.everything or self.gone or bool(self.domains or self.renamed or self.vifs)
 
     def add(self, path: str, known: Container[VifId]) -> None:
-        """Take an event's path. What can't be a vif's directory or a node we read is ignored."""
+        """Add an event's path. A path is ignored if it is neither a vif's directory nor a node in NODES.
+
+        `known` are the vifs that are known already.
+        """
         if not path.startswith(f"{ROOT}/"):
-            # The watched directory itself: it or one above it came or went, and nothing else tells what that did below.
+            # The watched directory, or one above it, was made or removed. There are no events for the nodes below it.
             self.everything = True
             return
         parts = path.split("/")[2:]
@@ -51,7 +57,7 @@ class Hints:
             self.vifs[vif] = self.vifs.get(vif, frozenset()) | {parts[2]}
 
     def add_name(self, path: str) -> None:
-        """Take the path of an event on a domain's name, `/local/domain/7/name`."""
+        """Add the path of an event about a domain's name, like `/local/domain/7/name`."""
         _, _, untrusted_domid = path.removesuffix("/name").rpartition("/")
         domid = parse_number(untrusted_domid)
         if domid is not None:

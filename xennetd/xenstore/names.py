@@ -1,7 +1,7 @@
-"""The watches on domains' names. `xl rename` writes `/local/domain/D/name`, of which the watch on vifs does not tell.
+"""The watches on domains' names. `xl rename` writes `/local/domain/D/name`, which the watch on vifs does not cover.
 
-Rule 1: dom0 only. A driver domain can't read the name, and its quota of 128 watches is needed elsewhere.
-Rule 2: only dom0 may write the node, so no guest can flood us with its events.
+Rule 1: names are watched in dom0 only. A driver domain can't read them, and needs its quota of 128 watches elsewhere.
+Rule 2: only dom0 may write the node, so no guest can flood the daemon with events.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import structlog
 from xennetd.xenstore.client import XenstoreClient
 
 BATCH: Final = 16
-"""Watches set, and taken away, together: a vif that comes meanwhile waits for no more than these."""
+"""The number of watches that are set or removed at once. A new vif waits for one such batch at most."""
 
 
 class NameWatches:
-    """A watch for each domain whose name is followed. `event` is called with the path of each event."""
+    """One watch per domain whose name is followed. `event` is called with the path of every event."""
 
     def __init__(
         self, client: XenstoreClient, event: Callable[[str], None], log: structlog.typing.FilteringBoundLogger
@@ -30,17 +30,17 @@ class NameWatches:
         self._domids: set[int] = set()
 
     def forget(self) -> None:
-        """Take note that the connection is a new one, which has no watches."""
+        """Note that the connection is new, and so has no watches."""
         self._domids.clear()
 
     async def follow(self, domids: Set[int]) -> bool:
-        """Come one batch closer to watching the names of these domains and of no others. Returns whether that is so."""
+        """Set and remove one batch of watches. Returns whether exactly the names of `domids` are watched now."""
         gone = set(islice(self._domids - domids, BATCH))
         await self._client.unwatch_many([_path(domid) for domid in gone])
         self._domids -= gone
         new = set(islice(domids - self._domids, BATCH))
         for refusal in await self._client.watch_many([_path(domid) for domid in new], self._event):
-            # The name is still read with each state of the domain's vifs.
+            # The name is still read together with the state of the domain's vifs.
             self._log.warning("a domain's new name will be seen late", reason=refusal.sentence)
         self._domids |= new
         return self._domids == domids

@@ -1,8 +1,10 @@
-"""From the raw nodes of a backend directory to a `Vif`.
+"""Parses the raw nodes of a backend directory into a `Vif`.
 
-Rules: whatever bytes come in, nothing is raised; a value that can't be used becomes a `Fault` whose sentence says what
-was found and what is allowed; no byte that is not printable ASCII leaves this module unescaped. An empty node is an
-absent one: libxl writes `hotplug-status` empty, and no other node means anything by it.
+Rule 1: for any bytes, the parser raises no error. An unusable value becomes a `Fault`, whose sentence says what was
+found and what is allowed.
+Rule 2: the result contains only printable ASCII; other bytes are escaped.
+Rule 3: an empty node counts as a missing one. libxl writes an empty `hotplug-status`; in all other nodes an empty value
+has no meaning.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ NODES: Final = (
     "state", "online", "frontend", "script", "type", "mac", "bridge", "ip", "mtu", "vlan", "vifname",
     "gatewaydev", "hotplug-status", "hotplug-error", "xennetd-tap", "xennetd-pin",
 )  # fmt: skip
-"""The nodes of a backend directory that make a Vif. `rate` and `handle` are netback's alone."""
+"""The nodes of a backend directory that xennetd reads. `rate` and `handle` concern only netback."""
 
 MTU_MIN: Final = 68
 MTU_MAX: Final = 65535
 VALUE_MAX: Final = 2048
-"""Bytes in a node: xenstored's own default limit for an unprivileged domain's nodes."""
+"""The longest value in bytes: xenstored's default limit for the nodes of an unprivileged domain."""
 
 NAME_MAX: Final = 255
 _TAP_SUFFIX: Final = "-emu"
@@ -41,16 +43,16 @@ T = TypeVar("T")
 
 
 class _Unusable(ValueError):
-    """A value does not fit its node; the text says what would."""
+    """A value is not allowed for its node. The text says which values are."""
 
 
 def parse_number(untrusted: str) -> int | None:
-    """Return the domid or devid that a directory is named for, or None if it is named for neither."""
+    """Return the domid or devid in a directory's name, None if the name is not such a number."""
     return int(untrusted) if _NUMBER.fullmatch(untrusted) else None
 
 
 def parse_id(untrusted_domid: str, untrusted_devid: str) -> VifId | None:
-    """Return the vif whose backend directory has these names, or None if that is no vif's."""
+    """Return the vif whose backend directory is DOMID/DEVID, None if these are not the ids of a vif."""
     domid, devid = parse_number(untrusted_domid), parse_number(untrusted_devid)
     if domid is None or devid is None or domid >= DOMID_FIRST_RESERVED:
         return None
@@ -64,7 +66,11 @@ def parse_vif(
     untrusted_vm: bytes | None = None,
     untrusted_mtu: bytes | None = None,
 ) -> Vif:
-    """Parse a backend directory, its domain's name (`/local/domain/D/name`) and `vm` there, and the frontend's MTU."""
+    """Return the vif in a backend directory. Never raises; see `Vif.faults`.
+
+    `untrusted_name` and `untrusted_vm` are the nodes `name` and `vm` of `/local/domain/D`. `untrusted_mtu` is the
+    frontend's node `mtu`.
+    """
     faults: list[Fault] = []
 
     def node(name: str, parse: Callable[[str], T]) -> T | None:
@@ -102,7 +108,7 @@ def parse_vif(
         if untrusted_mtu and untrusted_mtu.isdigit() and len(untrusted_mtu) < 6
         else None,
         hotplug_status=_shown(untrusted_nodes.get("hotplug-status")),
-        hotplug_error=_told(untrusted_nodes.get("hotplug-error")),
+        hotplug_error=_sentence(untrusted_nodes.get("hotplug-error")),
         pinned=bool(untrusted_nodes.get("xennetd-pin")),
         tap_status=_shown(untrusted_nodes.get("xennetd-tap")),
         faults=tuple(faults),
@@ -110,7 +116,7 @@ def parse_vif(
 
 
 def parse_name(untrusted: bytes | None) -> str | None:
-    """Return a domain's name without the suffix that it bears during a migration, fit to show."""
+    """Return a domain's name in a printable form, without the suffix that it has during a migration."""
     name = _shown(untrusted)
     if name is None:
         return None
@@ -120,7 +126,7 @@ def parse_name(untrusted: bytes | None) -> str | None:
 
 
 def parse_uuid(untrusted: bytes | None) -> str | None:
-    """Return the UUID in `/vm/UUID`, or None where there is none."""
+    """Return the UUID in `/vm/UUID` in lower case, None if the value has another form."""
     match = _VM.fullmatch(untrusted or b"")
     return match[1].decode("ascii").lower() if match else None
 
@@ -135,7 +141,7 @@ def _printable(untrusted: bytes) -> str:
 
 
 def _shown(untrusted: bytes | None) -> str | None:
-    """Return a value that is shown or compared, never acted on: any will do, so there is no fault in it."""
+    """Return a value in a printable form. It is only shown or compared, so any value is allowed."""
     if not untrusted:
         return None
     if len(untrusted) > NAME_MAX or not untrusted.isascii():
@@ -144,8 +150,8 @@ def _shown(untrusted: bytes | None) -> str | None:
     return text if text.isprintable() else visible(text, NAME_MAX)
 
 
-def _told(untrusted: bytes | None) -> str | None:
-    """Return the sentence of an error that we have written: one line of printable ASCII, or nothing of ours."""
+def _sentence(untrusted: bytes | None) -> str | None:
+    """Return the sentence of an error: one line of printable ASCII. Any other value is not xennetd's, so None."""
     if not untrusted or len(untrusted) > VALUE_MAX or not untrusted.isascii():
         return None
     text = untrusted.decode("ascii")
@@ -191,7 +197,7 @@ def _ips(text: str) -> tuple[IPInterface, ...]:
 
 
 def _ip(word: str) -> IPInterface:
-    # The expression keeps out what ipaddress knows besides: scopes, netmasks and host masks.
+    # The expression refuses the other forms that ipaddress takes: scopes, netmasks and host masks.
     if _ADDRESS.fullmatch(word):
         try:
             return ip_interface(word)
