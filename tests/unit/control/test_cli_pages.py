@@ -135,14 +135,14 @@ def test_status_when_all_is_well(served: Served, run: Run) -> None:
     served.daemon.rows = [row(3), row(4, pinned=True)]
     status, out, _ = run("status")
     assert status == 0
-    assert out.startswith("- vif4.0 is pinned: hands off until unpin\n\nxennetd ")
+    assert out.startswith("- vif4.0 is pinned: xennetd does not touch it until unpin\n\nxennetd ")
 
 
 def test_status_shows_notes_after_problems(served: Served, run: Run) -> None:
     served.daemon.rows[0] = row(3, pinned=True)
     status, out, _ = run("status")
     assert status == 1
-    assert out.startswith("! vif7.1 of db: there is no bridge xenbr9\n- vif3.0 is pinned: hands off until unpin\n\n")
+    assert out.startswith("! vif7.1 of db: there is no bridge xenbr9\n- vif3.0 is pinned: xennetd does not touch it until unpin\n\n")
 
 
 def test_status_json(served: Served, run: Run) -> None:
