@@ -145,9 +145,9 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add(
         commands, "reload", verbs.reload, "read the configuration again",
-        "Read the configuration again and put it into force. Interfaces whose result does not change are not "
-        "touched. If the configuration has an error, nothing changes, the errors are printed, and the exit status is 1. Otherwise "
-        "the problems that the daemon has under the new policy are printed, as status shows them.",
+        "Read the configuration again and put it into force. Interfaces whose result does not change are not touched. "
+        "If the configuration has an error, nothing changes, the errors are printed, and the exit status is 1. "
+        "Otherwise the problems that the daemon has under the new policy are printed, as status shows them.",
         "  xennetctl check && xennetctl reload",
     )  # fmt: skip
     for name, run, help_, description, example in (
