@@ -263,4 +263,4 @@ class TestMarks:
         ended = script(web.vif)(*ONLINE)
         assert (ended.status, ended.stderr, ended.programs) == (0, "", THREE_STARTS)
         assert refused(bed, guest("lost", VifSpec(bridge="nowhere")).vif)
-        assert xennetd.stderr().count("hotplug scripts will look twice") == 1
+        assert xennetd.stderr().count("hotplug scripts will read xenstore more often") == 1

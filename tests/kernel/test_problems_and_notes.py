@@ -35,7 +35,7 @@ def test_what_is_as_somebody_wanted_it_is_noted(bed: Bed, guest: MakeGuest, daem
     assert answer["problems"] == []
     denied, pinned, stand_in, unused = answer["notes"]
     assert (denied.startswith("vif1.0 of bad: "), "not before Monday" in denied) == (True, True)
-    assert "is pinned: hands off until unpin" in pinned
+    assert "is pinned: xennetd does not touch it until unpin" in pinned
     assert stand_in.startswith("daemon.stand_in is true")
     assert unused == 'network "lan": no policy leads to it'
     shown = xennetd.ctl("status")

@@ -1,1 +1,1 @@
-"""xennetctl."""
+"""The command `xennetctl`."""

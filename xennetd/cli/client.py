@@ -1,4 +1,4 @@
-"""A Varlink client that blocks: one socket, one call. Starting it takes 3 ms, an asyncio client's imports alone 60."""
+"""A blocking Varlink client: one socket for each call. It starts in 3 ms; the imports of asyncio alone take 60 ms."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import Any
 INTERFACE = "org.xennetd.Control"
 
 TIMEOUT = 10.0
-"""Seconds that the daemon may take for an answer; a reload, which looks at every vif, may take RELOAD_TIMEOUT."""
+"""Seconds that the daemon may take for an answer."""
+
 RELOAD_TIMEOUT = 120.0
+"""Seconds that the daemon may take for a reload, in which it reconciles every vif."""
 
 _CHUNK = 1 << 20
 
 
 class Unreachable(Exception):
-    """There is no daemon to talk to; the text says why, and what to do about it."""
+    """The daemon can't be reached. The text says why, and what the user can do about it."""
 
 
 class Refusal(Exception):
-    """The daemon answered no. `name` is the Varlink error's, without our interface's name."""
+    """The daemon answered with an error. `name` is the Varlink error's name, without xennetd's interface."""
 
     def __init__(self, name: str, parameters: dict[str, Any]) -> None:
         super().__init__(name)
@@ -31,17 +33,24 @@ class Refusal(Exception):
 
 
 def call(path: str, method: str, timeout: float = TIMEOUT, **parameters: Any) -> dict[str, Any]:
-    """Return the reply's parameters. Raises Refusal or Unreachable."""
+    """Call a method of `org.xennetd.Control` on the socket at `path`, and return the parameters of the reply.
+
+    `timeout` is in seconds. Raises Refusal for an error from the daemon, Unreachable if there is no answer.
+    """
     with _connect(path, timeout) as conn:
         return _result(next(_replies(conn, path, {"method": f"{INTERFACE}.{method}", "parameters": parameters})))
 
 
 def stream(path: str, method: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-    """Yield the parameters of each reply until the daemon ends. Raises Refusal or Unreachable."""
+    """Call a method that streams, and yield the parameters of each reply. Raises Refusal or Unreachable.
+
+    The first reply must come within TIMEOUT seconds, later ones may take any time. A daemon that stops causes
+    Unreachable.
+    """
     with _connect(path, TIMEOUT) as conn:
         request = {"method": f"{INTERFACE}.{method}", "parameters": parameters, "more": True}
         for reply in _replies(conn, path, request):
-            conn.settimeout(None)  # It is there; the next event may take its time.
+            conn.settimeout(None)  # The daemon answers; the next event may take any time.
             yield _result(reply)
 
 
@@ -87,7 +96,7 @@ def _replies(conn: socket.socket, path: str, request: dict[str, Any]) -> Iterato
     except OSError as error:
         raise Unreachable(f"the connection to xennetd broke: {error.strerror}") from None
     except ValueError:
-        raise Unreachable(f"what listens on {path} does not speak Varlink") from None
+        raise Unreachable(f"the program that listens on {path} does not speak Varlink") from None
 
 
 def _result(reply: dict[str, Any]) -> dict[str, Any]:

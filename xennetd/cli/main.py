@@ -1,6 +1,6 @@
-"""The program `xennetctl`: its command line, and the exit status of what came of it.
+"""The program `xennetctl`: its command line and its exit status.
 
-Whatever only some verbs need is imported when they do: `list` is to answer at once, with a thousand guests too.
+Modules that only some verbs need are imported by these verbs, so that `list` answers at once, even for 1,000 guests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xennetd.cli import client, verbs, where
 from xennetd.cli.pages import STATES
 from xennetd.model.places import CONTROL
 
-_VIF = "an interface: vif7.0 or 7.0, its link's name, its domain's name if that has just one, or NAME/0"
+_VIF = "an interface: vif7.0 or 7.0, the name of its link, the name of a domain with one interface, or NAME/0"
 
 _VIF_NAMES = {"bash": "_xennetctl_vifs", "zsh": "_xennetctl_vifs"}
 _FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
@@ -24,29 +24,29 @@ _COMPLETION = {
     "bash": '_xennetctl_vifs() { compgen -W "$(xennetctl list 2>/dev/null | tail -n +2 | cut -d" " -f1)" -- "$1"; }',
     "zsh": '_xennetctl_vifs() { compadd -- $(xennetctl list 2>/dev/null | tail -n +2 | cut -d" " -f1) }',
 }
-"""How shells complete an argument (shtab's `complete` attribute), and the functions that this needs."""
+"""How shells complete an argument (shtab's `complete` attribute), and the shell functions for it."""
 
 _EPILOG = """\
 examples:
-  xennetctl status                     is all well?
-  xennetctl list --state error         who has no network, and why
+  xennetctl status                     the daemon's state, problems first
+  xennetctl list --state error         guests without their network, and why
   xennetctl show web-1                 everything about the interface of one guest
   xennetctl list --json | jq -r '.[] | select(.bridge == "xenbr0") | .vif'
 
 exit status:
   0  fine
-  1  the answer is no, or a problem was found
+  1  the daemon refused, or a problem was found
   2  the command line is wrong
   3  xennetd can't be reached
 
-Reading is open to the group xennet; reload, retry, pin and unpin are root's.
+Members of the group xennet may read; only root may reload, retry, pin and unpin.
 """
 
 Verb = Callable[[argparse.Namespace], int]
 
 
 class _Help(argparse.HelpFormatter):
-    """Wraps paragraphs and leaves indented lines, which are examples, as they are."""
+    """Wraps paragraphs, and leaves indented lines, which are examples, as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         import textwrap
@@ -56,17 +56,17 @@ class _Help(argparse.HelpFormatter):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's parser (also the source of the man page and of shell completion)."""
+    """Return the parser of the command line. The man page and the shell completion are made from it."""
     parser = argparse.ArgumentParser(
         prog="xennetctl",
-        description="Ask and direct xennetd, the network daemon of a Xen host.",
+        description="Query and direct xennetd, the network daemon of a Xen host.",
         epilog=_EPILOG,
         formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"xennetctl {__version__}")
     parser.add_argument(
         "--control", metavar="PATH",
-        help=f"the daemon's control socket (default: daemon.control of the configuration, or else {CONTROL})",
+        help=f"the daemon's control socket (default: daemon.control of the configuration, else {CONTROL})",
     )  # fmt: skip
     commands = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_reading(commands)
@@ -82,37 +82,37 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     status = _add(
-        commands, "status", verbs.status, "how the daemon is, problems first",
-        "Show how the daemon is, and above all what an administrator should look at: problems (!), for which the exit "
-        "status is 1, and notes (-) on what is as somebody wanted it, such as pins and guests that are denied.",
+        commands, "status", verbs.status, "the daemon's state, problems first",
+        "Show the daemon's state. Problems (!) come first; with any problem the exit status is 1. Then come notes (-) "
+        "on conditions that somebody asked for, such as pins and denied guests.",
         "  xennetctl status\n  xennetctl status --json | jq .counts",
     )  # fmt: skip
     _add_json(status, "the status as one JSON object")
 
     listing = _add(
         commands, "list", verbs.list_, "all guest interfaces",
-        "List the guests' interfaces. On a terminal, columns that are empty or do not fit are left out; elsewhere all "
-        "are printed, aligned, with - for nothing.",
+        "List the guests' interfaces. On a terminal, columns that are empty or do not fit are left out. Elsewhere all "
+        "columns are printed, aligned, and - stands for an empty cell.",
         "  xennetctl list --state error --state pending\n  xennetctl list --vm 'web-*'\n  xennetctl list --json",
     )  # fmt: skip
     listing.add_argument(
         "--state", metavar="STATE", choices=STATES, action="append",
-        help="only those in this state: %(choices)s; may be given several times",
+        help="only interfaces in this state: %(choices)s; may be given several times",
     )  # fmt: skip
-    listing.add_argument("--vm", metavar="PATTERN", help="only those of domains whose name matches, like 'web-*'")
+    listing.add_argument("--vm", metavar="PATTERN", help="only interfaces of domains whose name matches, like 'web-*'")
     _add_json(listing, "a JSON list of objects")
 
     show = _add(
         commands, "show", verbs.show, "everything about one interface",
-        "Show everything about one guest's interface: what it is part of and why, what it waits for or what is wrong, "
-        "and its latest events.",
+        "Show everything about one guest's interface: its network and the policy that decided it, what it waits for, "
+        "its error, and its latest events.",
         "  xennetctl show vif7.0\n  xennetctl show web-1\n  xennetctl show web-1/1",
     )  # fmt: skip
     _add_vif(show)
     _add_json(show, "one JSON object, with the latest events in it")
     show.add_argument(
         "--debug", action="store_true",
-        help="for a bug report: the last observation of the interface, what was decided from it and by which policy",
+        help="for a bug report: the last observation of the interface, the decision made from it, and the policy",
     )  # fmt: skip
 
     monitor = _add(
@@ -125,13 +125,13 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "-n", "--recent", metavar="N", type=_count, default=0,
         help="begin with up to N of the latest events (at most 200)",
     )  # fmt: skip
-    _add_json(monitor, 'a JSON object a line; events that were lost are told by {"event": "lost", "lost": N}')
+    _add_json(monitor, 'one JSON object on each line; {"event": "lost", "lost": N} stands for N lost events')
 
     check = _add(
         commands, "check", verbs.check, "look for errors in the configuration",
-        "Look for errors in the configuration files as they are now, changing nothing. The running daemon does it, "
-        "since it knows the host as well; without a daemon the files alone are checked. The exit status is 1 when "
-        "there is an error; notes are no errors.",
+        "Look for errors in the configuration files as they are now, and change nothing. The running daemon checks "
+        "them, since it knows the host; without a daemon only the files are checked. With any error the exit status is "
+        "1; notes are not errors.",
         "  xennetctl check\n  xennetctl check /tmp/new.toml && cp /tmp/new.toml /etc/xennetd/xennetd.toml",
     )  # fmt: skip
     file = check.add_argument(
@@ -145,22 +145,22 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add(
         commands, "reload", verbs.reload, "read the configuration again",
-        "Read the configuration again and make it so; interfaces for which nothing changes are not touched. When it "
-        "has an error nothing changes at all, the errors are printed, and the exit status is 1. With the new policy in "
-        "force, problems that the daemon then has are printed too, as status shows them.",
+        "Read the configuration again and put it into force. Interfaces whose result does not change are not touched. "
+        "If the configuration has an error, nothing changes, the errors are printed, and the exit status is 1. "
+        "Otherwise the problems that the daemon has under the new policy are printed, as status shows them.",
         "  xennetctl check && xennetctl reload",
     )  # fmt: skip
     for name, run, help_, description, example in (
         ("retry", verbs.retry, "try to attach an interface again",
-         "Try to attach an interface that is in error again, at once. xennetd tries by itself when what was missing "
-         "appears; this is for when it can't notice.",
+         "Try at once to attach an interface again that is in error. xennetd tries by itself when a missing thing "
+         "appears, a bridge for instance. Use retry after repairs that xennetd can't notice.",
          "  xennetctl retry vif7.0"),
-        ("pin", verbs.pin, "keep xennetd's hands off an interface",
-         "Pin an interface: it keeps xennetd's hands off this vif until unpin. Nothing is configured, repaired or "
-         "taken away, so that one can work on its port by hand during an incident.",
+        ("pin", verbs.pin, "make xennetd leave an interface alone",
+         "Pin an interface: xennetd does not touch this vif until unpin. It configures, repairs and removes nothing, "
+         "so that an administrator can change the port by hand during an incident.",
          "  xennetctl pin web-1\n  bridge link set dev vif7.0 isolated on\n  xennetctl unpin web-1"),
-        ("unpin", verbs.unpin, "give an interface back into xennetd's care",
-         "End a pin: the policy holds again at once, and what was changed by hand meanwhile is put right.",
+        ("unpin", verbs.unpin, "make xennetd manage a pinned interface again",
+         "End a pin: the policy holds again at once, and xennetd reverts what was changed by hand.",
          "  xennetctl unpin vif7.0"),
     ):  # fmt: skip
         _add_vif(_add(commands, name, run, help_, description, example))
@@ -170,7 +170,7 @@ def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str, run: Verb, help_: str, description: str, example: str,
 ) -> argparse.ArgumentParser:  # fmt: skip
-    """Add a verb."""
+    """Add a verb to the command line, and return its parser."""
     verb = commands.add_parser(
         name,
         help=help_,

@@ -1,4 +1,4 @@
-"""What the verbs show to people: the daemon's answers as lines."""
+"""Turns the daemon's answers into lines for people. All times are in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Values = dict[str, Any]
 
 
 def listing(rows: list[Values], now: float, width: int | None) -> list[Line]:
-    """Return the table of vifs."""
+    """Return the table of vifs for `xennetctl list`. `width` is the terminal's, None for no terminal."""
     cells = [_row(row, now) for row in rows]
     spare = _SPARE if any(cell[-1][0] != "-" for cell in cells) else (*_SPARE, "NOTE")
     return table(_LIST, cells, width, spare)
@@ -50,7 +50,7 @@ def _cell(value: object) -> Span:
 
 
 def _note(row: Values) -> Span:
-    """Return what is unusual about a vif, in one line."""
+    """Return what is unusual about a vif: a pin, its error or reason, the tap's error, warnings."""
     tap = row["tap"] if row["tap"] not in (None, "connected") else None
     why = row["error"] or (None if row["pinned"] else row["reason"])
     notes = ["pinned" if row["pinned"] else None, why, tap and f"tap: {tap}", *(row["warnings"] or ())]
@@ -59,7 +59,7 @@ def _note(row: Values) -> Span:
 
 
 def status(daemon: Values, now: float) -> list[Line]:
-    """Return the page about the daemon, problems first."""
+    """Return the page of `xennetctl status`, problems first."""
     lines: list[Line] = [[("! ", "bad"), (printable(problem), "bad")] for problem in daemon["problems"]]
     lines += [[("- ", "waiting"), (printable(note), "")] for note in daemon["notes"]]
     if lines:
@@ -70,7 +70,7 @@ def status(daemon: Values, now: float) -> list[Line]:
     for state in STATES:
         if counts.get(state):
             vifs += [(", ", ""), (f"{counts[state]} {state}", _STATE_STYLES[state])]
-    ready = ("ready", "good") if daemon["ready"] else ("starting: not all that was there has been looked at", "waiting")
+    ready = ("ready", "good") if daemon["ready"] else ("starting: not every vif has been reconciled yet", "waiting")
     mode = daemon["mode"]
     facts: list[tuple[str, Line]] = [
         ("xennetd", [(printable(daemon["version"]), "name"), (", ", ""), ready]),
@@ -109,7 +109,7 @@ def _facts(facts: list[tuple[str, Line]]) -> list[Line]:
 
 
 def vif(row: Values, events: list[Values], now: float) -> list[Line]:
-    """Return the page about one vif."""
+    """Return the page of `xennetctl show` about one vif, with its latest events."""
     since = f" for {span_of_time(now - row['since'])}" if row["since"] else ""
     state = printable(row["state"])
     facts: list[tuple[str, Line]] = [
@@ -122,7 +122,7 @@ def vif(row: Values, events: list[Values], now: float) -> list[Line]:
 
     fact("Error", row["error"], "bad")
     if row["pinned"]:
-        fact("Pinned", f"xennetd keeps its hands off until: xennetctl unpin {row['vif']}", "waiting")
+        fact("Pinned", f"xennetd does not touch it until: xennetctl unpin {row['vif']}", "waiting")
     else:
         fact("Why", row["reason"], "waiting")
     for warning in row["warnings"] or ():
@@ -151,13 +151,13 @@ def _labelled(label: str, value: object) -> str | None:
 
 
 def _with(value: str, *details: str | None) -> str:
-    """Return a value with what else is known of it in brackets."""
+    """Return a value with its known details in brackets."""
     known = ", ".join(detail for detail in details if detail)
     return f"{value} ({known})" if known else value
 
 
 def event(record: Values) -> Line:
-    """Return the line about one event."""
+    """Return the line about one event, for `xennetctl monitor` and `show`."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))
     return [
         (f"{when}.{int(record['time'] % 1 * 1000):03d}{GAP}", "aside"),

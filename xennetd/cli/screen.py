@@ -1,4 +1,4 @@
-"""Where lines are printed: in colour on a terminal, by rich; as plain text anywhere else, without importing it."""
+"""Prints lines: in colour on a terminal, with rich; as plain text elsewhere, without importing rich."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from xennetd.cli.text import Line
 
-STYLES = {
+STYLES = {  # rich's styles, by the names that spans use
     "": "",
     "head": "bold",
     "name": "bold",
@@ -20,12 +20,12 @@ STYLES = {
 
 
 def width() -> int | None:
-    """Return how wide the terminal is, None when standard output is none."""
+    """Return the terminal's width in columns, None if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def show(lines: Iterable[Line]) -> None:
-    """Print lines."""
+    """Print lines to standard output."""
     if not sys.stdout.isatty():
         sys.stdout.write("".join("".join(text for text, _ in line).rstrip() + "\n" for line in lines))
         sys.stdout.flush()

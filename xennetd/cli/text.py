@@ -1,7 +1,7 @@
-"""Text for people: cells, lines and tables as plain values, not yet printed.
+"""Text for people: spans, lines and tables as plain values, not yet printed.
 
-A span is a text and the name of its style (screen.py knows the styles); a line is a list of spans. Whatever came from
-the daemon may hold what a guest has written, so it becomes a span by printable().
+A span is a text and the name of its style (screen.py knows the styles). A line is a list of spans. Text from the daemon
+may contain what a guest wrote, so it must go through printable() before it becomes a span.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Line = list[Span]
 GAP = "  "
 
 _LAST = 24
-"""As much of the last column is worth more than another column."""
+"""Characters of the last column that are worth more than another column."""
 
 
 def printable(text: object) -> str:
-    """Return `text` in one line, with what a terminal would not show but obey escaped."""
+    """Return `text` in one line, with control characters, which a terminal would obey, escaped."""
     text = str(text)
     if text.isprintable():
         return text
@@ -26,7 +26,7 @@ def printable(text: object) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return a time span as its largest unit: `12s`, `3m`, `5h`, `8d`."""
+    """Return a time span in its largest unit: `12s`, `3m`, `5h`, `8d`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
@@ -34,7 +34,7 @@ def age(seconds: float) -> str:
 
 
 def span_of_time(seconds: float) -> str:
-    """Return a time span with its second unit as well: `5h 12m`, `8d 3h`."""
+    """Return a time span in its two largest units: `5h 12m`, `8d 3h`."""
     units = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
     for size, unit, smaller, smaller_unit in units:
         if seconds >= size:
@@ -44,7 +44,7 @@ def span_of_time(seconds: float) -> str:
 
 
 def duration(microseconds: float) -> str:
-    """Return a short time as people say it: `512 µs`, `1.2 ms`, `3.4 s`."""
+    """Return a duration in a unit that fits it: `512 µs`, `1.2 ms`, `3.4 s`."""
     if microseconds < 1000:
         return f"{microseconds:.0f} µs"
     if microseconds < 1_000_000:
@@ -53,10 +53,10 @@ def duration(microseconds: float) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Span]], width: int | None, spare: Sequence[str]) -> list[Line]:
-    """Lay out a table. Without a width, that is not for a terminal, everything is shown in full.
+    """Return the lines of a table that is `width` characters wide. Without a width all columns are shown in full.
 
-    On a terminal the columns named by `spare` are left out when they are empty and, in that order, when there is not
-    enough room; the last column is cut where the line ends.
+    With a width, columns named in `spare` are left out if all their cells are `-`. Others of them are left out, in the
+    order of `spare`, until the table fits. The last column is cut at the width.
     """
     columns = list(range(len(header)))
     sizes = [max([len(name), *(len(row[i][0]) for row in rows)]) for i, name in enumerate(header)]

@@ -1,4 +1,4 @@
-"""What xennetctl's verbs do. Each returns the exit status; answers go to standard output, complaints to stderr."""
+"""The verbs of xennetctl. A verb prints its answer to standard output, complaints to stderr, and returns the status."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from xennetd.cli import client, pages, screen
 from xennetd.cli.text import printable
 
 FINE, NO, UNREACHABLE = 0, 1, 3
-"""Exit statuses; 2, a wrong command line, is argparse's."""
+"""Exit statuses. Status 2, a wrong command line, comes from argparse."""
 
 Values = dict[str, Any]
 
 
 def complain(sentence: str) -> None:
-    """Tell the user why it did not work."""
+    """Print a sentence about a failure or a problem to stderr."""
     print(f"xennetctl: {printable(sentence)}", file=sys.stderr)
 
 
 def status(arguments: argparse.Namespace) -> int:
+    """Print the daemon's state. The status is NO if there are problems."""
     daemon = client.call(arguments.control, "Status")["status"]
     if arguments.json:
         _print_json(daemon)
@@ -33,13 +34,14 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def list_(arguments: argparse.Namespace) -> int:
+    """Print all vifs, or those that match `--state` and `--vm`."""
     rows = client.call(arguments.control, "List")["vifs"]
     if arguments.state:
         rows = [row for row in rows if row["state"] in arguments.state]
     if arguments.vm is not None:
         rows = [row for row in rows if fnmatch.fnmatchcase(row["vm"] or "", arguments.vm)]
     if arguments.json:
-        # An object a line: grep and a pager show a vif whole, and it is four times as fast as indenting.
+        # One object on each line: grep and a pager show a vif whole, and it is four times as fast as indenting.
         print("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]" if rows else "[]")
     else:
         screen.show(pages.listing(rows, time.time(), screen.width()))
@@ -47,6 +49,7 @@ def list_(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
+    """Print everything about one vif; with `--debug`, its last observation and decision and the policy."""
     if arguments.debug:
         _print_json(json.loads(client.call(arguments.control, "Debug", vif=arguments.vif)["dump"]))
         return FINE
@@ -59,11 +62,12 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def monitor(arguments: argparse.Namespace) -> int:
+    """Print events as they happen, until interrupted."""
     for reply in client.stream(arguments.control, "Monitor", recent=arguments.recent):
         if reply["lost"]:
             if arguments.json:
                 print(json.dumps({"event": "lost", "lost": reply["lost"]}))
-            complain(f"{reply['lost']} events were lost here: whatever reads this is too slow")
+            complain(f"{reply['lost']} events were lost here, because xennetctl's output is read too slowly")
         if reply["event"] is None:
             continue
         if arguments.json:
@@ -74,39 +78,40 @@ def monitor(arguments: argparse.Namespace) -> int:
 
 
 def reload(arguments: argparse.Namespace) -> int:
+    """Make the daemon read its configuration again, then print its problems under the new policy."""
     client.call(arguments.control, "Reload", timeout=client.RELOAD_TIMEOUT)
     try:
         problems = client.call(arguments.control, "Status")["status"]["problems"]
     except (client.Refusal, client.Unreachable) as error:
-        complain(f"the new policy is in force; how the daemon is now can't be told: {error}")
+        complain(f"the new policy is in force, but the daemon's status can't be read: {error}")
         return FINE
     for problem in problems:
         complain(problem)
     if problems:
-        complain("the new policy is in force, and these are the problems now")
+        complain("the new policy is in force, and the problems above remain")
     return FINE
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Check FILE, or the configuration of this host: by the daemon, which knows the host, or else by ourselves."""
-    found: Values | None = None
+    """Check FILE here, or the host's configuration by the daemon, which knows the host; without a daemon also here."""
+    result: Values | None = None
     if arguments.file is None:
         try:
-            found = client.call(arguments.control, "Check")
+            result = client.call(arguments.control, "Check")
         except client.Unreachable as error:
             complain(f"only the files are checked, not the host: {error}")
-    if found is None:
-        found = _check_files(arguments.file)
+    if result is None:
+        result = _check_files(arguments.file)
     if arguments.json:
-        _print_json(found)
+        _print_json(result)
     else:
-        for problem in found["problems"]:
+        for problem in result["problems"]:
             print(f"problem: {printable(problem)}")
-        for note in found["notes"]:
+        for note in result["notes"]:
             print(f"note: {printable(note)}")
-        if not found["problems"]:
+        if not result["problems"]:
             print("The configuration is valid.")
-    return NO if found["problems"] else FINE
+    return NO if result["problems"] else FINE
 
 
 def _check_files(file: str | None) -> Values:
@@ -126,39 +131,43 @@ def _check_files(file: str | None) -> Values:
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    return _change(arguments, "Retry", "{} is tried again; see: xennetctl show {}")
+    """Make the daemon try at once to attach a vif again."""
+    return _change(arguments, "Retry", "xennetd tries {0} again; see: xennetctl show {0}")
 
 
 def pin(arguments: argparse.Namespace) -> int:
-    return _change(arguments, "Pin", "{} is pinned: xennetd keeps its hands off it until: xennetctl unpin {}")
+    """Make the daemon leave a vif alone until `unpin`."""
+    return _change(arguments, "Pin", "{0} is pinned: xennetd does not touch it until: xennetctl unpin {0}")
 
 
 def unpin(arguments: argparse.Namespace) -> int:
-    return _change(arguments, "Unpin", "{} is in xennetd's care again")
+    """Make the daemon manage a pinned vif again."""
+    return _change(arguments, "Unpin", "xennetd manages {0} again")
 
 
 def _change(arguments: argparse.Namespace, method: str, done: str) -> int:
+    """Call a method for the vif that the command line names, and print `done` with the vif's name in it."""
     vif = printable(client.call(arguments.control, method, vif=arguments.vif)["vif"])
-    print(done.format(vif, vif))
+    print(done.format(vif))
     return FINE
 
 
 def refusal(error: client.Refusal) -> list[str]:
-    """Return what the daemon's no means, in sentences."""
+    """Return the sentences that explain an error from the daemon."""
     about = error.parameters
     match error.name:
         case "NotFound":
             return [f'there is no guest interface, link or domain "{about["vif"]}"; see: xennetctl list']
         case "Ambiguous":
-            return [f'"{about["vif"]}" has several interfaces, name one of them: {", ".join(about["candidates"])}']
+            return [f'"{about["vif"]}" has several interfaces; name one of them: {", ".join(about["candidates"])}']
         case "NotPermitted":
-            return ["only root may do that"]
+            return ["only root may do this"]
         case "Rejected":
             return [*about["problems"], "the old policy stays"]
         case "Refused":
             return [about["reason"]]
         case _:
-            return [f"xennetd answered {error.name} {json.dumps(about)}; are it and xennetctl of the same version?"]
+            return [f"xennetd answered {error.name} {json.dumps(about)}; have xennetd and xennetctl the same version?"]
 
 
 def _print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""Where the daemon's control socket is, when the command line does not say."""
+"""Finds the daemon's control socket when the command line does not name it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SETTING = re.compile(r"""^[^#\n]*\bcontrol["']?\s*=\s*(["'])(/[^"'\\\n]*)\1""",
 def control(configuration: str = CONFIGURATION) -> str:
     """Return `daemon.control` of the configuration, else the default path.
 
-    The line is looked for and nothing parsed: that is quick, and it finds the daemon also while there is an error in
-    the configuration, which its `reload` is there to tell.
+    A pattern finds the line; nothing is parsed. That is quick. It also finds the daemon while the configuration has
+    an error, which `xennetctl reload` must be able to report.
     """
     for path in (f"{configuration}/xennetd.toml", *sorted(glob.glob(f"{configuration}/conf.d/*.toml"))):
         try:

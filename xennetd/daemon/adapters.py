@@ -1,4 +1,4 @@
-"""The adapters for all host objects, each for the kind of key that it knows."""
+"""Maps each kind of host object to the adapter that observes and changes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xennetd.nft.table import NftTable
 
 
 def kernel_adapters(kernel: Kernel, table: NftTable) -> dict[str, Adapter[Any]]:
-    """Return the adapter for each kind of object that the kernel and its nftables have."""
+    """Return the adapters of the objects that live in the kernel and in nftables, by the kind of their keys."""
     return {
         "bridge": Bridges(kernel.links, kernel.ask),
         "address": HostAddresses(kernel.links, kernel.ask),

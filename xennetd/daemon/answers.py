@@ -1,4 +1,4 @@
-"""What `xennetctl` is answered, and what it may have done (control.interface.Daemon)."""
+"""Answers the control service's requests from the state of the daemon's parts (control.interface.Daemon)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ from xennetd.xenstore.directory import Directory
 
 
 class Answers:
-    """Answers from what the parts of the daemon know. `config` is the file that was named, None for the default ones.
+    """Implements `control.interface.Daemon`.
 
-    `reload` reads the configuration again and makes it so; `ready` says whether the daemon serves.
+    `config` is the configuration file named on the command line, None for the default files. `reload` reads the
+    configuration again, puts it into force and returns its problems. `ready` returns whether the daemon has told
+    systemd that it is ready.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 # it reads from every part of the daemon
         self,
         in_force: InForce,
         kernel: Kernel,
@@ -66,13 +68,13 @@ class Answers:
         return Counter((record.state or VifState.PENDING).value for record in self._reconciler.records.values())
 
     def summary(self) -> str:
-        """Return how many vifs are in which state, in one line."""
+        """Return the number of vifs in each state, in one line."""
         counts = self._counts()
         parts = [f"{counts[state]} {state}" for state in VifState if counts[state]]
         return f"{counts.total()} vifs" + (": " + ", ".join(parts) if parts else "")
 
     def status(self) -> DaemonStatus:
-        """Return the daemon's own state."""
+        """Return the daemon's state, its problems and its notes."""
         counts = self._counts()
         return DaemonStatus(
             version=__version__,
@@ -90,7 +92,7 @@ class Answers:
             netlink_resyncs=self._kernel.resyncs,
             xenstore_reconnects=self._directory.reconnects,
             problems=self._problems(),
-            notes=self._remarks(),
+            notes=self._status_notes(),
         )
 
     def _network_rows(self) -> list[NetworkStatus]:
@@ -122,11 +124,11 @@ class Answers:
         problems += [note.sentence for note in self.notes() if note.error]
         return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
-    def _remarks(self) -> list[str]:
-        """Return what is as somebody wanted it, and still worth remembering."""
+    def _status_notes(self) -> list[str]:
+        """Return notes: conditions that somebody asked for and that an administrator should not forget."""
         records = self._reconciler.records.values()
         notes = [f"{record.title}: {record.error.detail}" for record in records if isinstance(record.error, Denied)]
-        notes += [f"{vif} is pinned: hands off until unpin" for vif in self._pinned()]
+        notes += [f"{vif} is pinned: xennetd does not touch it until unpin" for vif in self._pinned()]
         notes += [
             f"{record.title}: {warning}"
             for record in records
@@ -137,21 +139,27 @@ class Answers:
         return notes + [note.sentence for note in self.notes() if not note.error]
 
     def notes(self) -> Notes:
-        """Return what was found when the policy came, and what the host lacks now: it may have been installed since."""
+        """Return the notes on the policy in force.
+
+        The notes about missing packages are made anew, since a package may have been installed meanwhile.
+        """
         return (*self._in_force.notes, *lacking(self._in_force.policy, not_installed()))
 
     def vifs(self) -> list[VifStatus]:
-        """Return a row for every vif, in the order of domid and devid."""
+        """Return the status rows of all vifs, ordered by domid and devid."""
         records = self._reconciler.records
         return [records[vif].row() for vif in sorted(records)]
 
     def vif(self, vif: VifId) -> VifStatus | None:
-        """Return the row of one vif."""
+        """Return the status row of one vif, None if the daemon does not know the vif."""
         record = self._reconciler.records.get(vif)
         return record.row() if record is not None else None
 
     def debug(self, vif: VifId) -> str:
-        """Return the last observation of a vif, what was decided from it and by which policy, as JSON."""
+        """Return the last observation of a vif, the decision made from it, and the policy, as JSON text.
+
+        Raises KeyError for a vif that the daemon does not know.
+        """
         record = self._reconciler.records[vif]
         links = self._kernel.links
         dump = {
@@ -165,11 +173,14 @@ class Answers:
         return json.dumps(dump)
 
     async def reload(self) -> list[str]:
-        """Read the configuration again. Returns what is wrong with it; the old policy then stays."""
+        """Read the configuration again and put it into force.
+
+        Returns the problems of the new configuration. With any problem the old policy stays in force.
+        """
         return await self._reload()
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Return what is wrong with the configuration as it lies on disk now, and what is worth knowing of it."""
+        """Return the problems and the notes of the configuration files as they are on disk now."""
         policy = load_files(self._config)
         if not isinstance(policy, Policy):
             return [problem.describe() for problem in policy], []
@@ -177,18 +188,18 @@ class Answers:
         return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
 
     def retry(self, vif: VifId) -> str | None:
-        """Try a vif in error again. Returns why not."""
+        """Try at once to attach a vif again that is in error. Returns why it can't be tried, None if it is tried."""
         if vif not in self._reconciler.records:
             return f"there is no {vif}"
         self._reconciler.retry(vif)
         return None
 
     async def pin(self, vif: VifId) -> str | None:
-        """Take our hands off a vif. Returns why not."""
+        """Stop managing a vif until `unpin`. Returns why the vif could not be pinned, None if it is pinned."""
         return await self._pin(vif, True)
 
     async def unpin(self, vif: VifId) -> str | None:
-        """Take a vif back into care. Returns why not."""
+        """Manage a pinned vif again. Returns why the vif could not be unpinned, None if it is unpinned."""
         return await self._pin(vif, False)
 
     async def _pin(self, vif: VifId, on: bool) -> str | None:
@@ -202,8 +213,9 @@ class Answers:
                 return f"{vif} is going away"
         except ToolstackError as error:
             return error.detail
-        message = f"{record.title} is pinned: hands off until unpin" if on else f"{record.title} is in our care again"
-        self._audit.record(record.event(EventKind.PIN, message))
+        pinned = f"{record.title} is pinned: xennetd does not touch it until unpin"
+        unpinned = f"{record.title} is unpinned: xennetd manages it again"
+        self._audit.record(record.event(EventKind.PIN, pinned if on else unpinned))
         return None
 
     def _pinned(self) -> list[str]:

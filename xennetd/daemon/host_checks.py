@@ -1,4 +1,4 @@
-"""What the daemon finds around it on the host: the stock scripts' hooks, `xl devd`, what is not installed."""
+"""Checks the host for what affects the daemon: the stock scripts' hooks, `xl devd`, packages that are not installed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from xennetd.policy.host_notes import HostNotes
 
 
 def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
-    """Return what `check` has to know of the host for this policy.
+    """Return the facts about the host that `policy.check.check` needs for this policy.
 
-    Without `links`, as when the daemon starts, what hinders single networks is left out: it is told of when they are
-    made, and all other guests are served meanwhile.
+    Without `links`, facts that concern single networks only are left out: the host's links, and missing packages. The
+    daemon starts without them. It reports them when it makes these networks, and serves all other guests meanwhile.
     """
     notes = HostNotes() if links is None else not_installed()
     notes = replace(notes, hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs())
@@ -39,13 +39,13 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
 
 
 def not_installed() -> HostNotes:
-    """Return what `lacking` has to know of this host."""
+    """Return which optional packages this host lacks, as `policy.check.lacking` needs it."""
     no_dnsmasq = "" if find_dnsmasq() is not None else "dnsmasq is not installed: apt install dnsmasq-base"
     return HostNotes(no_dnsmasq=no_dnsmasq, no_nftables=library.absent())
 
 
 def read_links() -> Links | None:
-    """Return the host's links as they are now, None where they can't be read."""
+    """Return the host's links as they are now, None if a netlink socket can't be opened."""
     try:
         requests = RequestSocket()
     except OSError:
@@ -57,7 +57,7 @@ def read_links() -> Links | None:
 
 
 def xl_devd_runs(proc: Path = Path("/proc")) -> bool:
-    """Return whether an `xl devd` serves this domain's backends (xl(1))."""
+    """Return whether `xl devd` runs in this domain, which would serve the same backends (xl(1))."""
     for process in proc.iterdir():
         if process.name.isdecimal():
             try:

@@ -20,25 +20,28 @@ from xennetd.policy.files import load_files
 
 EXIT_PROBLEM = 1
 EXIT_CONFIGURATION = os.EX_CONFIG
-"""A start that only a change of the configuration can cure: the unit's RestartPreventExitStatus= has this number."""
+"""The exit status of a start that the configuration prevents.
+
+The unit's RestartPreventExitStatus= names this number, since another start would fail in the same way.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's parser (also the man page's source)."""
+    """Return the parser of the command line. The man page is made from it."""
     parser = argparse.ArgumentParser(
         prog="xennetd",
-        description="The network daemon of a Xen host: connects guests' interfaces as one policy says.",
-        epilog="Without a configuration every guest is bridged as its own vif= line says, as Xen's vif-bridge does it. "
-        "Ask a running daemon with xennetctl.",
+        description="The network daemon of a Xen host: connects guests' interfaces according to one policy.",
+        epilog="Without a configuration, xennetd puts every guest into the bridge that the guest's vif= line names, as "
+        "Xen's vif-bridge does. Query and direct a running daemon with xennetctl.",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="read FILE, not /etc/xennetd/xennetd.toml and /etc/xennetd/conf.d/*.toml"
+        "--config", metavar="FILE", help="read FILE instead of /etc/xennetd/xennetd.toml and /etc/xennetd/conf.d/*.toml"
     )
     parser.add_argument(
-        "--check", action="store_true", help="report what is wrong with the configuration, exit 1 if anything is"
+        "--check", action="store_true", help="report errors in the configuration; exit with status 1 if there are any"
     )
     parser.add_argument(
-        "--observe", action="store_true", help="change nothing: report what would be done (see xennetctl list)"
+        "--observe", action="store_true", help="change nothing, and report what would be changed (see xennetctl list)"
     )
     parser.add_argument(
         "--debug", action="store_true", help="log debug messages too; SIGUSR2 switches them on and off at run time"
@@ -48,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run the daemon, or check its configuration. Returns the exit status."""
+    """Run the daemon, or check its configuration with `--check`. Returns the exit status."""
     arguments = parser().parse_args()
     wrong = EXIT_PROBLEM if arguments.check else EXIT_CONFIGURATION
     policy = load_files(arguments.config)

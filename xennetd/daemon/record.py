@@ -1,4 +1,4 @@
-"""What the daemon keeps of one vif between two looks, and how that reads in a status row and in an audit event."""
+"""The daemon's record of one vif, and how it becomes a status row and audit events."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation
 
 @dataclass(slots=True)
 class Record:
-    """One vif. `since` is the wall clock, in seconds, when `state` began; `hinted_at` and `duration_us` time the attach
-    on the monotonic clock, from the hint that found state 2 and the link to the verdict. `seen` is the link that was
-    looked at last. `broken_until`: a defect of ours has hit it, and it is let alone until then (monotonic).
-    `assignment` says which words of policy applied last, in error and denial too; `attachment` what the vif was last
-    attached to. `observed` and `decided` are the last observation and what it led to, for people who ask why."""
+    """What the daemon remembers of one vif between two observations.
+
+    `since` is when `state` began: wall clock, in seconds. `hinted_at` is the time of the hint after which the vif was
+    first observed with a link and with its backend in state 2 (InitWait): monotonic clock, in seconds. `duration_us` is
+    the time from that hint to the verdict. `seen` is the incarnation of the link that was observed last. `broken_until`
+    is when a vif that met a defect in xennetd may be reconciled again: monotonic clock, in seconds.
+
+    `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
+    attachment. `waits_on` names the links and other things whose change calls for a new decision. `observed` and
+    `decided` are the latest observation and its decision; `xennetctl show --debug` prints them.
+    """
 
     vif: Vif
     memory: Memory = field(default_factory=Memory)
@@ -44,19 +50,19 @@ class Record:
 
     @property
     def connected(self) -> bool:
-        """Whether the toolstack has been told that it is, even if xenstore has forgotten it in a reconnect."""
+        """Whether the toolstack was told `connected`, even if a new xenstored no longer holds that verdict."""
         return self.vif.hotplug_status == CONNECTED or self.memory.connected is not None
 
     def port_memory(self, *, tap: bool) -> PortMemory:
-        """Return what is remembered of the vif's own link, or of its tap."""
+        """Return the memory of the vif's tap if `tap`, else of its own link."""
         return self.memory.tap if tap else self.memory.port
 
     def remember(self, port: PortMemory, *, tap: bool) -> None:
-        """Remember this of the vif's own link, or of its tap."""
+        """Replace the memory of the vif's tap if `tap`, else of its own link."""
         self.memory = replace(self.memory, tap=port) if tap else replace(self.memory, port=port)
 
     def settle(self, decision: Decision, link: Link | None) -> bool:
-        """Take over what a look came to. Returns whether the state or the error changed."""
+        """Take over the state, error and attachment of a decision. Returns whether state or error changed."""
         error = decision.error
         changed = decision.state is not self.state or (error and error.detail) != (self.error and self.error.detail)
         if changed:
@@ -72,7 +78,7 @@ class Record:
         return changed
 
     def row(self) -> VifStatus:
-        """Return what `xennetctl list` and `show` say of this vif."""
+        """Return the vif's status row, which `xennetctl list` and `show` print."""
         vif, attachment, assignment = self.vif, self.attachment, self.assignment
         placement = attachment.placement if attachment else None
         return VifStatus(
@@ -105,19 +111,19 @@ class Record:
         )
 
     def _bridge(self) -> str | None:
-        """The bridge that the vif is a port of or, in error, the one that was asked for."""
+        """Return the bridge that the vif is a port of or, in error, the bridge that the vif was to join."""
         if self.error is None and self.attachment is not None:
             return self.attachment.bridge
         return self.assignment.bridge if self.assignment is not None else self.vif.bridge
 
     def _ips(self) -> list[str]:
-        """The guest's addresses as administrators write them: what it was given, else what its vif= line says."""
+        """Return the guest's addresses as administrators write them: those granted, else those of its vif= line."""
         if self.attachment is not None and self.attachment.ips:
             return [plain(ip_interface(network)) for network in self.attachment.ips]
         return [plain(ip) for ip in self.vif.ips]
 
     def event(self, kind: EventKind, message: str, *, error: str | None = None) -> Event:
-        """Return an audit event about this vif."""
+        """Return an audit event about this vif. `message` is its sentence; `error` is its XENNET_ERROR field."""
         vif, attachment, assignment = self.vif, self.attachment, self.assignment
         return Event(
             kind=kind,
@@ -137,5 +143,5 @@ class Record:
 
     @property
     def title(self) -> str:
-        """The vif and its domain, as sentences name them."""
+        """The vif with its domain's name where that is known, as in `vif7.0 of web-1`."""
         return f"{self.vif.id} of {self.vif.vm}" if self.vif.vm else str(self.vif.id)

@@ -1,4 +1,4 @@
-"""The run-time directory of the daemon: that it is there tells hotplug scripts of a daemon to wait for."""
+"""The daemon's run-time directory. Its existence tells hotplug scripts that there is a daemon to wait for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from xennetd.model.errors import HostError
 from xennetd.model.places import RUNTIME
 
 OBSERVE_MARK = "observe"
-"""A file in the run-time directory: the hotplug script refuses at once, since nothing will be configured."""
+"""The file in the run-time directory that marks observe mode. Hotplug scripts then fail at once."""
 
 
 class RuntimeDirectory:
-    """/run/xennetd, and the control socket's directory where that is another one. Every failure is a HostError.
+    """/run/xennetd, and the control socket's directory if that is another one.
 
-    systemd makes the first and keeps it over a restart (RuntimeDirectory=); elsewhere we make what is missing. That it
-    is there tells the hotplug script of a daemon to wait for; it is of one daemon, which holds a lock on it (flock(2)).
+    systemd makes /run/xennetd and keeps it over a restart (RuntimeDirectory=). Without systemd the daemon makes what is
+    missing. The directory belongs to one daemon, which holds a lock on it (flock(2)).
     """
 
     def __init__(self, control: str, path: Path = Path(RUNTIME)) -> None:
@@ -30,7 +30,7 @@ class RuntimeDirectory:
         self._lock: int | None = None
 
     def make(self) -> None:
-        """Make the directories that are missing."""
+        """Make the directories that are missing. Raises HostError when that fails."""
         for directory in (self._path, self._control):
             with _named(f"the directory {directory} can't be made"):
                 try:
@@ -40,7 +40,10 @@ class RuntimeDirectory:
                     continue
 
     def claim(self, *, observing: bool) -> None:
-        """Be the daemon that is meant by the directory, and put the mark of observe mode there or take it away."""
+        """Lock the directory for this daemon, and create or remove the file that marks observe mode.
+
+        Raises HostError when another daemon holds the lock, or when the directory can't be used.
+        """
         with _named(f"the directory {self._path} can't be used"):
             if self._lock is None:
                 lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
@@ -56,7 +59,10 @@ class RuntimeDirectory:
                 self._mark.unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """Remove what we made: without a daemon the hotplug script is to fail at once. Never what is another's."""
+        """Release the lock and remove the directories that this daemon made, so that hotplug scripts fail at once.
+
+        What systemd or another daemon made stays.
+        """
         if self._lock is not None:
             if "RUNTIME_DIRECTORY" not in os.environ:
                 self._mark.unlink(missing_ok=True)
@@ -66,11 +72,12 @@ class RuntimeDirectory:
             try:
                 directory.rmdir()
             except OSError:
-                continue  # It is not empty, or gone.
+                continue  # The directory is not empty, or somebody has removed it.
 
 
 @contextmanager
 def _named(failure: str) -> Iterator[None]:
+    """Turn an OSError of the block into a HostError whose sentence begins with `failure`."""
     try:
         yield
     except OSError as error:

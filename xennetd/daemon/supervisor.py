@@ -1,7 +1,7 @@
-"""The running daemon: its parts wired together, started in order, and supervised as one.
+"""Wires the daemon's parts together, starts them in order, and supervises them as one.
 
-Rule 1: nothing is decided before both xenstore and the kernel have been read completely once.
-Rule 2: every task is in one TaskGroup; a part that fails takes the daemon down, and systemd starts it again.
+Rule 1: xennetd decides nothing before it has read both xenstore and the kernel completely once.
+Rule 2: every task is in one TaskGroup. A part that fails ends the daemon, and systemd starts the daemon again.
 Rule 3: stopping leaves the network as it is.
 """
 
@@ -36,6 +36,7 @@ from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes, check
 from xennetd.policy.files import load_files
@@ -45,13 +46,18 @@ from xennetd.xenstore.directory import Directory
 _log = structlog.get_logger()
 
 _STATUS_INTERVAL = 5.0
+"""Seconds between two updates of systemd's status line."""
+
 _GC_THRESHOLD = 50_000
-"""Allocations between two collections, as gc.set_threshold() takes it; 700 costs a burst of attaches 5 %."""
+"""Allocations between two garbage collections (gc.set_threshold()). Python's default, 700, slows a burst by 5 %."""
 
 
 class Supervisor:
-    """One daemon. `notes` are what `check` says of `policy`. `config` is the file that was named, None for the default
-    ones; `observe` overrides the mode."""
+    """One daemon.
+
+    `notes` are the notes of `policy.check.check` on `policy`. `config` is the configuration file named on the command
+    line, None for the default files. `observe` forces observe mode, whatever the configuration says.
+    """
 
     def __init__(self, policy: Policy, notes: Notes, audit: Audit, *, config: str | None, observe: bool) -> None:
         self._in_force = InForce(policy, notes)
@@ -67,7 +73,7 @@ class Supervisor:
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
         self._client = XenstoreClient()
-        self._directory = Directory(self._client, lambda vif: self._reconciler.vif_changed(vif))
+        self._directory = Directory(self._client, self._vif_changed)
         self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
         self._hotplug_files = HotplugFiles()
         self._dhcp = DhcpServices()
@@ -104,7 +110,7 @@ class Supervisor:
         )
 
     async def run(self) -> None:
-        """Serve until stopped by SIGTERM or SIGINT. Raises HostError when this host can't be served."""
+        """Serve until SIGTERM or SIGINT. Raises HostError when the daemon can't serve this host."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -112,7 +118,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGUSR2, log.toggle_debug)
         try:
             self._runtime.make()
-            # The socket comes first: who finds that another daemon listens there leaves nothing of that one changed.
+            # The socket comes first: a daemon that finds another one listening there has changed nothing of it yet.
             control = ControlServer(
                 self._answers, self._audit, self._in_force.policy.daemon.control, version=__version__
             )
@@ -159,7 +165,8 @@ class Supervisor:
         await self._reconciler.look_at_all()
         self._prune_due = True
         await self._prune()
-        # What lives now lives long, and attaches make no cycles to speak of: the collector need not look at it again.
+        # Objects that exist now live long, and an attach makes hardly any reference cycles. So the garbage collector
+        # need not examine these objects again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
@@ -174,13 +181,16 @@ class Supervisor:
                 notify.status(shown)
 
     async def _prune(self) -> None:
-        """Remove what carries our mark and what nobody wants, once everything that is wanted is known."""
+        """Remove marked host objects without an owner, once the needs of every vif are known."""
         if self._prune_due and not self._in_force.observes and self._reconciler.knows_all_needs:
             self._prune_due = False
             await self._host.prune()
 
     async def _follow_renames(self) -> None:
-        """What we have marked of a link stays with it when it gets another name: give back what nobody wants there."""
+        """Restore the settings of links that were renamed.
+
+        A sysctl that xennetd has marked stays with the link under its new name, where no owner may want it.
+        """
         while True:
             await self._renamed.wait()
             self._renamed.clear()
@@ -192,12 +202,14 @@ class Supervisor:
 
     def _announce(self) -> None:
         adopted = self._reconciler.adopted
-        message = (
-            f"xennetd {__version__} serves: {self._answers.summary()}; {adopted} found connected and left as they were"
-        )
+        adoption = f"{adopted} were connected already and stay as they are"
+        message = f"xennetd {__version__} serves: {self._answers.summary()}; {adoption}"
         self._audit.record(Event(EventKind.ADOPT, message))
         for note in self._answers.notes():
             _log.warning(note.sentence)
+
+    def _vif_changed(self, vif: VifId) -> None:
+        self._reconciler.vif_changed(vif)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
         self._reconciler.links_changed(changes)
@@ -211,7 +223,7 @@ class Supervisor:
     def _links_lost(self) -> None:
         self._networks.hint()
         for vif in {*self._directory, *self._reconciler.records}:
-            self._reconciler.try_again(vif)  # What a vif in error waits for may have come.
+            self._reconciler.try_again(vif)  # The lost events may have been what a vif in error waits for.
 
     async def _reload_on_hangup(self) -> None:
         while True:
@@ -220,13 +232,16 @@ class Supervisor:
             try:
                 problems = await self.reload()
             except Exception:
-                _log.exception("a reload has failed, which is a defect in xennetd, please report it")
+                _log.exception("a reload failed because of a defect in xennetd; please report it")
             else:
                 for problem in problems:
                     _log.error("the old policy stays", why=problem)
 
     async def reload(self) -> list[str]:
-        """Read the configuration anew. Returns what is wrong with it; the old policy then stays."""
+        """Read the configuration again and put it into force.
+
+        Returns the problems of the new configuration. With any problem the old policy stays in force.
+        """
         async with self._reloading:
             if self._ready:
                 notify.reloading()
@@ -273,7 +288,7 @@ def observing(policy: Policy) -> Policy:
 
 
 def _renames(change: LinkChange) -> bool:
-    """Whether a link that is no guest's has another name now."""
+    """Return whether a link got a new name. Links of guests do not count."""
     old, new = change.old, change.new
     return old is not None and new is not None and old.name != new.name and not is_guest_port(new)
 

@@ -85,7 +85,7 @@ class FakeDaemon:
             netlink_resyncs=0,
             xenstore_reconnects=0,
             problems=[f"{vif.vif} of {vif.vm}: {vif.error}" for vif in self.rows if vif.error],
-            notes=[f"{vif.vif} is pinned: hands off until unpin" for vif in self.rows if vif.pinned],
+            notes=[f"{vif.vif} is pinned: xennetd does not touch it until unpin" for vif in self.rows if vif.pinned],
         )
 
     def vifs(self) -> list[VifStatus]:

@@ -111,8 +111,8 @@ def test_show_says_what_a_vif_waits_for(served: Served, run: Run) -> None:
 def test_show_says_how_a_pin_ends(served: Served, run: Run) -> None:
     served.daemon.rows = [row(7, pinned=True, reason="pinned: hands off until unpin")]
     out = run("show", "7.0")[1]
-    assert "Pinned       xennetd keeps its hands off until: xennetctl unpin vif7.0\n" in out
-    assert out.count("hands off") == 1
+    assert "Pinned       xennetd does not touch it until: xennetctl unpin vif7.0\n" in out
+    assert out.count("until") == 1
 
 
 def test_show_json(served: Served, run: Run) -> None:
@@ -135,14 +135,16 @@ def test_status_when_all_is_well(served: Served, run: Run) -> None:
     served.daemon.rows = [row(3), row(4, pinned=True)]
     status, out, _ = run("status")
     assert status == 0
-    assert out.startswith("- vif4.0 is pinned: hands off until unpin\n\nxennetd ")
+    assert out.startswith("- vif4.0 is pinned: xennetd does not touch it until unpin\n\nxennetd ")
 
 
 def test_status_shows_notes_after_problems(served: Served, run: Run) -> None:
     served.daemon.rows[0] = row(3, pinned=True)
     status, out, _ = run("status")
     assert status == 1
-    assert out.startswith("! vif7.1 of db: there is no bridge xenbr9\n- vif3.0 is pinned: hands off until unpin\n\n")
+    assert out.startswith(
+        "! vif7.1 of db: there is no bridge xenbr9\n- vif3.0 is pinned: xennetd does not touch it until unpin\n\n"
+    )
 
 
 def test_status_json(served: Served, run: Run) -> None:

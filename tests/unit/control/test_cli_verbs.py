@@ -26,9 +26,9 @@ from xennetd.model.vif import VifId
 @pytest.mark.parametrize(
     ("verb", "said"),
     [
-        ("retry", "vif7.0 is tried again; see: xennetctl show vif7.0\n"),
-        ("pin", "vif7.0 is pinned: xennetd keeps its hands off it until: xennetctl unpin vif7.0\n"),
-        ("unpin", "vif7.0 is in xennetd's care again\n"),
+        ("retry", "xennetd tries vif7.0 again; see: xennetctl show vif7.0\n"),
+        ("pin", "vif7.0 is pinned: xennetd does not touch it until: xennetctl unpin vif7.0\n"),
+        ("unpin", "xennetd manages vif7.0 again\n"),
     ],
 )
 def test_changing_a_vif_says_which(verb: str, said: str, served: Served, run: Run) -> None:
@@ -46,7 +46,7 @@ def test_a_reload_tells_of_problems_that_there_are_with_the_new_policy(served: S
     served.daemon.rows = [row(7, state="error", error="it is quarantined")]
     assert run("reload") == (
         0, "", "xennetctl: vif7.0 of vm-7: it is quarantined\n"
-        "xennetctl: the new policy is in force, and these are the problems now\n",
+        "xennetctl: the new policy is in force, and the problems above remain\n",
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_a_refusal_is_a_sentence_and_exit_1(served: Served, run: Run) -> None:
         1, "", 'xennetctl: there is no guest interface, link or domain "nobody"; see: xennetctl list\n',
     )  # fmt: skip
     assert run("show", "db") == (
-        1, "", 'xennetctl: "db" has several interfaces, name one of them: vif7.0, vif7.1\n',
+        1, "", 'xennetctl: "db" has several interfaces; name one of them: vif7.0, vif7.1\n',
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def as_nobody(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @needs_root
 def test_others_are_told_that_changing_is_roots(served: Served, path: str) -> None:
     done = as_nobody(path, "pin", "vif7.0")
-    assert (done.returncode, done.stderr) == (1, "xennetctl: only root may do that\n")
+    assert (done.returncode, done.stderr) == (1, "xennetctl: only root may do this\n")
     assert served.daemon.asked == []
 
 
@@ -230,7 +230,7 @@ def test_an_error_nobody_knows_is_still_a_sentence(run: Run, path: str) -> None:
     with speaking(path, b'{"error":"org.varlink.service.MethodNotFound","parameters":{"method":"List"}}\0'):
         status, _, err = run("list")
     assert status == 1
-    assert "of the same version?" in err
+    assert "the same version?" in err
 
 
 def test_check_asks_the_daemon(served: Served, run: Run) -> None:

@@ -73,7 +73,7 @@ def test_a_socket_that_somebody_listens_on_is_left_alone(path: str) -> None:
 
 def test_a_file_of_that_name_is_left_alone(path: str) -> None:
     Path(path).write_text("precious")
-    with pytest.raises(HostError, match="something else of that name"):
+    with pytest.raises(HostError, match="a file of that name exists and is no socket"):
         ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path, version="1.2")
     assert Path(path).read_text() == "precious"
 

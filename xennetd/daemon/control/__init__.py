@@ -1,1 +1,1 @@
-"""The control socket."""
+"""The control service: the Varlink interface and the socket that serves it."""

@@ -1,8 +1,8 @@
-"""The Varlink interface `org.xennetd.Control`: what may be asked of the daemon, and by whom.
+"""The Varlink interface `org.xennetd.Control`: its methods, its errors, and who may call which method.
 
-Everybody who can open the socket may read; changing is root's. Nothing here does I/O; control.py serves it.
-Annotations here are evaluated (no `from __future__ import annotations`): asyncvarlink makes the interface's
-description, which `varlinkctl introspect` shows, from them and from the docstrings.
+Everybody who can open the socket may read; only root may change anything. Nothing here does I/O; server.py serves the
+interface. Annotations here are evaluated (no `from __future__ import annotations`): asyncvarlink makes the interface's
+description, which `varlinkctl introspect` shows, from the annotations and from the docstrings.
 """
 
 from collections.abc import AsyncIterator
@@ -20,33 +20,46 @@ INTERFACE = "org.xennetd.Control"
 
 
 class Daemon(Protocol):
-    """What the control service needs of the daemon. A returned sentence says why it is not done; None: it is."""
+    """What the control service needs of the daemon.
 
-    def status(self) -> DaemonStatus: ...
+    `retry`, `pin` and `unpin` return None when they have done it, else a sentence that says why not.
+    """
+
+    def status(self) -> DaemonStatus:
+        """Return the daemon's state, its problems and its notes."""
+        ...
 
     def vifs(self) -> list[VifStatus]:
         """Return all vifs, ordered by domid and devid."""
         ...
 
-    def vif(self, vif: VifId) -> VifStatus | None: ...
+    def vif(self, vif: VifId) -> VifStatus | None:
+        """Return one vif, None if the daemon does not know it."""
+        ...
 
     def debug(self, vif: VifId) -> str:
-        """Return the last observation of a vif and what was decided from it, as JSON."""
+        """Return the last observation of a known vif, the decision made from it and the policy, as JSON text."""
         ...
 
     async def reload(self) -> list[str]:
-        """Read the configuration again; return its problems, the old policy then staying as it was."""
+        """Read the configuration again and return its problems. With any problem the old policy stays in force."""
         ...
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Return the configuration files' problems as they are now, and notes on what is perhaps not meant so."""
+        """Return the problems of the configuration files as they are now, and notes on what may be unintended."""
         ...
 
-    def retry(self, vif: VifId) -> str | None: ...
+    def retry(self, vif: VifId) -> str | None:
+        """Try at once to attach a vif again."""
+        ...
 
-    async def pin(self, vif: VifId) -> str | None: ...
+    async def pin(self, vif: VifId) -> str | None:
+        """Stop managing a vif until `unpin`. Raises XennetdError when xenstore does not take the change."""
+        ...
 
-    async def unpin(self, vif: VifId) -> str | None: ...
+    async def unpin(self, vif: VifId) -> str | None:
+        """Manage a pinned vif again. Raises XennetdError when xenstore does not take the change."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,8 @@ class NotFound(TypedVarlinkErrorReply, interface=INTERFACE):
     """There is no such guest interface: no vif, link or domain has this name."""
 
     class Parameters:
+        """`vif` is the name as the caller gave it."""
+
         vif: str
 
 
@@ -106,6 +121,8 @@ class Ambiguous(TypedVarlinkErrorReply, interface=INTERFACE):
     """The name stands for several interfaces; say which one is meant."""
 
     class Parameters:
+        """`vif` is the name as the caller gave it, `candidates` are the vifs that it may stand for."""
+
         vif: str
         candidates: list[str]
 
@@ -114,6 +131,8 @@ class NotPermitted(TypedVarlinkErrorReply, interface=INTERFACE):
     """Only root may do this."""
 
     class Parameters:
+        """`method` is the method that was called, without the interface's name."""
+
         method: str
 
 
@@ -121,6 +140,8 @@ class Rejected(TypedVarlinkErrorReply, interface=INTERFACE):
     """The configuration has problems; the old policy stays as it was."""
 
     class Parameters:
+        """`problems` holds a sentence for each problem, with file, line and key where the problem has these."""
+
         problems: list[str]
 
 
@@ -128,6 +149,8 @@ class Refused(TypedVarlinkErrorReply, interface=INTERFACE):
     """The daemon can't do this now."""
 
     class Parameters:
+        """`reason` is a sentence."""
+
         reason: str
 
 
@@ -162,7 +185,7 @@ class Control(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_parameter="status")
     def Status(self) -> DaemonStatus:
-        """Return how the daemon is and what an administrator should look at."""
+        """Return the daemon's state, its problems and its notes."""
         return self._daemon.status()
 
     @varlinkmethod(return_parameter="vifs")
@@ -178,9 +201,9 @@ class Control(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_parameter="dump")
     def Debug(self, *, vif: str) -> str:
-        """Return the last observation of an interface, what was decided from it and by which policy, as JSON text.
+        """Return the last observation of an interface, the decision made from it and the policy, as JSON text.
 
-        It is for developers, and its form may change with any version.
+        The text is for developers. Its form may change with any version.
         """
         return self._daemon.debug(self._id(vif))
 
@@ -188,8 +211,8 @@ class Control(VarlinkInterface, name=INTERFACE):
     async def Monitor(self, *, recent: int | None = None) -> AsyncIterator[_Monitored]:
         """Stream events as they happen, after up to `recent` of the latest ones. Needs `more`.
 
-        The first reply after those has no event: from then on none is missed. `lost` tells how many were dropped before
-        this one because the caller was too slow.
+        A reply without an event follows the recent events; from then on no event is missed. `lost` is the number of
+        events that were dropped just before this one because the caller was too slow.
         """
         with self._audit.subscribe() as events:
             for event in self._audit.recent()[-recent:] if recent and recent > 0 else []:
@@ -200,14 +223,14 @@ class Control(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod
     async def Reload(self) -> None:
-        """Read the configuration again and make it so. With problems nothing changes."""
+        """Read the configuration again and put it into force. With any problem nothing changes."""
         self._require_root("Reload")
         if problems := await self._daemon.reload():
             raise Rejected(problems=list(problems))
 
     @varlinkmethod
     def Check(self) -> _Checked:
-        """Return what is wrong with the configuration files as they are now, and what is worth knowing of them."""
+        """Return the problems of the configuration files as they are now, and notes on what may be unintended."""
         problems, notes = self._daemon.check()
         return {"problems": problems, "notes": notes}
 
@@ -215,25 +238,25 @@ class Control(VarlinkInterface, name=INTERFACE):
     def Retry(self, *, vif: str) -> str:
         """Try to attach an interface again now. Returns the vif's name."""
         self._require_root("Retry")
-        found = self._id(vif)
-        _refuse(self._daemon.retry(found))
-        return str(found)
+        vif_id = self._id(vif)
+        _refuse(self._daemon.retry(vif_id))
+        return str(vif_id)
 
     @varlinkmethod(return_parameter="vif")
     async def Pin(self, *, vif: str) -> str:
-        """Keep the daemon's hands off an interface until Unpin. Returns the vif's name."""
+        """Make the daemon leave an interface alone until Unpin. Returns the vif's name."""
         self._require_root("Pin")
-        found = self._id(vif)
-        _refuse(await self._daemon.pin(found))
-        return str(found)
+        vif_id = self._id(vif)
+        _refuse(await self._daemon.pin(vif_id))
+        return str(vif_id)
 
     @varlinkmethod(return_parameter="vif")
     async def Unpin(self, *, vif: str) -> str:
-        """Let the daemon take care of an interface again. Returns the vif's name."""
+        """Make the daemon manage a pinned interface again. Returns the vif's name."""
         self._require_root("Unpin")
-        found = self._id(vif)
-        _refuse(await self._daemon.unpin(found))
-        return str(found)
+        vif_id = self._id(vif)
+        _refuse(await self._daemon.unpin(vif_id))
+        return str(vif_id)
 
     def _require_root(self, method: str) -> None:
         if self._uid != 0:
@@ -244,22 +267,25 @@ class Control(VarlinkInterface, name=INTERFACE):
         return VifId(row.domid, row.devid)
 
     def _find(self, name: str) -> VifStatus:
-        """Return the interface that `name` stands for; the most exact meaning wins."""
+        """Return the interface that `name` stands for.
+
+        A vif's own name comes first, then a link's name, a domain's name, and a domain's name with a device number.
+        """
         vif = VifId.parse(name) or VifId.parse(f"vif{name}")
         if vif is not None and (row := self._daemon.vif(vif)) is not None:
             return row
         vm, _, devid = name.rpartition("/")
         rows = self._daemon.vifs()
-        found = (
+        matches = (
             [row for row in rows if row.link == name]
             or [row for row in rows if row.vm == name]
             or [row for row in rows if row.vm == vm and str(row.devid) == devid]
         )
-        if not found:
+        if not matches:
             raise NotFound(vif=name)
-        if len(found) > 1:
-            raise Ambiguous(vif=name, candidates=[row.vif for row in found])
-        return found[0]
+        if len(matches) > 1:
+            raise Ambiguous(vif=name, candidates=[row.vif for row in matches])
+        return matches[0]
 
 
 def _refuse(reason: str | None) -> None:

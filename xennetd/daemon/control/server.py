@@ -1,14 +1,14 @@
-"""The control socket: serves the Varlink interface of interface.py to whoever may open it.
+"""The control socket: serves the Varlink interface of interface.py to every peer that may open the socket.
 
-Rule 1: a peer has one request answered after the other, and the next is looked at when the reply has left. What one
-peer can make the daemon hold is one request, one reply and a bounded number of events.
-Rule 2: no peer can keep another out: when all places are taken, one that was silent for long makes room.
-Rule 3: a peer is a task, and ending it is cancelling that task.
+Rule 1: the daemon answers one request of a peer at a time, and reads the next when the reply has left. So one peer can
+make the daemon hold one request, one reply and a bounded number of events.
+Rule 2: no peer can keep another out. When all places are taken, the peer that was silent longest makes room.
+Rule 3: one task serves one peer. Cancelling the task ends the connection.
 
-The framing is done here and asyncvarlink's transport is not used: its reader never pauses for a peer that never ceases
-to send, and it stops listening when descriptors run out. Calls, types, errors and the interface's description are
-asyncvarlink's. Replies are encoded by msgspec, straight from the model's values: 1 ms for 1,000 vifs, where converting
-them by their types takes 50.
+This module does the framing itself, for two reasons: the reader of asyncvarlink's transport never pauses for a peer
+that never stops sending, and that transport stops listening when descriptors run out. Calls, types, errors and the
+interface's description are asyncvarlink's. msgspec encodes replies directly from the model's values. That takes 1 ms
+for 1,000 vifs; asyncvarlink's conversion by types takes 50 ms.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from xennetd.daemon.observability.audit import Audit
 from xennetd.model.errors import HostError, XennetdError
 
 GROUP = "xennet"
-"""Who may read, besides root."""
+"""The group whose members may read, besides root."""
 
 MAX_PEERS = 64
+"""Connections at the same time."""
 
 MAX_REQUEST = 64 << 10
-"""Bytes; a peer that sends a longer request is cut off."""
+"""Bytes. A peer that sends a longer request is disconnected."""
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
 _PASSED = ("control", "xennetd.socket")  # FileDescriptorName= of the socket unit, or its name
@@ -54,42 +55,43 @@ _log = structlog.get_logger()
 
 
 class ControlServer:
-    """Serves `daemon` on the socket at `path`, or on the one that systemd passed (sd_listen_fds(3)).
+    """Serves `daemon` on the socket at `path`, or on the socket that systemd passed (sd_listen_fds(3)).
 
-    Raises HostError when the socket can't be had.
+    Members of `group` may open a socket that is made here. `audit` is the trail that `Show` and `Monitor` read.
+    `version` is xennetd's. Raises HostError when the socket can't be made.
     """
 
     def __init__(self, daemon: Daemon, audit: Audit, path: str, *, version: str, group: str = GROUP) -> None:
         self._daemon = daemon
         self._audit = audit
         self._version = version
-        self._peers: dict[_Peer, None] = {}  # the one that was silent longest first
+        self._peers: dict[_Peer, None] = {}  # ordered: the peer that was silent longest comes first
         self._socket, self._remove = _passed_socket() or _own_socket(path, group)
 
     async def serve(self) -> None:
-        """Serve until cancelled; then all connections are closed, and the socket file removed if it is ours."""
+        """Serve until cancelled. Then close all connections, and remove the socket's file unless systemd made it."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     try:
                         conn, _ = await loop.sock_accept(self._socket)
-                    except OSError as error:  # Out of descriptors or memory, or the peer has gone already.
+                    except OSError as error:  # Descriptors or memory ran out, or the peer has hung up already.
                         _log.warning("A control connection could not be accepted", error=error.strerror)
                         await asyncio.sleep(0.1)
                     else:
                         tasks.create_task(self._converse(conn))
-                        await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let others run.
+                        await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let other tasks run.
         finally:
             self.close()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and remove the socket's file unless systemd made it."""
         self._socket.close()
         self._remove()
 
     async def _converse(self, conn: socket.socket) -> None:
-        """Serve one peer until it leaves, breaks the rules or must make room."""
+        """Serve one peer until it hangs up, violates the protocol or must make room."""
         try:
             peer = await _Peer.meet(conn)
         except OSError:
@@ -107,7 +109,7 @@ class ControlServer:
         except (OSError, _ProtocolError) as error:
             _log.debug("A control connection has ended", uid=peer.uid, error=str(error))
         except Exception:
-            _log.exception("A control connection has failed", uid=peer.uid)
+            _log.exception("A control connection failed because of a defect in xennetd", uid=peer.uid)
         finally:
             self._peers.pop(peer, None)
             peer.close()
@@ -121,31 +123,36 @@ class ControlServer:
         return registry
 
     def _heard(self, peer: _Peer) -> None:
+        """Note that a peer was not silent just now."""
         if peer in self._peers:
             self._peers[peer] = self._peers.pop(peer)
 
     def _admit(self, newcomer: _Peer) -> None:
-        """Take a peer in. When all places are taken the user who holds most gives one up; root gives only to root."""
+        """Add a peer. When all places are taken, the user with the most connections loses the most silent one.
+
+        Root's connections make room only for another one of root.
+        """
         self._peers[newcomer] = None
         if len(self._peers) <= MAX_PEERS:
             return
-        held = Counter(peer.uid for peer in self._peers if peer.uid != 0 or newcomer.uid == 0)
-        greediest = held.most_common(1)[0][0]
-        silent = next(peer for peer in self._peers if peer.uid == greediest)
+        connections = Counter(peer.uid for peer in self._peers if peer.uid != 0 or newcomer.uid == 0)
+        greediest_uid = connections.most_common(1)[0][0]
+        silent = next(peer for peer in self._peers if peer.uid == greediest_uid)
         del self._peers[silent]
         silent.end()
 
 
 class _ProtocolError(Exception):
-    """The peer does not speak Varlink, or speaks too much of it."""
+    """The peer sent something that is not Varlink, sent too long a request, or hung up during a stream."""
 
 
 class _Reader(asyncio.StreamReader):
-    """A stream reader that tells of the other side's hang-up when it happens, not when somebody reads."""
+    """A stream reader that calls `hung_up` as soon as the peer hangs up, even while nothing reads."""
 
     hung_up: Callable[[], None]
 
     def feed_eof(self) -> None:
+        """Take the end of the stream from the transport."""
         super().feed_eof()
         self.hung_up()
 
@@ -164,18 +171,18 @@ class _Peer:
 
     @classmethod
     async def meet(cls, conn: socket.socket) -> _Peer:
-        """Return the peer at the other end of an accepted connection, as the kernel knows it."""
+        """Return the peer of an accepted connection; its uid comes from the kernel. Raises OSError if it has gone."""
         _, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=MAX_REQUEST, loop=loop)
         reader.hung_up = lambda: None
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, conn)
-        transport.set_write_buffer_limits(high=0)  # so that drain() means: it has left
+        transport.set_write_buffer_limits(high=0)  # so that drain() returns when all bytes have left
         return cls(uid, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def request(self) -> VarlinkMethodCall | None:
-        """Return the next request, None when there will be none."""
+        """Return the next request, None after the last. Raises _ProtocolError for what is not a request."""
         self._streaming = False
         try:
             message = await self._reader.readuntil(b"\0")
@@ -188,7 +195,10 @@ class _Peer:
             raise _ProtocolError(str(error)) from None
 
     async def send(self, reply: dict[str, Any]) -> None:
-        """Send a reply; return when all of it has left. A reply that others follow makes this a stream."""
+        """Send a reply and return when all of it has left.
+
+        A reply with `continues` begins or continues a stream. Raises _ProtocolError for a stream whose peer hung up.
+        """
         self._writer.write(msgspec.json.encode(reply) + b"\0")
         await self._writer.drain()
         self._streaming = reply.get("continues", False)
@@ -196,16 +206,16 @@ class _Peer:
             raise _ProtocolError("the peer has hung up")
 
     def end(self) -> None:
-        """Cut the connection, whatever is going on."""
+        """End the connection at once, by cancelling the task that serves it."""
         if self._task is not None:
             self._task.cancel()
 
     def close(self) -> None:
-        """Close the connection; what has not left by now is dropped."""
+        """Close the connection. Bytes that have not left by now are dropped."""
         self._writer.transport.abort()
 
     def _hung_up(self) -> None:
-        # A peer that closes its sending side still gets the reply it waits for, but a stream would never end.
+        # A peer that closes its sending side still gets the reply that it waits for. A stream would never end.
         self._gone = True
         if self._streaming:
             self.end()
@@ -233,14 +243,14 @@ async def _answer(registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall) -
     except XennetdError as error:
         reply = Refused(reason=error.detail).tojson()
     except Exception:
-        _log.exception("A control request has failed", method=call.method)
-        reply = Refused(reason="the daemon failed at it, which is a bug; its journal has the details").tojson()
+        _log.exception("A control request failed because of a defect in xennetd", method=call.method)
+        reply = Refused(reason="this request met a bug in xennetd; its journal has the details").tojson()
     if not call.oneway:
         yield reply
 
 
 def _passed_socket() -> tuple[socket.socket, Callable[[], None]] | None:
-    """Return the listening socket that systemd made for us, if it did. Its file is systemd's to remove."""
+    """Return the listening socket that systemd passed, None if there is none, and what removes its file: nothing."""
     for name in _PASSED:
         passed = get_listen_fd(name)
         if passed is not None:
@@ -253,11 +263,11 @@ def _passed_socket() -> tuple[socket.socket, Callable[[], None]] | None:
 
 
 def _own_socket(path: str, group: str) -> tuple[socket.socket, Callable[[], None]]:
-    """Return a listening socket at `path` and what removes its file later."""
+    """Return a new listening socket at `path`, and a function that removes its file."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         _remove_stale(path)
-        mask = os.umask(0o177)  # Nobody gets in between bind() and chmod().
+        mask = os.umask(0o177)  # so that nobody else can connect between bind() and chmod()
         try:
             sock.bind(path)
         finally:
@@ -266,9 +276,9 @@ def _own_socket(path: str, group: str) -> tuple[socket.socket, Callable[[], None
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
             os.chmod(path, 0o660)
         except KeyError:
-            pass  # No such group: root's alone.
-        except PermissionError:  # The same, and no reason to leave guests without their network.
-            _log.warning("The control socket can't be given to its group: only root can open it", group=group)
+            pass  # The group does not exist: only root can open the socket.
+        except PermissionError:  # Only root can open the socket; that must not cost guests their network.
+            _log.warning("The control socket can't be given to its group, so only root can open it", group=group)
         sock.listen(MAX_PEERS)
         made = os.stat(path).st_ino
     except OSError as error:
@@ -290,13 +300,13 @@ def _own_socket(path: str, group: str) -> tuple[socket.socket, Callable[[], None
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that a daemon left behind which is no more. Never one that somebody listens on."""
+    """Remove the socket that a dead daemon left. Raises HostError if somebody listens there, or it is no socket."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise HostError(f"the control socket {path} can't be made: there is something else of that name")
+        raise HostError(f"the control socket {path} can't be made: a file of that name exists and is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
@@ -304,5 +314,5 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            pass  # Somebody listens who is busy.
+            pass  # Somebody listens, and the backlog is full.
     raise HostError(f"another xennetd is running: it listens on the control socket {path}")

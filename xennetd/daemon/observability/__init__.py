@@ -1,1 +1,1 @@
-"""What people are told: the audit trail, the journal, the log, systemd's status."""
+"""Reports to people: the audit trail, the journal, the log, systemd's status."""

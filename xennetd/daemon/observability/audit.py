@@ -1,7 +1,7 @@
-"""The audit trail: each event is one journal entry, and the same event goes to every monitor that listens.
+"""The audit trail: each event becomes one journal entry, and goes to every monitor.
 
-Recording never waits: not for journald (see journal.py), and not for a monitor, which loses events when it is too slow
-and is told how many.
+Recording never waits for journald (see journal.py), nor for a monitor. A monitor that is too slow loses events, and
+learns how many.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 
 REMEMBERED = 200
-"""How many events are kept in memory for `show` and for monitors that ask for the recent ones."""
+"""Events kept in memory, for `show` and for monitors that ask for recent events."""
 
 BACKLOG = 256
-"""How many events wait for one monitor before it begins to lose the oldest."""
+"""Events that may wait for one monitor. Beyond that the monitor loses the oldest."""
 
 _PRIORITIES = {
     EventKind.ERROR: ERR,
@@ -44,11 +44,11 @@ class Audit:
 
     @property
     def lost(self) -> int:
-        """How many journal entries, of the audit trail and of the log, have reached nobody since the start."""
+        """The number of entries, of the audit trail and of the log, that were lost since the daemon's start."""
         return self._journal.lost
 
     def record(self, event: Event) -> None:
-        """Write `event` down, stamped with the time unless it has one, and tell the monitors."""
+        """Send `event` to the journal and to the monitors. An event without a time gets the current one."""
         if not event.realtime_us:
             event = replace(event, realtime_us=self._clock())
         self._journal.send(entry(event))
@@ -68,7 +68,7 @@ class Audit:
 
 
 class Subscription:
-    """Events as they are recorded, an async iterator of (event, how many were lost just before it)."""
+    """An async iterator over recorded events: pairs of an event and the number of events lost just before it."""
 
     def __init__(self, register: set[Subscription]) -> None:
         self._register = register
@@ -77,7 +77,7 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Add an event, at the cost of the oldest one that still waits when there are too many."""
+        """Add an event. If BACKLOG events wait already, the oldest of them is lost."""
         if len(self._events) >= BACKLOG:
             self._events.popleft()
             self._lost += 1
@@ -104,7 +104,7 @@ class Subscription:
 
 
 def entry(event: Event) -> Fields:
-    """Return the journal entry of an event; what the event does not know is left out."""
+    """Return the journal entry of an event. Values that the event does not have are left out."""
     kind = event.kind
     fields: dict[str, str | int] = {
         "MESSAGE": event.message,

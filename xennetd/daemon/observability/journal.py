@@ -1,8 +1,8 @@
-"""The journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram an entry.
+"""The journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram for each entry.
 
-Rule 1: nothing here ever waits. When journald stalls or is absent the entry goes to standard error, and when that does
-not take it either the entry is counted as lost, which the next entry that gets through says.
-Rule 2: nothing here raises for what the other side does. Logging never fails the work that is logged.
+Rule 1: nothing here ever waits. When journald stalls or is absent, the entry goes to standard error. When standard
+error does not take it either, the entry counts as lost; the next entry that gets through reports the number.
+Rule 2: nothing here raises because of journald or of standard error. Logging never fails the work that is logged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BARE = re.compile(r"[!#-<>-\[\]-~]+")
 
 
 def encode(fields: Fields) -> bytes:
-    """Return an entry's datagram. A value with a newline takes the form that has a length; any text is safe."""
+    """Return an entry's datagram. A value with a newline is sent with its length, so any text is safe."""
     out = bytearray()
     for name, value in fields.items():
         data = str(value).encode("utf-8", "backslashreplace")
@@ -45,7 +45,7 @@ def encode(fields: Fields) -> bytes:
 
 
 def line(fields: Fields) -> bytes:
-    """Return an entry as one line of `NAME=value`, a value with blanks, quotes or controls being a JSON string."""
+    """Return an entry as one line of `NAME=value`. A value with blanks, quotes or controls becomes a JSON string."""
     words = (
         f"{name}={text if _BARE.fullmatch(text) else json.dumps(text)}"
         for name, text in ((name, str(value)) for name, value in fields.items())
@@ -54,10 +54,10 @@ def line(fields: Fields) -> bytes:
 
 
 class Stderr:
-    """Standard error, written without ever waiting and without changing it for those who share it.
+    """Standard error. Writing never waits, and does not change the open file for other processes that share it.
 
-    O_NONBLOCK belongs to the open file, which a shell or a supervisor may share, so a pipe or a terminal is opened
-    anew; a socket (journald's stream) can't be, but takes the wish with each send.
+    O_NONBLOCK belongs to the open file description, which a shell or a supervisor may share. So a pipe or a terminal is
+    opened anew. A socket (journald's stream) can't be opened anew; MSG_DONTWAIT makes each send non-blocking.
     """
 
     def __init__(self, fd: int = 2) -> None:
@@ -71,10 +71,13 @@ class Stderr:
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
                 self._fd = os.open(f"/proc/self/fd/{fd}", flags)
         except OSError:
-            pass  # Closed, or a pipe that nobody reads: there is nowhere to write to.
+            pass  # Standard error is closed, or a pipe without a reader: every write fails.
 
     def write(self, text: bytes) -> bool:
-        """Write `text`, whole lines, and return whether all of it was taken. After a torn line comes a line's end."""
+        """Write `text`, which consists of whole lines. Returns whether all of it was taken.
+
+        After a write that took only a part, the next one begins with a newline.
+        """
         data = b"\n" + text if self._torn else text
         try:
             if self._socket is not None:
@@ -90,7 +93,7 @@ class Stderr:
 
 
 class Journal:
-    """Where entries go. `lost` counts those that neither the journal nor standard error took, since the start."""
+    """Sends entries to journald, else to standard error. `lost` counts the entries that neither took."""
 
     def __init__(self, path: str = SOCKET, *, stderr: Stderr | None = None, identifier: str = "xennetd") -> None:
         self.lost = 0
@@ -98,7 +101,7 @@ class Journal:
         self._path = path
         self._stderr = Stderr() if stderr is None else stderr
         self._identity: dict[str, str | int] = {"SYSLOG_IDENTIFIER": identifier}
-        # Unconnected: each send looks the path up, so a journald that was restarted is found again by itself.
+        # The socket is not connected: each send looks the path up, and so reaches a restarted journald too.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
@@ -129,7 +132,7 @@ class Journal:
         return True
 
     def _deliver_sealed(self, entry: bytes) -> bool:
-        """Send what is too large for a datagram as a file that nobody can change any more (memfd_create(2))."""
+        """Send an entry that is too large for a datagram, as a sealed file (memfd_create(2))."""
         try:
             fd = os.memfd_create("xennetd-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError:
@@ -138,7 +141,7 @@ class Journal:
             with open(fd, "wb", buffering=0, closefd=False) as file:
                 file.write(entry)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-            # Not send_fds(): Python 3.11's forgets the flags and the address.
+            # socket.send_fds() of Python 3.11 ignores its flags and its address, so it can't be used here.
             passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))
             self._socket.sendmsg([], [passed], _SEND_FLAGS, self._path)
         except OSError:

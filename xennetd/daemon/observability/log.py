@@ -1,10 +1,10 @@
-"""What the daemon logs: structlog, with the journal (or a person's terminal) as the last processor.
+"""The daemon's log: structlog, with the journal (or a person's terminal) as its last processor.
 
-`configure()` is called once, by the daemon's main; structlog.get_logger() may be called before, at import time as well.
-Loggers are not cached (structlog's `cache_logger_on_first_use`): each looks up its class at each call, so that
-`toggle_debug` changes all of them at once. A debug message that is not logged costs 3 microseconds.
-Messages are sentences. Values become journal fields, `bridge="xenbr0"` being `XENNET_BRIDGE=xenbr0`; what guests wrote
-is made visible() before.
+The daemon's main calls `configure()` once. structlog.get_logger() may be called before that, at import time too.
+Loggers are not cached (structlog's `cache_logger_on_first_use`): a logger looks up its class at each call, so that
+`toggle_debug` changes all loggers at once. A debug message that is not logged costs 3 microseconds.
+Messages are sentences. Values become journal fields: `bridge="xenbr0"` becomes `XENNET_BRIDGE=xenbr0`. The caller makes
+text from guests visible() before it logs it.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ _LOGGERS = {
     False: structlog.make_filtering_bound_logger(logging.INFO),
     True: structlog.make_filtering_bound_logger(logging.DEBUG),
 }
-"""structlog's logger classes, without debug messages and with them."""
+"""structlog's logger classes, by whether debug messages are logged."""
 
 _PRIORITIES = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERR, "exception": ERR, "critical": ERR}
 _NOT_FIELD = re.compile(r"[^A-Z0-9_]")
 
 
 def configure(journal: Journal, *, debug: bool = False) -> None:
-    """Send messages to the journal, or to the terminal of whoever runs the daemon by hand."""
+    """Send messages to the journal or, if the daemon was started by hand, to the terminal. `debug` logs debug too."""
     by_hand = "JOURNAL_STREAM" not in os.environ and os.isatty(2)
     deliver = _ToTerminal(Stderr()) if by_hand else _ToJournal(journal)
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, deliver],
         wrapper_class=_LOGGERS[debug],
     )
-    # asyncio and the libraries speak to the standard logging; without a handler that would be a blocking print.
+    # asyncio and the libraries use the standard logging. Without this handler it would print, and printing may block.
     libraries = _FromLogging(journal)
     libraries.setFormatter(logging.Formatter())
     logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
 
 
 def toggle_debug() -> None:
-    """Begin to log debug messages or, where they are logged, cease to. Either is logged."""
+    """Switch debug messages on or, if they are logged already, off. The change itself is logged."""
     debug = structlog.get_config()["wrapper_class"] is not _LOGGERS[True]
     structlog.configure(wrapper_class=_LOGGERS[debug])
     _log.info("debug messages are logged from now on" if debug else "debug messages are no longer logged")
 
 
 class _ToJournal:
-    """The last processor: sends an event's dict as an entry."""
+    """The last processor of a service: sends an event's dict to the journal as an entry."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -83,7 +83,7 @@ class _ToJournal:
 
 
 class _ToTerminal:
-    """The last processor when a person runs the daemon: writes a readable line."""
+    """The last processor of a daemon that was started by hand: writes a line to the terminal."""
 
     def __init__(self, stderr: Stderr) -> None:
         self._stderr = stderr
@@ -98,17 +98,18 @@ class _ToTerminal:
 
 
 class _FromLogging(logging.Handler):
-    """Takes what libraries log to the journal."""
+    """Sends messages of libraries to the journal."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
         self._journal = journal
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send one message. Messages below ERROR have the priority WARNING."""
         try:
             priority = ERR if record.levelno >= logging.ERROR else WARNING
             self._journal.send({"MESSAGE": self.format(record), "PRIORITY": priority, "XENNET_LOGGER": record.name})
-        except Exception:  # A library's log call with wrong arguments must not end its caller.
+        except Exception:  # A library's log call with wrong arguments must not fail the library's work.
             self.handleError(record)
 
 

@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)): ready, reloading, a line of status, and that the daemon is alive."""
+"""Messages to systemd (sd_notify(3)): ready, reloading, stopping, a line of status, and the watchdog."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from systemd.daemon import notify
 
 
 def ready(status: str) -> None:
-    """Say that the daemon serves."""
+    """Tell systemd that the daemon serves, with a line of status."""
     notify(f"READY=1\nSTATUS={status}")
 
 
 def reloading() -> None:
-    """Say that a reload has begun; `ready` ends it (the RELOADING=1 protocol of sd_notify(3))."""
+    """Tell systemd that a reload has begun. `ready` ends it (the RELOADING=1 protocol of sd_notify(3))."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
@@ -26,12 +26,15 @@ def status(text: str) -> None:
 
 
 def stopping() -> None:
-    """Say that the daemon is on its way out."""
+    """Tell systemd that the daemon is stopping."""
     notify("STOPPING=1")
 
 
 async def watchdog(probe: Callable[[], Awaitable[None]]) -> None:
-    """Tell systemd that the daemon is alive, each time only after `probe` has returned; nothing without WatchdogSec."""
+    """Tell systemd at a third of WatchdogSec= that the daemon is alive, each time after `probe` has returned.
+
+    Returns at once if the unit has no WatchdogSec=.
+    """
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return

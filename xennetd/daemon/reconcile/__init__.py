@@ -1,1 +1,1 @@
-"""Brings the host and its vifs to what policy says of them."""
+"""Brings the host and its vifs to the state that the policy wants."""

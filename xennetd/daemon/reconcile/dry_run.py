@@ -1,4 +1,4 @@
-"""The host as it would be if networks had their bridges: what a daemon goes by that only observes."""
+"""A view of the host for observe mode: the host as it is, plus the bridges that xennetd would make."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from xennetd.model.link import IFF_UP, HostView, Link
 from xennetd.model.marks import BRIDGE_GROUP
 
 _NOT_MADE = -1
-"""The index of a bridge that is not there."""
+"""The index of a bridge that does not exist."""
 
 
 class DryRunHost:
-    """Implements `HostView`: `host`, and the bridges that the policy's networks are to have."""
+    """Implements `HostView`: adds to `host` the missing bridges of the networks in `policy`.
+
+    Every answer but `link` is that of `host`.
+    """
 
     def __init__(self, host: HostView, policy: Policy) -> None:
         self._host = host
@@ -25,32 +28,42 @@ class DryRunHost:
 
     @property
     def has_ipv6(self) -> bool:
+        """Whether the kernel has IPv6."""
         return self._host.has_ipv6
 
     @property
     def forces_ipv6(self) -> bool:
+        """Whether IPv6 can be forwarded link by link."""
         return self._host.forces_ipv6
 
     def link(self, name: str) -> Link | None:
+        """Return the link of this name, or the bridge of this name that xennetd would make."""
         return self._bridges.get(name) or self._host.link(name)
 
     def bridges(self) -> tuple[Link, ...]:
+        """Return the bridges that exist."""
         return self._host.bridges()
 
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
+        """Return the uplinks of the bridge with this index; a bridge that does not exist has none."""
         return self._host.uplinks(bridge)
 
     def default_uplink(self, version: int) -> Link | None:
+        """Return the link of the default route of this IP version."""
         return self._host.default_uplink(version)
 
     def owner(self, destination: IPNetwork) -> Link | None:
+        """Return a link with an address of the host in this destination."""
         return self._host.owner(destination)
 
     def router(self, destination: IPNetwork) -> IPAddress | None:
+        """Return a router in this destination that a default route leads to."""
         return self._host.router(destination)
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
+        """Return a foreign link with an address in a subnet that overlaps this one."""
         return self._host.neighbouring(subnet)
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
+        """Return the link of xennetd's route with this destination and metric."""
         return self._host.routed(destination, metric)

@@ -1,7 +1,6 @@
-"""Carries out what was decided about a vif's links, and remembers what the host refused.
+"""Executes the Steps of a decision about a vif, and remembers the Steps that the host refused.
 
-An engine that answers later (an adapter, a placement that is not the kernel's) is awaited here; rtnetlink is not, since
-it answers at once.
+Adapters whose engine answers later are awaited here. rtnetlink answers at once and needs no awaiting.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from xennetd.plan.steps import LinkStep, SetLink, Step
 
 
 class Executor:
-    """Executes Steps on the host and on links."""
+    """Executes Steps on the host and on the links of vifs."""
 
     def __init__(self, kernel: Kernel, host: HostState, audit_events: AuditEvents) -> None:
         self._kernel = kernel
@@ -31,9 +30,9 @@ class Executor:
         self._audit_events = audit_events
 
     async def execute(self, record: Record, link: Link | None, port: PortDecision, *, tap: bool) -> list[Step]:
-        """Carry out what was decided about one link; a refusal is remembered for the next decision.
+        """Execute the Steps of the decision about one link: the vif's tap if `tap`, else its own link.
 
-        Returns the Steps that were done.
+        A refusal is remembered in `record` for the next decision. Returns the executed Steps, none after a refusal.
         """
         if not port.all_steps or link is None:
             return []
@@ -46,19 +45,22 @@ class Executor:
             self.fail(record, link, error, tap=tap)
             return []
         except StepRefused as refused:
-            # A refusal is held against a vif until what the refusal is about changes. The kernel's view has taken in
-            # by now whatever changed between the look and the Step, and no second event will tell of that change. So a
-            # refusal that comes of it must not be remembered: the next round decides anew, by the newer view.
+            # A refusal is remembered until its cause changes. A change between the observation and the Step is in the
+            # kernel's view by now, and no second event will report it. So a refusal that such a change caused must not
+            # be remembered: the next round decides anew from the newer view.
             if not (refused.link_gone or refused.overtaken or self._bridge_gone(refused.step)):
                 why = refusal(record.vif, refused.step, refused.errno, refused.reason, refused.text)
                 self.fail(record, link, why, tap=tap)
             return []
-        if any(isinstance(each, SetLink) and each.property == "mtu" for each in port.steps if each.index == link.index):
+        if any(isinstance(step, SetLink) and step.property == "mtu" for step in port.steps if step.index == link.index):
             record.remember(replace(record.port_memory(tap=tap), mtu_given=incarnation(link)), tap=tap)
         return list(port.all_steps)
 
     def verify(self, record: Record, decision: Decision, link: Link | None, tap: Link | None) -> None:
-        """What was done does not show: read the links themselves, and if it still does not, remember a failure."""
+        """Check Steps that were executed and are still needed, by reading the links from the kernel again.
+
+        If the kernel confirms that a link is unchanged, the Steps had no effect: that is remembered as a failure.
+        """
         for suspect, steps, is_tap in ((link, decision.port.all_steps, False), (tap, decision.tap.all_steps, True)):
             if suspect is None or not steps:
                 continue
@@ -67,13 +69,13 @@ class Executor:
                 self.fail(record, suspect, not_taken(record.vif, steps), tap=is_tap)
 
     def fail(self, record: Record, link: Link, error: HostError, *, tap: bool) -> None:
-        """Remember a failure of one link."""
+        """Remember a failure of one link: of the vif's tap if `tap`, else of its own link."""
         memory = record.port_memory(tap=tap)
         failure = fail(error, record.vif, link, memory.failure, time.monotonic())
         record.remember(replace(memory, failure=failure), tap=tap)
 
     def _bridge_gone(self, step: LinkStep) -> bool:
-        """Whether a link could not become the port of a bridge because that has gone: then it is decided anew."""
+        """Return whether the Step was to make a link the port of a bridge that is gone. A new decision is due then."""
         if not isinstance(step, SetLink) or step.property != "master" or not isinstance(step.value, int):
             return False
         return step.value != 0 and self._kernel.links.by_index(step.value) is None

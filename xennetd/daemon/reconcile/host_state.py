@@ -1,7 +1,8 @@
-"""Keeps what the host itself must have for its guests and networks: made for its first owner, gone with its last.
+"""Keeps the host objects that guests and networks need: made for their first owner, removed after their last.
 
-Rule 1: what is wanted is in `plan.desired`; what there is, the adapters ask the kernel; `plan.host` is the difference.
-Rule 2: what carries our mark is removed only when every owner has been heard (`prune`).
+Rule 1: `plan.desired` holds the desired objects, adapters observe the existing ones, and `plan.difference` compares.
+Rule 2: marked objects without an owner are pruned only after every owner has been evaluated (`prune`). A mark says that
+xennetd, this run or an earlier one, made the object.
 """
 
 from __future__ import annotations
@@ -20,48 +21,54 @@ _log = structlog.get_logger(__name__)
 
 
 def released(key: Key) -> str:
-    """Return what waits for a host object that somebody else wants in another way, as in an error's `waits_on`."""
+    """Return the name under which an error's `waits_on` waits for another owner to give up a host object."""
     return f"host object {key}"
 
 
 class HostState:
-    """Who wants what of the host, and the way there. An object is wanted until `settle` says that its owner is not."""
+    """The desired host objects of all owners, and the way to them.
+
+    An owner is a vif or the name of a network. It wants an object from `ensure` on, until a `settle` without the
+    object. `domain` is the UUID of a vif's domain: of two vifs of one domain, the later takes over the objects of the
+    earlier.
+    """
 
     def __init__(self, adapters: Adapters) -> None:
         self._adapters = adapters
         self._desired = DesiredState()
 
     def supersede(self) -> None:
-        """Begin a new policy."""
+        """Begin a new policy: an owner decided by it takes precedence over owners decided by the old policy."""
         self._desired.supersede()
 
     def owners(self) -> list[Owner]:
-        """Return who wants anything."""
+        """Return all owners of at least one object."""
         return self._desired.owners()
 
     def wants(self, owner: Owner, wanted: HostObject) -> bool:
-        """Return whether an owner has this object already, as far as we know."""
+        """Return whether an owner is recorded as wanting exactly this object. The host is not read."""
         return self._desired.of(owner).get(wanted.key) == wanted
 
     def difference(self, owner: Owner, objects: Collection[HostObject]) -> tuple[HostStep, ...]:
-        """Return the Steps to what an owner wants, but for what it has given to a successor."""
+        """Return the Steps that make these objects of an owner, except objects that a successor has taken over."""
         if not objects:
             return ()
-        desired = {each.key: each for each in objects if not self._desired.gave_way(owner, each)}
+        desired = by_key([wanted for wanted in objects if not self._desired.gave_way(owner, wanted)])
         return difference(desired, self._observed(desired.values()))
 
     def conflict(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> HostError | None:
-        """Return why an owner can't have these objects beside others' of the same keys, None if it can.
+        """Return why an owner can't have these objects: another owner wants another value for one of their keys.
 
-        The sentence is for the guest as well, and names no other guest.
+        Returns None without a conflict. The guest may read the error's sentence, which therefore names no other guest.
         """
-        found = self._desired.conflict(owner, objects, domain)
-        return _refusal(owner, found) if found is not None else None
+        conflict = self._desired.conflict(owner, objects, domain)
+        return _refusal(owner, conflict) if conflict is not None else None
 
     async def ensure(self, owner: Owner, steps: Collection[HostStep], domain: str | None = None) -> None:
-        """Carry out Steps for an owner, who wants what they make from now on.
+        """Execute Steps for an owner, which wants the objects of the Steps from now on.
 
-        Raises HostError for what the host refuses; what was made until then stays, and goes with its owner.
+        Raises HostError for the first Step that the host refuses. Objects made before stay until the owner gives them
+        up.
         """
         self._desired.add(owner, [step.object for step in steps], domain)
         for does, kind, objects in batches(steps):
@@ -71,36 +78,36 @@ class HostState:
                 await later
 
     async def settle(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> frozenset[str]:
-        """Settle that an owner wants exactly these objects, which are there; remove what nobody wants any more.
+        """Record that an owner wants exactly these objects, which exist; remove objects that lost their last owner.
 
-        Returns what others may wait for who wanted one of its objects in another way (an error's `waits_on`).
+        Returns the names (see `released`) under which other owners may wait for the objects that this owner gave up.
         """
         if not objects and not self._desired.of(owner):
             return frozenset()
         given_up = self._desired.replace(owner, objects, domain)
         if not given_up:
             return frozenset()
-        left = (self._desired.get(each.key) for each in given_up)
-        desired = by_key([each for each in left if each is not None])
+        still_wanted = (self._desired.get(old.key) for old in given_up)
+        desired = by_key([wanted for wanted in still_wanted if wanted is not None])
         await self._withdraw(difference(desired, {**by_key(given_up), **self._observed(desired.values())}))
-        return frozenset(released(each.key) for each in given_up)
+        return frozenset(released(old.key) for old in given_up)
 
     def leftovers(self) -> tuple[HostStep, ...]:
-        """Return the Steps that remove what carries our mark and what nobody wants."""
-        owned = [each for adapter in dict.fromkeys(self._adapters.values()) for each in adapter.list_owned()]
-        surplus = {each.key: each for each in owned if self._desired.get(each.key) is None}
+        """Return the Steps that remove marked objects without an owner."""
+        marked = [owned for adapter in dict.fromkeys(self._adapters.values()) for owned in adapter.list_owned()]
+        surplus = by_key([owned for owned in marked if self._desired.get(owned.key) is None])
         return difference({}, surplus)
 
     async def prune(self) -> None:
-        """Remove what carries our mark and what nobody wants: what an earlier daemon has left."""
+        """Remove marked objects without an owner. An earlier run of the daemon, or an earlier policy, left them."""
         await self._withdraw(self.leftovers())
 
     def _observed(self, objects: Iterable[HostObject]) -> dict[Key, HostObject]:
-        found = ((each.key, self._adapters[each.key.kind].present(each)) for each in objects)
-        return {key: there for key, there in found if there is not None}
+        observed = ((wanted.key, self._adapters[wanted.key.kind].present(wanted)) for wanted in objects)
+        return {key: present for key, present in observed if present is not None}
 
     async def _withdraw(self, steps: Collection[HostStep]) -> None:
-        """Carry out Steps that no owner waits for. What is refused is logged, and the others are done all the same."""
+        """Execute Steps that no owner waits for. A refusal is logged and does not stop the other Steps."""
         for does, kind, objects in batches(steps):
             adapter = self._adapters[kind]
             try:
@@ -108,16 +115,16 @@ class HostState:
                 if later is not None:
                     await later
             except HostError as error:
-                _log.error("a host object that is not wanted any more could not be removed", why=error.detail)
+                _log.error("a host object that has no owner any more could not be removed", why=error.detail)
 
 
 def _refusal(owner: Owner, conflict: Conflict) -> HostError:
     key, other = conflict.wanted.key, conflict.owner
-    mine, theirs = f"{_value(conflict.wanted)} for {_title(owner)}", f"{_value(conflict.has)} for {_title(other)}"
-    public = theirs if isinstance(other, str) else f"{_value(conflict.has)} for another guest"
+    wanted, present = f"{_value(conflict.wanted)} for {_title(owner)}", f"{_value(conflict.has)} for {_title(other)}"
+    public = present if isinstance(other, str) else f"{_value(conflict.has)} for another guest"
     return HostError(
-        f"{key} can't be both {mine} and {public}",
-        detail=f"{key} can't be both {mine} and {theirs}: one of the two must be configured otherwise",
+        f"{key} can't be both {wanted} and {public}",
+        detail=f"{key} can't be both {wanted} and {present}: one of the two must be configured otherwise",
         waits_on=frozenset({released(key)}),
     )
 
@@ -127,7 +134,7 @@ def _title(owner: Owner) -> str:
 
 
 def _value(wanted: HostObject) -> str:
-    """Return the value as one word where it is one, else the whole object's line."""
+    """Return an integer value as a word, any other value as the description of the whole object."""
     value = getattr(wanted, "value", None)
     return str(value) if isinstance(value, int) else f"`{wanted.describe()}`"
 

@@ -1,4 +1,4 @@
-"""The policy that is in force. It is held here and nowhere else; who needs it asks for it each time."""
+"""Holds the policy in force. Other parts read it here each time and keep no copy, since a reload replaces it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from xennetd.policy.check import Notes
 
 @dataclass(slots=True)
 class InForce:
-    """Holds the policy, and what `check` said of it when it came. A reload replaces both."""
+    """The policy in force, and the notes of `policy.check.check` from when it came into force."""
 
     policy: Policy
     notes: Notes = ()
 
     @property
     def observes(self) -> bool:
-        """Whether nothing may be changed, only reported."""
+        """Whether the daemon is in observe mode: it reports what it would change, and changes nothing."""
         return self.policy.daemon.mode == "observe"

@@ -1,4 +1,4 @@
-"""Keeps each network of the policy as the policy says, and remembers why one can't be had."""
+"""Keeps the networks of the policy as the policy defines them, and remembers why a network can't be made."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, is_guest_port
+from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
@@ -22,15 +23,19 @@ from xennetd.policy.network_needs import lacks, named_links, needs
 _log = structlog.get_logger(__name__)
 
 _RETRY_LONGEST = 60.0
+"""Seconds between two attempts at a network with a problem, at most."""
 
 
 def network_key(name: str) -> str:
-    """Return what vifs wait on whose network can't be had now, as in an error's `waits_on`."""
+    """Return the name under which vifs wait, in an error's `waits_on`, for a network that can't be made now."""
     return f"network {name}"
 
 
 class Networks:
-    """All networks of the policy. `cured` is called with what vifs may have waited for (an error's `waits_on`)."""
+    """All networks of the policy.
+
+    `cured` is called with names that vifs may wait for (an error's `waits_on`), when these are available again.
+    """
 
     def __init__(
         self, in_force: InForce, view: HostView, host: HostState, audit: Audit, cured: Callable[[Iterable[str]], None]
@@ -51,20 +56,20 @@ class Networks:
         self._wake = asyncio.Event()
 
     async def follow_policy(self) -> None:
-        """Make the networks of a policy that is new. What is needed no more is taken away by `retire`, not before."""
+        """Make the networks of a new policy. Host objects that only the old policy needed stay until `retire`."""
         self._links = named_links(self._in_force.policy)
         self._guests_move = True
         await self.look()
 
     def hint(self) -> None:
-        """Ask for a look: something that networks are made of may have changed."""
+        """Ask for a `look`: a host object of a network may have changed."""
         self._wake.set()
 
     def links_changed(self, changes: Iterable[LinkChange]) -> None:
-        """Take a hint from the kernel's view.
+        """Take changed links from the kernel's view as a hint.
 
-        A guest's link is no part of a network, nor is one without an address that no network names: those of containers
-        come and go.
+        Two kinds of links concern no network: links of guests, and links without addresses that no network names. The
+        links of containers, which come and go, are of the second kind.
         """
         if self._links and any(map(self._concerns, changes)):
             self._wake.set()
@@ -76,24 +81,30 @@ class Networks:
         )
 
     async def catch_up(self) -> None:
-        """Look now if there is a hint: a guest whose network is put right at once need not hear that it was not."""
+        """Look at the networks now if there is a hint.
+
+        A guest that is reconciled next then finds its network repaired, and gets no error about it.
+        """
         if self._wake.is_set():
             self._wake.clear()
             try:
                 await self.look()
             except Exception:
-                self._wake.set()  # A defect: `run` meets it too, and it is none of a guest's.
+                self._wake.set()  # A defect in xennetd: `run` meets it too, and the guest is not at fault.
 
     def problem(self, name: str) -> XennetdError | None:
-        """Return why a network can't be had now, in a sentence that a guest may read and a detail for the journal."""
-        found = self._problems.get(name)
-        if found is None:
+        """Return why a network can't be made now, None if it can.
+
+        The guest may read the error's sentence; the detail is for the administrator.
+        """
+        problem = self._problems.get(name)
+        if problem is None:
             return None
         waits_on = frozenset({network_key(name)})
-        return PolicyError(found.sentence, detail=found.detail, waits_on=waits_on)
+        return PolicyError(problem.sentence, detail=problem.detail, waits_on=waits_on)
 
     def problems(self) -> list[str]:
-        """Return what is wrong with networks, in sentences."""
+        """Return a sentence for each problem of a network."""
         now = time.monotonic()
         fights = ((name, self._pace.problem(name, now)) for name in self._in_force.policy.networks)
         return [
@@ -103,7 +114,7 @@ class Networks:
         ]
 
     def _again(self, seconds: float) -> None:
-        """Look again in some time; of several such times the earliest counts."""
+        """Look again after some seconds. Of several such times the earliest counts."""
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             if loop.time() < self._timer.when() <= loop.time() + seconds:
@@ -112,14 +123,14 @@ class Networks:
         self._timer = loop.call_later(seconds, self._wake.set)
 
     def remarks(self) -> list[str]:
-        """Return what would be made of networks if it were not for observe mode, in sentences."""
-        would = {name: "; ".join(each.describe() for each in missing) for name, missing in self._missing.items()}
+        """Return a sentence for each network that would be changed if the daemon were not in observe mode."""
+        would = {name: "; ".join(_words(missing)) for name, missing in self._missing.items()}
         return [f"network {name}: would: {text}" for name, text in would.items() if text]
 
     async def look(self) -> None:
-        """Make what is missing of each network, or (in observe mode) note what that is.
+        """Make the missing host objects of all networks or, in observe mode, note which are missing.
 
-        What a network needed before and does not need any more is taken away, unless guests are still to move.
+        Host objects that a network does not need any more are removed, unless guests are still to leave them.
         """
         observes = self._in_force.observes
         before = set(self._problems)
@@ -127,42 +138,46 @@ class Networks:
         self._lacks.clear()
         for name, network in self._in_force.policy.networks.items():
             try:
-                needed = needs(self._in_force.policy, network, self._view)
-                if (lack := lacks(network, self._view)) is not None:
-                    self._lacks[name] = lack
-                missing = self._host.difference(name, needed)
-                if observes:
-                    self._missing[name] = missing
-                    self._problems.pop(name, None)
-                    continue
-                self._known.add(name)
-                if (conflict := self._host.conflict(name, needed)) is not None:
-                    raise conflict
-                if missing and (wait := self._pace.wait(name, _words(missing), time.monotonic())) > 0:
-                    self._again(wait)
-                    continue
-                lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
-                await self._host.ensure(name, missing)
-                if not self._guests_move:
-                    self._cured(await self._host.settle(name, needed))
+                await self._look_at(network, observes=observes)
             except (HostError, PolicyError) as error:
                 known = self._problems.get(name)
                 if known is None or known.detail != error.detail:
-                    _log.error("a network can't be had", network=name, why=error.detail)
+                    _log.error("a network can't be made", network=name, why=error.detail)
                 self._problems[name] = error
-            else:
-                if self._problems.pop(name, None) is None and lost:
-                    said = f"network {name} repaired: {'; '.join(lost)}"
-                    self._audit.record(Event(EventKind.DRIFT, said, network=name))
         for name in self._problems.keys() - self._in_force.policy.networks.keys():
             del self._problems[name]
         if cured := before - self._problems.keys():
             self._cured({network_key(name) for name in cured})
         if self._problems and not before:
-            self._wake.set()  # `run` waits without end while all is well; now it has a reason to try again.
+            self._wake.set()  # `run` waits without a time limit while there is no problem; now it must try again.
+
+    async def _look_at(self, network: Network, *, observes: bool) -> None:
+        """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem."""
+        name = network.name
+        needed = needs(self._in_force.policy, network, self._view)
+        if (lack := lacks(network, self._view)) is not None:
+            self._lacks[name] = lack
+        missing = self._host.difference(name, needed)
+        if observes:
+            self._missing[name] = missing
+            self._problems.pop(name, None)
+            return
+        self._known.add(name)
+        if (conflict := self._host.conflict(name, needed)) is not None:
+            raise conflict
+        if missing and (wait := self._pace.wait(name, _words(missing), time.monotonic())) > 0:
+            self._again(wait)
+            return
+        lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
+        await self._host.ensure(name, missing)
+        if not self._guests_move:
+            self._cured(await self._host.settle(name, needed))
+        if self._problems.pop(name, None) is None and lost:
+            message = f"network {name} repaired: {'; '.join(lost)}"
+            self._audit.record(Event(EventKind.DRIFT, message, network=name))
 
     async def retire(self) -> None:
-        """Take away what networks needed before this policy; all guests are where it wants them now."""
+        """Remove the host objects that only the old policy needed. All guests have moved to the new policy by now."""
         self._guests_move = False
         if self._in_force.observes:
             return
@@ -172,7 +187,7 @@ class Networks:
         self._known &= self._in_force.policy.networks.keys()
 
     async def run(self) -> None:
-        """Look again when something has changed, or after a while where something is wrong."""
+        """Look at the networks after every hint. While a network has a problem, look again after a growing pause."""
         patience = 1.0
         while True:
             try:

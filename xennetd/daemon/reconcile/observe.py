@@ -1,4 +1,4 @@
-"""Gathers what a decision about one vif is made from: what policy says, what the kernel has, what the host lacks."""
+"""Makes the observation of one vif: the policy's outcome, the kernel's links, and the missing host objects."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from xennetd.policy.facts import Answers, Facts
 from xennetd.policy.resolve import owned, resolve
 
 Leaves = Callable[[Link], bool]
-"""Whether a guest's link belongs to nobody who is still there."""
+"""Returns whether all vifs of a guest's link are gone or being removed."""
 
 
 class Observer:
-    """Observes one vif at a time. It reads everything; the decision that follows reads nothing."""
+    """Observes one vif at a time. The decision that follows needs nothing but the observation."""
 
     def __init__(self, links: Links, host: HostState, registry: GuestRegistry) -> None:
         self._links = links
@@ -37,7 +37,11 @@ class Observer:
     def observe(
         self, record: Record, link: Link | None, tap: Link | None, policy: Policy, leaves: Leaves
     ) -> Observation:
-        """Return what there is to know of a vif, by this policy. `leaves` is asked of who has a name that it wants."""
+        """Return the observation of a vif under this policy.
+
+        `link` and `tap` are the vif's links, None where they do not exist. `leaves` is called for another link that
+        holds the name that one of them must get.
+        """
         vif = record.vif
         is_owned = owned(policy, vif)
         assignment: Assignment | None = None
@@ -55,7 +59,8 @@ class Observer:
             if isinstance(outcome, Attachment) and not vif.pinned:
                 outcome, steps = self._host_steps(record, outcome)
             if isinstance(outcome, XennetdError) and link is not None and link.up:
-                # hotplug-status, and where the port is, are the memory of what was right; no attempt of ours is.
+                # hotplug-status and the port's bridge show that the vif was connected rightly. Earlier attempts of this
+                # daemon show nothing.
                 connected = vif.hotplug_status == CONNECTED and not record.memory.fresh
                 established = connected and resolution.keeps(link, self._master(link))
                 before = before if before is not None and before.assignment == assignment else None
@@ -79,7 +84,7 @@ class Observer:
     def _host_steps(
         self, record: Record, attachment: Attachment
     ) -> tuple[Attachment | XennetdError, tuple[HostStep, ...]]:
-        """Return the Steps to what an attachment needs, or the conflict with what another owner has."""
+        """Return the attachment with the Steps to its missing host objects, or its conflict with another owner."""
         vif = record.vif
         conflict = self._host.conflict(vif.id, attachment.needs, vif.uuid)
         if conflict is not None:
@@ -117,6 +122,6 @@ class Observer:
 
 
 def _sysctls(link: Link, placement: Placement) -> frozenset[tuple[int, str, int]]:
-    """Return what the link's values are now of those that its placement sets; one that it does not have is left out."""
-    found = ((version, setting, read_sysctl(version, link.name, setting)) for version, setting, _ in placement.sysctls)
-    return frozenset((version, setting, value) for version, setting, value in found if value is not None)
+    """Return the link's current values of the sysctls that its placement sets, without those that it does not have."""
+    values = ((version, setting, read_sysctl(version, link.name, setting)) for version, setting, _ in placement.sysctls)
+    return frozenset((version, setting, value) for version, setting, value in values if value is not None)

@@ -1,7 +1,7 @@
-"""Slows down what has to be done to the same thing again and again: another program, or a defect, undoes it.
+"""Slows down work that another program, or a defect, undoes again and again.
 
-Work that is needed again, on the same subject, within a second of when it was done waits: twice as long each time. Work
-that stays done for longer than that is forgotten.
+Work on a subject (a vif or a network) that is needed again within a second of its completion waits, twice as long each
+time. Work that stays done for more than a second is forgotten.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 _WINDOW = 1.0
+"""Seconds after its completion in which work that is needed again counts as undone by somebody."""
+
 _FIRST = 0.1
 _LONGEST = 60.0
+"""Seconds of the first pause and of the longest."""
+
 _TOLD_FROM = 1.0
-"""Seconds: a fight that waits as long as this is worth telling of."""
+"""Seconds of the shortest pause that is reported as a problem."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """What was done to a subject last, and when it was needed again first."""
+    """The last work on a subject. `needed_at` is when the same work was first needed again, None until then."""
 
     what: tuple[str, ...]
     done_at: float
@@ -32,15 +36,15 @@ class _Work:
 
 
 class Pace:
-    """When which work was last done to which subject, on a monotonic clock in seconds."""
+    """The last work on every subject. All times are in seconds on a monotonic clock."""
 
     def __init__(self) -> None:
         self._works: dict[Hashable, _Work] = {}
 
     def wait(self, subject: Hashable, what: tuple[str, ...], now: float) -> float:
-        """Return how long to wait before doing this to a subject; 0 if it may be done now, and is then taken as done.
+        """Return the seconds to wait before this work on a subject, 0 if it may be done now.
 
-        `what` names the work, line by line.
+        After a 0 the work counts as done at `now`. `what` describes the work, one line for each Step.
         """
         work = self._works.get(subject)
         if work is None or work.what != what:
@@ -62,11 +66,14 @@ class Pace:
         self._works.pop(subject, None)
 
     def problem(self, subject: Hashable, now: float) -> str | None:
-        """Return in words that the same work is done to a subject again and again, None if that is not so."""
+        """Return the rest of a sentence that begins with `SUBJECT is`, on work that is undone again and again.
+
+        Returns None if there is no such work.
+        """
         work = self._works.get(subject)
         if work is None or work.pause < _TOLD_FROM or now - work.done_at > max(_WINDOW, 2 * work.next_pause):
             return None
         return (
-            f"put right {work.times} times and undone each time, so it is tried less and less often: "
-            f"{'; '.join(work.what)}; which other program configures this?"
+            f"changed back after each repair ({work.times} times: {'; '.join(work.what)}), so xennetd repairs it less "
+            "and less often; find the program that changes it"
         )

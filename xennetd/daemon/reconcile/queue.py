@@ -1,6 +1,7 @@
-"""Hints in, looks out: each vif's looks follow each other, different vifs' run side by side.
+"""Turns hints about vifs into calls of the reconciler: one at a time for one vif, at the same time for different vifs.
 
-The queue knows nothing of what a look is. A hint that comes while a vif is looked after leads to another look after it.
+A hint says that a vif may need attention, and nothing else. A hint that comes during the call for its vif leads to
+another call afterwards. The queue does not know what the call does.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from xennetd.model.vif import VifId
 
 LookAfter = Callable[[VifId, float], Awaitable[None]]
-"""Looks after one vif, hinted at at that time (monotonic, seconds). Raises nothing but what ends the daemon."""
+"""Reconciles one vif; the time is that of its hint (monotonic clock, seconds). An exception ends the daemon."""
 
 
 class WorkQueue:
-    """Which vifs are to be looked at."""
+    """The vifs that are to be reconciled."""
 
     def __init__(self) -> None:
         self._waiting: dict[VifId | asyncio.Future[None], float] = {}
@@ -27,12 +28,12 @@ class WorkQueue:
         self._timers: dict[VifId, asyncio.TimerHandle] = {}
 
     def hint(self, vif: VifId) -> None:
-        """Ask for a look at one vif."""
+        """Ask for the reconciliation of one vif."""
         self._waiting.setdefault(vif, time.monotonic())
         self._wake.set()
 
     def hint_later(self, vif: VifId, seconds: float) -> None:
-        """Ask for a look at one vif in some time. Of several such times the earliest counts."""
+        """Ask for the reconciliation of one vif in some seconds. Of several such times the earliest counts."""
         loop = asyncio.get_running_loop()
         timer = self._timers.get(vif)
         if timer is not None:
@@ -46,11 +47,11 @@ class WorkQueue:
         self.hint(vif)
 
     def served(self, vif: VifId) -> None:
-        """Drop a hint, because what it hints at is being looked at right now."""
+        """Drop the hint for a vif, because its reconciliation is about to observe the vif anew."""
         self._waiting.pop(vif, None)
 
     async def look_at(self, vifs: Sequence[VifId]) -> None:
-        """Have these vifs looked at in this order; return when each has been, until no hint of it was left."""
+        """Have these vifs reconciled, beginning in this order. Return when all are and none has a hint left."""
         self._awaited.update(vifs)
         if not self._awaited:
             return
@@ -61,14 +62,14 @@ class WorkQueue:
         await self._none_awaited.wait()
 
     async def probe(self) -> None:
-        """Return once a probe has gone through the queue: the proof that hints are being worked on."""
+        """Return once a probe has gone through the queue, which proves that the queue serves hints."""
         probe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[probe] = time.monotonic()
         self._wake.set()
         await probe
 
     async def run(self, look_after: LookAfter) -> None:
-        """Work on hints until cancelled."""
+        """Call `look_after` for every hint until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._wake.wait()

@@ -1,8 +1,8 @@
-"""Looks after vifs: asks what is to be done about one, does it, and asks again until there is nothing left to do.
+"""Reconciles vifs: observes a vif, decides, executes the Steps, and repeats this until no Steps are left.
 
-Rule 1: a hint says which vif to look at and nothing else; what is done follows from what is found.
+Rule 1: a hint names the vif to reconcile and nothing else. The observation alone leads to the decision.
 Rule 2: the code here knows nothing of bridges or filters; `plan.decide` does.
-Rule 3: whatever goes wrong while one vif is looked after stays with that vif.
+Rule 3: whatever goes wrong while a vif is reconciled stays with that vif.
 """
 
 from __future__ import annotations
@@ -47,23 +47,24 @@ from xennetd.xenstore.directory import Directory
 _log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
-"""Looks at one vif before its link counts as one that somebody else keeps changing."""
+"""Observations in one reconciliation, after which another program counts as changing the vif's link all the time."""
 
 _RETRY_REFUSED = 10.0
 _RETRY_DEFECT = 60.0
-"""Seconds until a vif is looked at again whose verdict was refused by xenstored, or that met a defect.
+"""Seconds until a vif is reconciled again whose verdict xenstored refused, or that met a defect in xennetd.
 
-With a defect nothing but its end, or `retry`, brings on an earlier look: each look may change what leads to the next.
+Hints do not shorten the time after a defect, since a failing reconciliation may cause the next hint itself. Only
+`retry` and the end of the vif do.
 """
 
 
 class Reconciler:
-    """Brings every vif to what policy says of it, and remembers where each one stands.
+    """Brings every vif to the state that the policy wants, and keeps the record of every vif.
 
-    `prepare` is called before each look at a vif, to see to what the vif may stand on.
+    `prepare` is called before each observation of a vif, so that networks are repaired before their guests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 # it is the one place where the daemon's parts meet
         self,
         in_force: InForce,
         kernel: Kernel,
@@ -97,47 +98,48 @@ class Reconciler:
 
     @property
     def records(self) -> dict[VifId, Record]:
-        """Where each vif stands."""
+        """The record of every vif."""
         return self._records
 
     @property
     def adopted(self) -> int:
-        """How many vifs were found connected and right."""
+        """The number of vifs that were connected rightly when xennetd first observed them."""
         return self._audit_events.adopted
 
     @property
     def knows_all_needs(self) -> bool:
-        """Whether it is known of every vif what it needs of the host.
+        """Whether the daemon knows the host objects that every vif needs.
 
-        It is not of a guest that was right before we started and that could not be connected anew now.
+        It does not know those of a guest that an earlier daemon connected and that it could not connect anew itself.
         """
-        return all(
-            seen is None or not seen.established or seen.before is not None
-            for seen in (record.observed for record in self._records.values())
-        )
+        observations = (record.observed for record in self._records.values())
+        return all(seen is None or not seen.established or seen.before is not None for seen in observations)
 
     def problems(self) -> list[str]:
-        """Return which vifs are put right again and again, in a sentence each."""
+        """Return a sentence for each vif that must be repaired again and again."""
         now = time.monotonic()
-        found = ((record, self._pace.problem(vif, now)) for vif, record in self._records.items())
-        return [f"{record.title} is {problem}" for record, problem in found if problem is not None]
+        fights = ((record, self._pace.problem(vif, now)) for vif, record in self._records.items())
+        return [f"{record.title} is {problem}" for record, problem in fights if problem is not None]
 
     def hint(self, vif: VifId) -> None:
-        """Ask for a look at one vif."""
+        """Ask for the reconciliation of one vif."""
         self._queue.hint(vif)
 
     def vif_changed(self, vif: VifId) -> None:
-        """Take a hint from the directory. What a vif has that leaves is free for others before it is looked at itself:
-        who comes in the same batch of events may be looked at first, and must not be refused for it."""
+        """Take a hint from the directory of vifs.
+
+        The claims of a vif that is being removed end now, before its reconciliation. A new vif of the same batch of
+        events may be reconciled first, and must not be refused because of these claims.
+        """
         self.hint(vif)
         known = self._directory.get(vif)
         if known is None or known.removing:
             self._announce(self._registry.drop(vif))
 
     async def look_at_all(self) -> None:
-        """Look at every vif there is, and return when each has been looked at to the end.
+        """Reconcile all vifs and return when that is done.
 
-        Those in service come first: what they have is not for those who still wait.
+        Connected vifs come first, since what they have is not free for vifs that still wait.
         """
 
         def waits(vif: VifId) -> bool:
@@ -146,23 +148,26 @@ class Reconciler:
 
         vifs = sorted({*self._directory, *self._records})
         for vif in vifs:
-            self._registry.came(vif)  # in this order, whatever the order of the looks
+            self._registry.came(vif)  # in this order, whatever the order of the reconciliations
         await self._queue.look_at(sorted(vifs, key=waits))
 
     async def probe(self) -> None:
-        """Return once a probe has gone through the queue of hints."""
+        """Return once a probe has gone through the queue of hints (see `WorkQueue.probe`)."""
         await self._queue.probe()
 
     async def follow_policy(self) -> None:
-        """Look at every vif by a policy that is new. What it does not change is not touched."""
+        """Reconcile all vifs under a new policy. A vif whose attachment does not change is not touched."""
         await self.look_at_all()
         if not self._in_force.observes:
             for owner in self._host.owners():
                 if isinstance(owner, VifId) and owner not in self._records:
-                    await self._settle(owner)  # It went while nothing might be done.
+                    await self._settle(owner)  # The vif went in observe mode, when nothing could be removed.
 
     async def pin(self, vif: Vif, on: bool) -> bool:
-        """Keep hands off a vif, or take it back into care. Returns whether it is still there."""
+        """Stop managing a vif if `on`, else manage it again. Returns False if the vif is gone.
+
+        Raises ToolstackError when xenstore does not take the change.
+        """
         written = await backend.write_pin(self._client, vif, on)
         if written:
             self._directory.note(vif.id, "xennetd-pin", "1" if on else None)
@@ -170,12 +175,12 @@ class Reconciler:
         return written
 
     def retry(self, vif: VifId) -> None:
-        """Try again at once, because an administrator asks for it."""
+        """Forget a vif's failures and pauses, and reconcile it at once, as an administrator asks for."""
         self._pace.forget(vif)
         self.try_again(vif)
 
     def try_again(self, vif: VifId) -> None:
-        """Forget what failed, and try again."""
+        """Forget a vif's failures, and ask for its reconciliation."""
         record = self._records.get(vif)
         if record is not None:
             record.broken_until = 0.0
@@ -186,7 +191,10 @@ class Reconciler:
         self.hint(vif)
 
     def links_changed(self, changes: Iterable[LinkChange]) -> None:
-        """Take hints from the kernel's view: the vifs whose links changed, and those that wait for such a change."""
+        """Take changed links from the kernel's view as hints.
+
+        Vifs whose own link or tap changed get a hint. Vifs that wait for such a change are tried again.
+        """
         for change in changes:
             for link in (change.old, change.new):
                 if link is not None:
@@ -196,18 +204,18 @@ class Reconciler:
                 self.try_again(vif)
 
     def wake(self, names: Iterable[str]) -> None:
-        """Try those again that wait for one of these (an error's `waits_on`)."""
+        """Try vifs again that wait for one of these names (an error's `waits_on`)."""
         for vif in self._waiters.waiting_on(names):
             self.try_again(vif)
 
     async def run(self) -> None:
-        """Work on hints until cancelled."""
+        """Reconcile vifs as hints come, until cancelled."""
         await self._queue.run(self._look_after)
 
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
         record = self._records.get(vif)
         if record is not None and record.broken_until > time.monotonic() and self._directory.get(vif) is not None:
-            return  # what the defect made of it is no news
+            return  # Hints during this time most likely come from what the defect did.
         try:
             await self._reconcile(vif, hinted_at)
         except ConnectionLost:
@@ -224,7 +232,7 @@ class Reconciler:
             try:
                 await self._reporter.tell_defect(record, error, observing=self._in_force.observes)
             except Exception:
-                _log.exception("and another one while the first was being dealt with", vif=str(vif))
+                _log.exception("another defect in xennetd, while the first was being reported", vif=str(vif))
 
     async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
         done: list[Step] = []
@@ -232,9 +240,10 @@ class Reconciler:
         replaced = False
         for _ in range(_ROUNDS):
             await self._prepare()
-            self._queue.served(vif_id)  # what it hints at is looked at right now
+            self._queue.served(vif_id)
             if self._is_replaced(vif_id):
-                # The news of its directory may not have come yet, and nothing may be decided by the older one's.
+                # xenstore's events about the new vif's directory may still be on their way. Nothing may be decided from
+                # the nodes of the old vif, so the directory is read again.
                 await self._directory.refresh(vif_id)
                 await self._gone(vif_id)
                 done, before, replaced = [], None, True
@@ -256,8 +265,8 @@ class Reconciler:
                 return
             if before is not None and before.steps == decision.steps:
                 if decision.error is not None:
-                    # It can't be taken down: that is no reason to keep quiet.
-                    port, tap_port = (replace(each, steps=(), host=()) for each in (decision.port, decision.tap))
+                    # The Steps that take the port down had no effect. The error is reported all the same.
+                    port, tap_port = (replace(part, steps=(), host=()) for part in (decision.port, decision.tap))
                     decision = replace(decision, port=port, tap=tap_port)
                     await self._tell(record, decision, link, done)
                     return
@@ -270,15 +279,15 @@ class Reconciler:
             before = decision
             done += await self._executor.execute(record, link, decision.port, tap=False)
             done += await self._executor.execute(record, tap, decision.tap, tap=True)
-        _log.warning("this vif keeps changing; looking again in a second", vif=str(vif_id))
+        _log.warning("another program keeps changing this vif; xennetd tries again in a second", vif=str(vif_id))
         if before is not None and link is not None and before.port.all_steps:
             self._executor.fail(record, link, not_taken(record.vif, before.port.all_steps), tap=False)
         self._queue.hint_later(vif_id, 1.0)
 
     async def _tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
-        """Tell what a look came to. What the vif needs of the host is there by then; what it needs no more goes."""
+        """Report a decision without Steps, and remove host objects that the vif does not need any more."""
         if self._in_force.observes:
-            record.settle(_observed(decision), link)
+            record.settle(_would(decision), link)
             return
         self.wake(await self._host.settle(record.vif.id, _needs(record, decision), record.vif.uuid))
         await self._reporter.tell(record, decision, link, done)
@@ -297,7 +306,8 @@ class Reconciler:
             memory = record.port_memory(tap=is_tap)
             if memory.name_awaited_since != port.name_awaited_since:
                 record.remember(replace(memory, name_awaited_since=port.name_awaited_since), tap=is_tap)
-        # Before anything is awaited: others are decided by it, and what it waits for may come meanwhile.
+        # This comes before anything is awaited: decisions about other vifs depend on these claims, and what this vif
+        # waits for may come meanwhile.
         self._claim(record, decision)
         self._waiters.wait(vif.id, record.waits_on, decision.waits_on)
         record.waits_on = decision.waits_on
@@ -306,10 +316,10 @@ class Reconciler:
         return decision
 
     def _claim(self, record: Record, decision: Decision) -> None:
-        """Note what the vif claims for itself, and have those looked at whom that concerns.
+        """Register the vif's claims, and hint at the vifs that these concern.
 
-        A vif counts as connected from the look that tells it so. Other vifs are looked at while the verdict is on its
-        way, and until the next look at this one: no other domain may take in that time what this vif was just given.
+        A vif counts as connected from the decision that says so. Other vifs are decided while its verdict is on the way
+        to xenstore, and no other domain may take an address or a name in that time that this vif was just granted.
         """
         vif, attachment, verdict = record.vif, decision.attachment, decision.verdict
         connected = record.connected or (verdict is not None and verdict.error is None)
@@ -319,12 +329,13 @@ class Reconciler:
             self._announce(self._registry.drop(vif.id))
 
     def _announce(self, change: Affected) -> None:
+        """Have the vifs reconciled that a change of claims concerns."""
         for vif in change.rivals:
             self.hint(vif)
         self.wake(change.freed)
 
     def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
-        """xenstored is there and would not have what we wrote: say so, and try again, since nobody else will."""
+        """Report that a running xenstored refused a write, and try again later, since no event will follow."""
         record = self._records.get(vif_id)
         if record is not None:
             self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), record.link, [])
@@ -343,13 +354,14 @@ class Reconciler:
         return record
 
     def _is_replaced(self, vif_id: VifId) -> bool:
-        """Whether the link is another than at the last look: most likely it is another vif's with the same numbers."""
+        """Return whether the link is not the one observed last. Then it most likely is a new vif's of the same name."""
         record, link = self._records.get(vif_id), self._kernel.links.of(vif_id)
         if record is None or link is None or record.state is VifState.DETACHING:
             return False
         return record.seen is not None and record.seen != incarnation(link)
 
     async def _gone(self, vif_id: VifId) -> None:
+        """Forget a vif that does not exist any more, and remove the host objects that only it needed."""
         self._announce(self._registry.drop(vif_id, gone=True))
         record = self._records.pop(vif_id, None)
         if record is None:
@@ -367,11 +379,11 @@ class Reconciler:
         self.wake(await self._host.settle(vif_id, ()))
 
     def _namesakes(self, name: str) -> list[Record]:
-        """Return the vifs whose `vifname`, or whose tap's name, this is."""
+        """Return the records of the vifs with this name as their `vifname` or as their tap's name."""
         return [self._records[vif] for vif in self._waiters.named(name)]
 
     def _leaving(self, holder: Link, asking: VifId) -> bool:
-        """Whether a guest's link belongs to nobody who is still there, the vif that asks aside."""
+        """Return whether all vifs of a guest's link, except `asking`, are gone or being removed."""
         if not is_guest_port(holder):
             return False
         owners = (self._directory.get(vif) for vif in self._waiters.vifs_of(holder) if vif != asking)
@@ -383,15 +395,15 @@ def _words(decision: Decision) -> tuple[str, ...]:
 
 
 def _needs(record: Record, decision: Decision) -> tuple[HostObject, ...]:
-    """Return what the host must go on having for a vif: nothing for one that is not, and was not, to be connected."""
+    """Return the host objects that a vif needs. A vif in error that was never connected needs none."""
     attachment = decision.attachment
     if attachment is None or (decision.state is VifState.ERROR and record.memory.connected is None):
         return ()
     return attachment.needs
 
 
-def _observed(decision: Decision) -> Decision:
-    """What a look came to, said in words because nothing may be done."""
+def _would(decision: Decision) -> Decision:
+    """Return the decision with a reason that names what enforce mode would do."""
     would = [step.describe() for step in decision.steps]
     if decision.verdict is not None:
         would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))

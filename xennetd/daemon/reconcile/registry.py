@@ -1,6 +1,6 @@
-"""Which guest has which addresses and which MAC where: what deciding about one guest must know of all the others.
+"""The addresses, MACs and names that guests claim. A decision about one guest depends on the claims of all others.
 
-It is filled from what was decided for each vif last, so it is as complete as the looks that have been made.
+The registry holds the claims of every vif's latest decision, so it is complete when every vif has been decided once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One live vif's claims. `hosts` are single addresses, `prefixes` whole networks, `names` its MAC where it is and
-    its VM's name in its network. `held` is what it has of all that."""
+    """The claims of one live vif.
+
+    `hosts` are single addresses, `prefixes` whole networks. `names` are the MAC within its segment and the VM's name
+    within its network. `held`: the addresses and names that this guest owns exclusively.
+    """
 
     claim: Claim
     names: frozenset[Name]
@@ -33,31 +36,37 @@ class _Entry:
 
     @property
     def addresses(self) -> tuple[object, ...]:
-        """All addresses, and in which network."""
+        """The claimed addresses and prefixes, and their network."""
         return self.hosts, self.prefixes, self.network
 
     def has(self, what: IPNetwork | Name) -> bool:
-        """Return whether it has this name, or an address in this destination."""
+        """Return whether the connected guest owns this name, or an address in this destination."""
         if not self.claim.has or isinstance(what, tuple):
             return self.claim.has and what in self.held
-        return any(not isinstance(each, tuple) and _overlap(each, what) for each in self.held)
+        return any(not isinstance(held, tuple) and _overlap(held, what) for held in self.held)
 
     def to(self, what: IPNetwork | Name) -> Claim:
-        """Return the claim to this."""
+        """Return the claim to this name or destination."""
         return replace(self.claim, has=self.has(what))
 
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """Whom a change of one vif's claims concerns: vifs that have claims on the same addresses, or have the same MAC in
-    the same place, and those that wait for what is `freed` (an error's `waits_on`)."""
+    """The vifs that a change of one vif's claims concerns.
+
+    `rivals` claim the same addresses or names. `freed` names what other vifs may wait for (an error's `waits_on`).
+    """
 
     rivals: frozenset[VifId] = frozenset()
     freed: frozenset[str] = frozenset()
 
 
 class GuestRegistry:
-    """Implements `policy.addresses.OtherGuests`; leases and networks' problems are asked of those that know them."""
+    """Implements `policy.addresses.OtherGuests`.
+
+    `lease`, `leased` and `problem` answer the methods of the same names: the first two for dnsmasq's leases, the third
+    for the problems of networks.
+    """
 
     def __init__(
         self,
@@ -72,7 +81,7 @@ class GuestRegistry:
         self._since: dict[int, int] = {}
         self._there: dict[int, set[VifId]] = {}
         self._in_service: dict[VifId, bool] = {}
-        """Of connected vifs: whether their link is."""
+        """The connected vifs. The value says whether the vif's link is up."""
         self._count = 0
         self._by_host: dict[IPAddress, set[VifId]] = {}
         self._by_name: dict[Name, set[VifId]] = {}
@@ -81,17 +90,17 @@ class GuestRegistry:
         self._with_prefix: set[VifId] = set()
 
     def came(self, vif: VifId) -> None:
-        """Note that a vif is there. Of two domains, the one that is noted first came first."""
+        """Register that a vif exists. The order of the calls is the order in which domains came."""
         self._there.setdefault(vif.domid, set()).add(vif)
         if vif.domid not in self._since:
             self._count += 1
             self._since[vif.domid] = self._count
 
     def meet(self, vif: VifId, *, connected: bool, in_service: bool) -> None:
-        """Note that a vif is going to be looked at, and whether it is connected.
+        """Register whether a vif is connected and its link is up, before the vif is decided.
 
-        What a connected vif has is what it was given. After our start that is not known yet, and counts as whatever it
-        asks for, if its link is in service. The link of one that was refused is not.
+        A connected vif owns what it was granted. After the daemon's start that is not known yet. Until the vif's first
+        decision it owns whatever it asks for, if its link is up; the link of a refused vif is down.
         """
         self.came(vif)
         self._in_service.pop(vif, None)
@@ -99,11 +108,11 @@ class GuestRegistry:
             self._in_service[vif] = in_service
 
     def since(self, asking: VifId) -> int:
-        """Return when a vif's domain came, as a number in that order."""
+        """Return the position of a vif's domain in the order in which domains came."""
         return self._since.get(asking.domid, self._count + 1)
 
     def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
-        """Return whether a connected vif has this address, network or name."""
+        """Return whether a connected vif owns this address, network or name."""
         in_service = self._in_service.get(asking)
         entry = self._entries.get(asking)
         if in_service is None or entry is None:
@@ -111,25 +120,25 @@ class GuestRegistry:
         return what in entry.held
 
     def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
-        """Return the live claims of others on a destination that this one overlaps."""
-        found: set[VifId] = set()
+        """Return the claims of vifs other than `asking` on addresses or prefixes that overlap this destination."""
+        claimants: set[VifId] = set()
         if destination.prefixlen == destination.max_prefixlen:
-            found |= self._by_host.get(destination.network_address, set())
+            claimants |= self._by_host.get(destination.network_address, set())
         else:
             for host, vifs in self._by_host.items():
                 if host in destination:
-                    found |= vifs
+                    claimants |= vifs
         for vif in self._with_prefix:
-            if any(_overlap(each, destination) for each in self._entries[vif].prefixes):
-                found.add(vif)
-        return [self._entries[vif].to(destination) for vif in sorted(found) if vif != asking]
+            if any(_overlap(prefix, destination) for prefix in self._entries[vif].prefixes):
+                claimants.add(vif)
+        return [self._entries[vif].to(destination) for vif in sorted(claimants) if vif != asking]
 
     def namesakes(self, name: Name, asking: VifId) -> list[Claim]:
-        """Return the other live vifs that go by this name."""
+        """Return the claims of vifs other than `asking` to this name."""
         return [self._entries[vif].to(name) for vif in sorted(self._by_name.get(name, ())) if vif != asking]
 
     def allocated(self, network: str, key: tuple[str, int]) -> list[IPAddress]:
-        """Return the addresses in this network of a live vif with this (uuid, devid)."""
+        """Return the addresses in this network of the live vifs with this (uuid, devid)."""
         vifs = sorted(self._by_key.get((network, key), ()))
         return [host for vif in vifs for host in sorted(self._entries[vif].hosts, key=int)]
 
@@ -138,15 +147,18 @@ class GuestRegistry:
         return {host for vif in self._by_network.get(network, ()) for host in self._entries[vif].hosts}
 
     def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Affected:
-        """Note what a vif claims now."""
+        """Register what a vif claims by its new attachment, in place of its earlier claims.
+
+        `title` names the vif in errors about other vifs. Returns the vifs that the change concerns.
+        """
         ips = attachment.ips
         entry = _Entry(
             claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
             names=frozenset(_names(vif, attachment)),
             network=attachment.network,
             key=allocation_key(vif),
-            hosts=frozenset(each.network_address for each in ips if each.prefixlen == each.max_prefixlen),
-            prefixes=frozenset(each for each in ips if each.prefixlen != each.max_prefixlen),
+            hosts=frozenset(ip.network_address for ip in ips if ip.prefixlen == ip.max_prefixlen),
+            prefixes=frozenset(ip for ip in ips if ip.prefixlen != ip.max_prefixlen),
             held=attachment.granted,
         )
         old = self._entries.get(vif.id)
@@ -164,7 +176,7 @@ class GuestRegistry:
             self._by_key.setdefault((entry.network, entry.key), set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
-        rivals = {claim.vif for each in ips for claim in self.claims(each, vif.id)}
+        rivals = {claim.vif for ip in ips for claim in self.claims(ip, vif.id)}
         for name in entry.names | (old.names if old is not None else frozenset()):
             rivals |= self._by_name.get(name, set())
         rivals.discard(vif.id)
@@ -172,7 +184,10 @@ class GuestRegistry:
         return Affected(frozenset(rivals), freed)
 
     def drop(self, vif: VifId, *, gone: bool = False) -> Affected:
-        """Forget a vif's claims; `gone`: and that it was ever there."""
+        """Forget a vif's claims. With `gone`, forget the vif itself and when its domain came.
+
+        Returns the vifs that the change concerns.
+        """
         if gone:
             _discard(self._there, vif.domid, vif)
             self._in_service.pop(vif, None)

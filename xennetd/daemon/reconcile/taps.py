@@ -1,4 +1,4 @@
-"""Which tap is a vif's: QEMU makes it under its own name, and we may have renamed it."""
+"""Finds the tap of a vif's emulated NIC. QEMU makes it as `vif7.0-emu`; xennetd may have renamed it since."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from xennetd.plan.observation import incarnation
 
 
 def tap_of(record: Record, links: HostView, namesakes: Callable[[str], Iterable[Record]]) -> Link | None:
-    """Return the emulated NIC's tap: the one with QEMU's name for it, else the one that we have renamed.
+    """Return the tap of the vif's emulated NIC, by QEMU's name for it or else by the name that xennetd gives it.
 
-    `namesakes` returns the vifs with a `vifname` that makes their tap's name this one.
+    `namesakes` returns the records of the vifs whose `vifname` leads to this tap name. Returns None if the vif has no
+    emulated NIC, or its tap does not exist. A new tap is noted in the record's memory.
     """
     vif = record.vif
     if vif.type != "vif_ioemu":
@@ -31,11 +32,13 @@ def tap_of(record: Record, links: HostView, namesakes: Callable[[str], Iterable[
 
 
 def _is_its(record: Record, tap: Link, others: list[Record]) -> bool:
-    """Whether a tap with a `vifname` is this vif's: not somebody's who chose that name, nor an older vif's, in a
-    reboot, which has the same."""
+    """Return whether a tap that has the name from a `vifname` belongs to this vif.
+
+    It may also be another program's tap of that name, or, in a reboot, that of an older vif with the same `vifname`.
+    """
     if record.memory.tap_link == incarnation(tap):
         return True
     if any(other.memory.tap_link == incarnation(tap) for other in others):
         return False
-    ours = record.vif.tap_status is not None or tap.address == GUEST_PORT_ADDRESS
-    return ours and (not record.vif.removing or all(other.vif.removing for other in others))
+    is_guest_tap = record.vif.tap_status is not None or tap.address == GUEST_PORT_ADDRESS
+    return is_guest_tap and (not record.vif.removing or all(other.vif.removing for other in others))

@@ -1,4 +1,4 @@
-"""Which vifs a link is about: its own, the one a `vifname` gives it to, and those that wait for it to change."""
+"""Finds the vifs that a link concerns: by its own name, by a `vifname`, or because they wait for it to change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xennetd.policy.routed import DEFAULT_ROUTE
 
 
 class _Index:
-    """Names, each with the vifs it concerns."""
+    """Maps names to the vifs that they concern."""
 
     def __init__(self) -> None:
         self._vifs: dict[str, set[VifId]] = {}
@@ -21,10 +21,11 @@ class _Index:
         return bool(self._vifs)
 
     def get(self, name: str) -> Collection[VifId]:
+        """Return the vifs of a name, none for an unknown name."""
         return self._vifs.get(name, ())
 
     def move(self, vif: VifId, before: Collection[str], after: Collection[str]) -> None:
-        """File a vif under other names than before."""
+        """Move a vif from the names `before` to the names `after`."""
         for name in before:
             vifs = self._vifs.get(name)
             if vifs is not None:
@@ -36,31 +37,34 @@ class _Index:
 
 
 class LinkWaiters:
-    """What only xenstore, or an error, knows of links by their names."""
+    """The link names that vifs have by their `vifname` in xenstore, and the names that vifs in error wait for."""
 
     def __init__(self) -> None:
         self._names = _Index()
         self._awaited = _Index()
 
     def rename(self, vif: VifId, before: Vif | None, after: Vif | None) -> None:
-        """Take note of a vif's `vifname`, which its tap has too."""
+        """Register a vif's change from `before` to `after`: its `vifname`, and the name that this gives to its tap."""
         self._names.move(vif, _names(before), _names(after))
 
     def wait(self, vif: VifId, before: Collection[str], after: Collection[str]) -> None:
-        """Take note of the links that a vif waits for."""
+        """Register the names that a vif waits for: `after` in place of `before`."""
         self._awaited.move(vif, before, after)
 
     def named(self, name: str) -> Collection[VifId]:
-        """Return the vifs whose `vifname`, or whose tap's name, this is: two while one is being removed."""
+        """Return the vifs with this `vifname` or tap name. There are two of them while the older is being removed."""
         return self._names.get(name)
 
     def vifs_of(self, link: Link) -> Collection[VifId]:
-        """Return the vifs whose link or tap this is."""
+        """Return the vifs whose own link or tap this link is, or may be by its name."""
         vif = link.parent or VifId.parse(link.name.removesuffix("-emu"))
         return (vif,) if vif is not None else self._names.get(link.name)
 
     def waiting_for(self, change: LinkChange, links: Links) -> set[VifId]:
-        """Return the vifs that have been waiting for a change like this one."""
+        """Return the vifs that wait for this change of a link.
+
+        `links` is the kernel's view after the change.
+        """
         if not self._awaited:
             return set()
         old, new = change.old, change.new
@@ -68,7 +72,7 @@ class LinkWaiters:
         if old is not None and old.master and (new is None or new.master != old.master):
             bridge = links.by_index(old.master)
             if bridge is not None:
-                names.add(bridge.name)  # it has room for a port now
+                names.add(bridge.name)  # The bridge has room for another port now.
         if new is not None and new.kind == "bridge" and old is None:
             names.add(ANY_BRIDGE)
         if change == DEFAULT_ROUTES:
@@ -76,7 +80,7 @@ class LinkWaiters:
         return self.waiting_on(names)
 
     def waiting_on(self, names: Iterable[str]) -> set[VifId]:
-        """Return the vifs that wait for one of these, which need not be links."""
+        """Return the vifs that wait for one of these names, which may be names of other things than links."""
         return {vif for name in names for vif in self._awaited.get(name)}
 
 

@@ -1,1 +1,1 @@
-"""What the toolstack, its hotplug scripts and the administrator's hooks are told."""
+"""Reports to the toolstack, to its hotplug scripts and to the administrator's hooks."""

@@ -1,4 +1,4 @@
-"""What becomes of a settled look: the audit record that tells the story, and the administrator's hooks."""
+"""Turns the outcome of a reconciliation into audit events, and runs the administrator's hooks for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xennetd.plan.steps import Step
 
 
 class AuditEvents:
-    """Settles records. `adopted` counts the vifs that were found connected and right."""
+    """Updates records and audits the changes. `adopted` counts the vifs that the daemon found connected rightly."""
 
     def __init__(self, audit: Audit, hooks: Hooks) -> None:
         self._audit = audit
@@ -28,7 +28,10 @@ class AuditEvents:
         self.adopted = 0
 
     def settle(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
-        """Write down where the vif stands now, and audit what that means. `done` are the Steps that led here."""
+        """Take a decision without Steps over into the record, and audit the change that it means.
+
+        `done` are the Steps that this reconciliation executed before.
+        """
         was, was_attached = record.state, record.attachment
         changed = record.settle(decision, link)
         match decision.state:
@@ -59,21 +62,27 @@ class AuditEvents:
                     self.detached(record)
 
     def detached(self, record: Record) -> None:
-        """Tell that a vif that was connected is not any more."""
+        """Audit the end of a vif that was connected, and run the `offline` hooks."""
         where = record.attachment.where if record.attachment else "?"
         self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {where}"))
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
 
     def renamed(self, record: Record, old: Vif) -> None:
-        """Tell that the domain has another name than in `old`, unless it is another domain, or the vif is not ours."""
+        """Audit that the domain's name is not the one in `old` any more.
+
+        A different domain (by its UUID) is no renaming. A vif that xennetd does not manage is not audited.
+        """
         if record.state in (None, VifState.IGNORED) or old.vm is None or old.uuid != record.vif.uuid:
             return
         message = f"the domain of {record.vif.id} was renamed from {old.vm} to {record.vif.vm}"
         self._audit.record(record.event(EventKind.CHANGE, message))
 
     def tap_told(self, record: Record, decision: Decision, verdict: str) -> None:
-        """Tell what became of a tap: `verdict` is what the node `xennetd-tap` says now, empty that it is gone."""
+        """Run the hooks for a tap, or audit its error.
+
+        `verdict` is the value of the node `xennetd-tap` now; it is empty when the tap and the node are gone.
+        """
         vif, error, attachment = record.vif, decision.tap.error, decision.attachment
         if verdict in (CONNECTED, ""):
             bridge = attachment.bridge if attachment else None
@@ -83,11 +92,11 @@ class AuditEvents:
             self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
 
     def warn(self, record: Record, text: str) -> None:
-        """Tell of something that is not as it should be and does not keep the vif from being connected."""
+        """Audit a sentence about something wrong that does not prevent the vif from being connected."""
         self._audit.record(record.event(EventKind.WARNING, f"{record.title}: {text}"))
 
     def broken(self, record: Record, decision: Decision) -> None:
-        """Tell of a defect of ours."""
+        """Audit a defect in xennetd: `decision` holds it as an error."""
         record.settle(decision, record.link)
         if decision.error is not None:
             message = f"{record.title}: {decision.error.sentence}"
@@ -108,7 +117,7 @@ class AuditEvents:
 
     def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
         steps = "; ".join(step.describe() for step in done)
-        before, after = (each.where if each is not None else None for each in (was, record.attachment))
+        before, after = (place.where if place is not None else None for place in (was, record.attachment))
         if before is not None and after is not None and before != after:
             message = f"{record.title} moved from {before} to {after}: {steps}"
             self._audit.record(record.event(EventKind.CHANGE, message))

@@ -1,6 +1,6 @@
-# Sources the vif-post.d/*.hook files given as arguments, in the surroundings that Xen's hotplug scripts give them
-# (call_hooks of xen-hotplug-common.sh): the variables of vif-common.sh are in the environment, and these functions.
-# A hook that fails stops neither the others nor the vif: the toolstack has had its verdict by then.
+# Sources the vif-post.d/*.hook files given as arguments, as Xen's hotplug scripts do (call_hooks of
+# xen-hotplug-common.sh). The variables of vif-common.sh are in the environment; the functions are defined below.
+# A hook that fails stops no other hook, and does not affect the vif: the toolstack has its verdict by then.
 
 log() {
   local level="$1"

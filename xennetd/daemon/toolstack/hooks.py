@@ -1,9 +1,10 @@
-"""Runs the administrator's `vif-post.d/*.hook` files after the verdict, off the loop, as Xen's hotplug scripts do.
+"""Runs the administrator's `vif-post.d/*.hook` files after the verdict, as Xen's hotplug scripts do.
 
-They are pieces of bash that are sourced, so bash runs them; what they are told goes by environment and by argument.
+A hook is a piece of bash that is sourced, so bash runs it, in a process of its own. Environment variables tell the hook
+about the vif.
 
-Rule 1: the hooks of one vif run one after the other, in the order of what happened to it; those of others beside them.
-Rule 2: what waits and what is kept of their output is bounded; what does not run, or fails, is in the audit trail.
+Rule 1: the hook runs of one vif follow each other in the order of its events. Runs of different vifs are concurrent.
+Rule 2: the number of waiting runs and the kept output are bounded. A run that fails, or is dropped, is audited.
 """
 
 from __future__ import annotations
@@ -32,20 +33,22 @@ _TIMEOUT = 40.0
 """Seconds; what libxl gives a hotplug script (LIBXL_HOTPLUG_TIMEOUT)."""
 
 _AT_ONCE = 4
+"""Runs at the same time."""
+
 _WAITING = 4096
-"""Runs that may wait. More than that, and what they would be told of is long past."""
+"""Runs that may wait. The events of a longer queue would be long past when their hooks run."""
 
 _OUTPUT = 500
-"""Bytes of a run's output that are shown: the last ones, since what failed comes last."""
+"""Bytes of a run's output that are kept: the last ones, since the reason of a failure comes last."""
 
 _PASSED_ON = ("XENSTORED_PATH", "XENSTORED_RUNDIR")
-"""What else of our own environment a hook's xenstore-read needs."""
+"""Variables of the daemon's own environment that a hook's xenstore-read needs."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def find_hooks(directory: Path = DIRECTORY) -> tuple[str, ...]:
-    """Return the hooks that the stock scripts would run: executable files named *.hook, in order."""
+    """Return the paths of the hooks that the stock scripts would run: executable files named *.hook, sorted."""
     try:
         return tuple(sorted(str(path) for path in directory.glob("*.hook") if os.access(path, os.X_OK)))
     except OSError:
@@ -54,6 +57,8 @@ def find_hooks(directory: Path = DIRECTORY) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    """One run of all hooks."""
+
     command: str
     dev: str
     bridge: str
@@ -62,7 +67,7 @@ class _Job:
 
 
 class Hooks:
-    """The hook runs that are to be done. `enabled` is `[daemon] hooks`."""
+    """The queue of hook runs. `enabled` is the setting `hooks` of `[daemon]`."""
 
     def __init__(self, audit: Audit, *, enabled: bool) -> None:
         self.enabled = enabled
@@ -70,10 +75,13 @@ class Hooks:
         self._chains: dict[VifId, deque[_Job]] = {}
         self._waiting = 0
         self._turns: asyncio.Queue[VifId] = asyncio.Queue()
-        """The vifs that have runs waiting and none under way, each once."""
+        """The vifs that have a run waiting and none in progress. A vif is in it at most once."""
 
     def run(self, command: str, vif: Vif, dev: str, bridge: str = "") -> None:
-        """Have the hooks run for one vif or tap (`online`, `offline`, `add`, `remove`). Returns at once."""
+        """Queue a run of the hooks for one vif or tap, and return at once.
+
+        `command` is `online` or `offline` for a vif, `add` or `remove` for a tap; `dev` is the link's name.
+        """
         if not self.enabled:
             return
         tap = command in ("add", "remove")
@@ -108,7 +116,7 @@ class Hooks:
             self._turns.put_nowait(vif.id)
 
     async def work(self) -> None:
-        """Run what waits, until cancelled."""
+        """Run waiting hooks until cancelled."""
         async with asyncio.TaskGroup() as workers:
             for _ in range(_AT_ONCE):
                 workers.create_task(self._work())
@@ -161,8 +169,8 @@ class Hooks:
                 _log.debug("hooks have run", command=job.command, dev=job.dev, output=output.text())
 
     def _failed(self, job: _Job, how: str, output: _Tail | None = None) -> None:
-        said = output.text() if output is not None else ""
-        error = f"{how}: {said}" if said else how
+        printed = output.text() if output is not None else ""
+        error = f"{how}: {printed}" if printed else how
         vif = job.vif
         title = f"{job.dev} of {vif.vm}" if vif.vm else job.dev
         self._audit.record(
@@ -182,7 +190,7 @@ class Hooks:
 
 
 class _Tail:
-    """The end of what a run has printed."""
+    """The end of the output of one run."""
 
     def __init__(self) -> None:
         self._kept = b""
@@ -193,12 +201,12 @@ class _Tail:
             self._kept = (self._kept + chunk)[-_OUTPUT:]
 
     def text(self) -> str:
-        """Return it in one line, fit to show."""
+        """Return the kept output as one printable line."""
         return visible(self._kept.strip(), 4 * _OUTPUT)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the hooks' whole session: what they started goes with them."""
+    """Kill the session of a run: bash, the hooks, and the processes that they started."""
     try:
         os.killpg(process.pid, 9)
     except ProcessLookupError:

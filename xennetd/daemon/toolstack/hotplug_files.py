@@ -1,13 +1,14 @@
-"""What we and the hotplug script (conf/vif-xennetd) leave for each other in the run-time directory, as empty files.
+"""Empty files in the run-time directory, by which the daemon and the hotplug script (conf/vif-xennetd) find each other.
 
-`told/vif7.0` is ours: xenstore holds a verdict on that vif. `waiting/vif7.0` is the script's: it is about to watch for
-one. `vif7.0-emu` is the same for the tap. They are hints of when a look pays, never believed: xenstore decides.
+The daemon makes `told/vif7.0` when xenstore holds a verdict on that vif. The script makes `waiting/vif7.0` before it
+watches xenstore for a verdict. `vif7.0-emu` stands for the tap. The files are hints when a read of xenstore pays; the
+verdict itself is only read from xenstore.
 
-Rule 1: `told` is made after the verdict, and only then do we look for `waiting`; the script makes `waiting` before it
-sets its watch, and looks for `told` once that is set. So a verdict that came too early for the watch is found by the
-script's look for `told`, or by our look for `waiting`: then we write it once more, which the watch does see.
-Rule 2: nothing here fails an attach. If a file can't be made `waiting` goes as a whole: a script that can't leave word
-there looks for itself.
+Rule 1: the daemon writes the verdict, then makes `told`, then checks for `waiting`. The script makes `waiting`, then
+sets its watch, then checks for `told`. A verdict written before the watch was set causes no event for the script. Then
+either the script finds `told`, or the daemon finds `waiting` and writes the verdict once more, which causes an event.
+Rule 2: nothing here fails an attach. If the daemon can't make a file it removes the directory `waiting`. A script that
+can't make its file there reads xenstore at its watch's first event.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 class HotplugFiles:
-    """The marks of all vifs. `start` comes before anything else."""
+    """The files of all vifs. `start` must be called before any other method."""
 
     def __init__(self, runtime: Path = Path(RUNTIME)) -> None:
         self._directories = runtime / "told", runtime / "waiting"
@@ -39,13 +40,14 @@ class HotplugFiles:
         self._usable = False
 
     def start(self, vifs: Iterable[VifId]) -> None:
-        """Take over what an earlier daemon and the scripts have left, and clear away what is of no vif there is."""
+        """Take over the files of an earlier daemon and of waiting scripts. Remove files that belong to no vif."""
         known = {name for vif in vifs for name in (vif.netdev, vif.tap)}
         try:
             for directory in self._directories:
                 directory.mkdir(mode=0o700, exist_ok=True)
             told, waiting = (set(os.listdir(directory)) for directory in self._directories)
             # Where a script still waits, the earlier daemon may have ended just before it wrote the verdict once more.
+            # Without its `told` file, `settle` writes that verdict once more.
             self._told = (told & known) - waiting
             for directory, names in zip(self._directories, (told - self._told, waiting - known), strict=True):
                 for name in names:
@@ -55,9 +57,9 @@ class HotplugFiles:
             self._give_up(error)
 
     async def settle(self, client: XenstoreClient, vif: Vif) -> bool:
-        """Make the marks of a vif say whether xenstore holds verdicts on it and its tap.
+        """Make or remove the `told` files of a vif and its tap, as xenstore holds verdicts on them or not.
 
-        Returns False where that must be done again, since a verdict could not be written once more.
+        Returns False when that must be tried again, since a verdict could not be written once more.
         """
         for name, node, told in (
             (vif.id.netdev, "hotplug-status", vif.hotplug_status in (CONNECTED, "error")),
@@ -66,18 +68,18 @@ class HotplugFiles:
             if told == (name in self._told):
                 continue
             if not told:
-                self._take_away(name)
+                self._remove_told(name)
             elif self.tell(name):
                 try:
                     await repeat_verdict(client, vif, node)
                 except ToolstackError:
-                    self._take_away(name)
+                    self._remove_told(name)
                     return False
                 self.heard(name)
         return True
 
     def tell(self, name: str) -> bool:
-        """Mark that there is a verdict. Returns whether a script waits that may have missed it."""
+        """Make the `told` file for a verdict that was written. Returns whether a script may have missed it."""
         told, waiting = self._directories
         if not self._usable:
             return False
@@ -90,24 +92,24 @@ class HotplugFiles:
             return True
 
     def heard(self, name: str) -> None:
-        """Forget a script that waited."""
+        """Remove the `waiting` file of a script."""
         _, waiting = self._directories
         with suppress(OSError):
             os.unlink(f"{waiting}/{name}")
 
     def forget(self, vif: VifId) -> None:
-        """Take away the marks of a vif that is gone."""
+        """Remove the files of a vif that is gone."""
         for name in (vif.netdev, vif.tap):
-            self._take_away(name)
+            self._remove_told(name)
             self.heard(name)
 
     def leave(self) -> None:
-        """Take everything away, but for systemd's RuntimeDirectory=, which goes by itself unless we are restarted."""
+        """Remove both directories. systemd itself removes those in its RuntimeDirectory=, except over a restart."""
         if self._usable and "RUNTIME_DIRECTORY" not in os.environ:
             for directory in self._directories:
                 shutil.rmtree(directory, ignore_errors=True)
 
-    def _take_away(self, name: str) -> None:
+    def _remove_told(self, name: str) -> None:
         told, _ = self._directories
         if name in self._told:
             self._told.remove(name)
@@ -116,7 +118,8 @@ class HotplugFiles:
 
     def _give_up(self, error: OSError) -> None:
         told, waiting = self._directories
-        _log.warning("hotplug scripts will look twice: no marks can be left for them", path=str(told), why=str(error))
+        message = "hotplug scripts will read xenstore more often: no files can be made for them"
+        _log.warning(message, path=str(told), why=str(error))
         self._usable = False
         self._told.clear()
         shutil.rmtree(waiting, ignore_errors=True)

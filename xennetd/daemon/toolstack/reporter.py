@@ -1,6 +1,6 @@
-"""Tells what a look at a vif came to: to the toolstack, the hotplug scripts and the audit trail.
+"""Reports the outcome of a reconciliation to the toolstack, the hotplug scripts and the audit trail.
 
-Rule: a verdict that the toolstack no longer wants puts the port out of service again.
+Rule: when the toolstack does not want the verdict any more, the port of a vif that was never connected is released.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from xennetd.xenstore.directory import Directory
 _log = structlog.get_logger(__name__)
 
 RETRY = 0.5
-"""Seconds until a vif is looked at again whose verdict did not reach xenstored."""
+"""Seconds until a vif is reconciled again whose verdict did not reach xenstored."""
 
 
 class ToolstackReporter:
-    """Everybody who is to hear of a look. `again` asks for another look at a vif in some seconds."""
+    """Writes verdicts, makes the scripts' files, and audits. `again` asks to reconcile a vif in some seconds."""
 
     def __init__(
         self,
@@ -53,16 +53,19 @@ class ToolstackReporter:
         self._again = again
 
     async def tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
-        """Tell what a look came to. `done` are the Steps that led to it."""
+        """Report a decision without Steps. `done` are the Steps that this reconciliation executed before.
+
+        Raises ToolstackError when xenstored is out of reach or refuses a write.
+        """
         vif = record.vif
         if decision.tap_verdict is not None:
             await self._tell_tap(record, decision, decision.tap_verdict)
         if (verdict := decision.verdict) is not None:
             error = verdict.error
-            told = await backend.write_verdict(
+            written = await backend.write_verdict(
                 self._client, vif, error=error, frontend_mtu=verdict.frontend_mtu, mac=verdict.mac
             )
-            if not told:
+            if not written:
                 decision = replace(decision, reason="the toolstack took the device back")
                 if link is not None and record.memory.connected != incarnation(link):
                     self._release(link)
@@ -80,7 +83,10 @@ class ToolstackReporter:
         self._audit_events.settle(record, decision, link, done)
 
     async def tell_defect(self, record: Record, defect: Exception, *, observing: bool) -> None:
-        """Tell that a defect of ours has hit a vif: it gets a verdict, like any other error."""
+        """Report a defect in xennetd that reconciling a vif met: the toolstack gets a verdict, as for any other error.
+
+        In observe mode (`observing`) the defect is only audited.
+        """
         vif_id = record.vif.id
         error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
         self._audit_events.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
@@ -95,13 +101,13 @@ class ToolstackReporter:
             await self._mark(vif_id)
 
     async def _mark(self, vif_id: VifId) -> None:
-        """Show the hotplug scripts whether xenstore holds verdicts on this vif."""
+        """Make the files that show the hotplug scripts whether xenstore holds verdicts on this vif."""
         vif = self._directory.get(vif_id)
         if vif is not None and not await self._hotplug_files.settle(self._client, vif):
             self._again(vif_id, RETRY)
 
     def _release(self, link: Link | None) -> None:
-        """Take out of service a link that was never connected, as far as the kernel lets us."""
+        """Take a link that was never connected down and out of its bridge. A refusal of the kernel is logged."""
         steps = release(link) if link is not None else ()
         try:
             if steps:
@@ -113,10 +119,10 @@ class ToolstackReporter:
     async def _tell_tap(self, record: Record, decision: Decision, verdict: str) -> None:
         vif = record.vif
         if verdict:
-            told = await backend.write_tap_verdict(self._client, vif, verdict)
+            written = await backend.write_tap_verdict(self._client, vif, verdict)
         else:
-            told = await backend.clear_tap_verdict(self._client, vif)
-        if told:
+            written = await backend.clear_tap_verdict(self._client, vif)
+        if written:
             self._directory.note(vif.id, "xennetd-tap", verdict or None)
             record.vif = replace(vif, tap_status=verdict or None)
             self._audit_events.tap_told(record, decision, verdict)
