@@ -65,3 +65,10 @@ def test_whatever_the_rhythm_work_is_bounded(rhythm: list[float]) -> None:
         now += gap
         done += pace.wait("vif7.0", UP, now) == 0.0
     assert done <= 8 + now / 6
+
+
+def test_the_same_work_on_a_new_link_does_not_wait() -> None:
+    pace = Pace()
+    assert pace.wait("vif7.0", UP, 0.0, links=11) == 0.0
+    assert pace.wait("vif7.0", UP, 0.0, links=12) == 0.0
+    assert pace.wait("vif7.0", UP, 0.0, links=12) > 0.0

@@ -25,6 +25,7 @@ class _Work:
     """The last work on a subject. `needed_at` is when the same work was first needed again, None until then."""
 
     what: tuple[str, ...]
+    links: Hashable
     done_at: float
     pause: float = 0.0
     times: int = 1
@@ -41,24 +42,25 @@ class Pace:
     def __init__(self) -> None:
         self._works: dict[Hashable, _Work] = {}
 
-    def wait(self, subject: Hashable, what: tuple[str, ...], now: float) -> float:
+    def wait(self, subject: Hashable, what: tuple[str, ...], now: float, links: Hashable = None) -> float:
         """Return the seconds to wait before this work on a subject, 0 if it may be done now.
 
-        After a 0 the work counts as done at `now`. `what` describes the work, one line for each Step.
+        After a 0 the work counts as done at `now`. `what` describes the work, one line for each Step. `links` identifies
+        the links that the work is on: the same work on other links undoes nothing.
         """
         work = self._works.get(subject)
-        if work is None or work.what != what:
-            self._works[subject] = _Work(what, now)
+        if work is None or (work.what, work.links) != (what, links):
+            self._works[subject] = _Work(what, links, now)
             return 0.0
         if work.needed_at is None:
             work.needed_at = now
         if work.needed_at - work.done_at > _WINDOW:
-            self._works[subject] = _Work(what, now)
+            self._works[subject] = _Work(what, links, now)
             return 0.0
         left = work.done_at + work.next_pause - now
         if left > 0:
             return left
-        self._works[subject] = _Work(what, now, work.next_pause, work.times + 1)
+        self._works[subject] = _Work(what, links, now, work.next_pause, work.times + 1)
         return 0.0
 
     def forget(self, subject: Hashable) -> None:

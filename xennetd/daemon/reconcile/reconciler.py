@@ -273,7 +273,8 @@ class Reconciler:
                 self._executor.verify(record, decision, link, tap)
                 before = None
                 continue
-            if before is None and (wait := self._pace.wait(vif_id, _words(decision), time.monotonic())) > 0:
+            links = tuple(None if each is None else incarnation(each) for each in (link, tap))
+            if before is None and (wait := self._pace.wait(vif_id, _words(decision), time.monotonic(), links)) > 0:
                 self._queue.hint_later(vif_id, wait)
                 return
             before = decision
