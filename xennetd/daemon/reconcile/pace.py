@@ -45,7 +45,7 @@ class Pace:
     def wait(self, subject: Hashable, what: tuple[str, ...], now: float, links: Hashable = None) -> float:
         """Return the seconds to wait before this work on a subject, 0 if it may be done now.
 
-        After a 0 the work counts as done at `now`. `what` describes the work, one line for each Step. `links` identifies
+        After a 0 the work counts as done at `now`. `what` describes the work, one line for each Step. `links` names
         the links that the work is on: the same work on other links undoes nothing.
         """
         work = self._works.get(subject)
