@@ -1,1 +1,1 @@
-"""What is: frozen values and errors that every other package speaks in. Imports nothing of ours."""
+"""Frozen values and errors that all other packages use. This package imports no other package of xennetd."""

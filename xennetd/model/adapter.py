@@ -1,4 +1,4 @@
-"""The contract of an adapter: what observes, makes, changes and removes the host objects of one kind."""
+"""The contract of an adapter, which observes, makes, changes and removes the host objects of one kind."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ T = TypeVar("T")
 
 
 class Adapter(Protocol[T]):
-    """Knows the objects of one kind. An adapter remembers nothing that the host knows.
+    """Observes and changes the host objects of one kind. An adapter keeps no memory of what the host itself knows.
 
-    `apply` and `remove` act at once; an adapter of an engine that answers later returns what is to be awaited.
+    `apply` and `remove` act at once and return None. Where the engine answers later, they return an awaitable instead.
     """
 
     def present(self, wanted: T) -> T | None:
-        """Return the object with this key as it is now, equal to `wanted` if it is right; None if there is none."""
+        """Return the object with the key of `wanted` as the host has it now, None if the host has none.
+
+        The result equals `wanted` if the host has the object as it must be.
+        """
         ...
 
     def apply(self, wanted: Sequence[T]) -> Awaitable[None] | None:
-        """Make objects, or change those that are there. Raises HostError that names the first that is refused."""
+        """Make the objects, or change the existing ones. Raises HostError that names the first object refused."""
         ...
 
     def remove(self, objects: Sequence[T]) -> Awaitable[None] | None:
-        """Remove objects. To remove what is not there, or is another's by now, is no error and does nothing."""
+        """Remove the objects. An object that is absent, or that has another owner by now, is skipped without error."""
         ...
 
     def list_owned(self) -> Collection[T]:
-        """Return everything that carries our mark now, whoever made it."""
+        """Return every object of this kind that carries xennetd's mark now, whichever process made it."""
         ...
 
 
 Adapters = Mapping[str, Adapter[Any]]
-"""The adapter for each kind of key."""
+"""The adapters, by the `kind` of a key."""

@@ -1,4 +1,4 @@
-"""What policy decided for one vif."""
+"""The decision of policy for one vif: which rule applies, and what the vif must be part of."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from xennetd.model.placement import Placement
 from xennetd.model.vif import VifId
 
 Name = tuple[str, str]
-"""What a guest goes by, and where: its MAC and a `segment`, its VM's name and a network."""
+"""A name of a guest, and the scope in which only one guest may have it: (MAC, `segment`) or (VM's name, network)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Which words of policy apply to a vif: the mode, and the network and the policy where these are not None.
+    """The words of policy that apply to a vif.
 
-    It is known even where the vif can't be attached, or must not be. `bridge` is the name that was asked for.
+    `network` is None where the vif's own nodes decide, `policy` is None where no rule matches. An assignment is known
+    even where the vif can't be attached, or is denied. `bridge` is the bridge's name as the network or the vif gives
+    it.
     """
 
     mode: str
@@ -28,12 +30,12 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What one vif must be part of. `warnings` are for people, not errors.
+    """What one vif must be part of. `warnings` are sentences for people; the vif is attached all the same.
 
-    `mtu` is what the link gets at attach; None leaves it as it is. `mac` is the guest's, or what it is to be. `ips` are
-    its addresses and prefixes as far as they are known. `granted` holds the addresses and names, of those that only one
-    guest can have, that this guest has. `needs` is what the host must have for it. `waits_on` names the links, and the
-    other things, on which all that depends.
+    `mtu` is the MTU that the link gets at attach; None leaves the link's MTU alone. `mac` is the MAC that the guest has
+    or is to get. `ips` are the guest's known addresses and prefixes. `granted` holds the addresses and names that this
+    guest owns exclusively. `needs` are the host objects that the host must have for this vif. `waits_on` names the
+    links, and the other things, whose change may change this attachment.
     """
 
     vif: VifId
@@ -49,27 +51,27 @@ class Attachment:
 
     @property
     def network(self) -> str | None:
-        """The network that it is in, None where the vif's own nodes decided."""
+        """The network that the vif is in, None where the vif's own nodes decide."""
         return self.assignment.network
 
     @property
     def where(self) -> str:
-        """What it is attached to, as the audit trail says it."""
+        """The place that the vif is attached to, in the words of the audit trail."""
         return self.placement.where
 
     @property
     def bridge(self) -> str | None:
-        """The bridge that its link is a port of."""
+        """The name of the bridge that the vif's link is a port of, None for a routed guest."""
         return self.placement.bridge
 
     @property
     def segment(self) -> str:
-        """Where its MAC must be the only one of its kind, in words."""
+        """The segment on which the vif's MAC must be unique, in words."""
         return segment(self.bridge, self.network)
 
 
 def segment(bridge: str | None, network: str | None) -> str:
-    """Return the segment that a vif is on: a bridge, or the routed guests' side of a network or of none."""
+    """Return the segment that a vif is on, in words: a bridge, or else the routed guests of a network or of none."""
     if bridge is not None:
         return f'bridge "{bridge}"'
     return f'network "{network}"' if network is not None else "the routed guests' side"

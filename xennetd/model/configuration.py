@@ -1,4 +1,7 @@
-"""The policy as frozen values: what the configuration files say, checked and complete."""
+"""The policy as frozen values: the content of the configuration files, checked and with all defaults filled in.
+
+A network's *own* bridge is one that xennetd makes for the network and removes with it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ from xennetd.model.places import CONTROL
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """`[daemon]`. `scripts` are shell-style patterns of a hotplug script's basename; a backend that names one is ours.
+    """`[daemon]`.
 
-    `hooks` runs the `vif-post.d/*.hook` files as the stock scripts do. `devd` serves a driver domain in the place of
-    `xl devd`. `stand_in` takes a link's alternative name `vif-D-N` for netback's parent device: for tests and the
-    sandbox only.
+    `scripts` are shell-style patterns of the basename of a hotplug script: xennetd manages the backends whose script
+    matches one. `hooks` runs the `vif-post.d/*.hook` files as the stock scripts do. `devd` serves a driver domain in
+    the place of `xl devd`. `stand_in` accepts a link's alternative name `vif-D-N` as a substitute for netback's parent
+    device, for tests and the sandbox only.
     """
 
     mode: Literal["enforce", "observe"] = "enforce"
@@ -32,10 +36,10 @@ class DaemonConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How a network takes its guests in, as far as others than its own module (`policy.modes`) must know.
+    """The properties of a mode that code outside of the mode's module (`policy.modes`) needs.
 
-    `own_bridge`: a network's bridge is ours, made for it and taken away with it. `routed`: guests are no bridge's
-    ports. `way_out`: a network leads on from the host.
+    `own_bridge`: a network of this mode has its own bridge. `routed`: the guests' links are no bridge's ports.
+    `way_out`: the guests can reach destinations beyond the host.
     """
 
     name: str
@@ -49,10 +53,10 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """One of a network's `forward`: what comes to the host's `port` goes to `to_port` of a guest.
+    """One element of a network's `forward`: packets to the host's `port` go to `to_port` of a guest.
 
-    `to` is an address within the network, or the name of a VM: then the port is forwarded in each IP version that the
-    network has a subnet of.
+    `to` is an address within the network, or the name of a VM. For a VM the port is forwarded in every IP version in
+    which the network has a subnet.
     """
 
     proto: Literal["tcp", "udp"]
@@ -63,11 +67,11 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`[network.NAME]`: what guests are attached to.
+    """`[network.NAME]`: a network that guests are attached to.
 
-    `bridge` is empty in mode route, in nat and isolated it is the name of our own bridge. `uplink` None: the host's
-    default route decides. `domain` is empty without `dhcp`, `ra` "off". `nptv6` is as long as `subnet6`. `gateway` and
-    `proxy` are of mode route.
+    `bridge` is empty in mode route; in modes nat and isolated it names the network's own bridge. With `uplink` None the
+    host's default route decides. Without `dhcp`, `domain` is empty and `ra` is "off". `nptv6` has the prefix length of
+    `subnet6`. `gateway` and `proxy` apply to mode route only.
     """
 
     name: str
@@ -87,25 +91,26 @@ class Network:
 
     @property
     def subnets(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        """Its subnets, the IPv4 one first."""
+        """The network's subnets, the IPv4 subnet first."""
         return tuple(subnet for subnet in (self.subnet4, self.subnet6) if subnet is not None)
 
     @property
     def gateways(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
-        """The host's addresses in its subnets, the IPv4 one first."""
+        """The host's addresses in the network's subnets, the IPv4 address first."""
         return tuple(gateway for gateway in (self.gateway4, self.gateway6) if gateway is not None)
 
     @property
     def own(self) -> bool:
-        """Whether its bridge is ours: made for it, and taken away with it."""
+        """Whether the network has its own bridge."""
         return self.mode.own_bridge
 
     @property
     def served_link(self) -> str:
-        """The link of ours that is made for it, whose addresses dnsmasq serves: its own bridge; empty if there is none.
+        """The name of the link that xennetd makes for the network, on whose addresses dnsmasq serves; empty if none.
 
-        In mode route there is none that guests are in. With dhcp there is then one without ports that has what the
-        guests' interfaces lack (dnsmasq(8), --bridge-interface): the gateway addresses, and an IPv6 link-local one.
+        A network with its own bridge has this bridge. A network of mode route with `dhcp` has a bridge without ports:
+        it carries the addresses that the guests' links lack (dnsmasq(8), --bridge-interface), which are the gateways'
+        and an IPv6 link-local address. All other networks have no such link.
         """
         if self.own or not self.mode.routed or not self.dhcp:
             return self.bridge if self.own else ""
@@ -115,29 +120,29 @@ class Network:
         return f"xn-{hashlib.blake2s(self.name.encode(), digest_size=4).hexdigest()}"
 
     def without_ipv6(self) -> Network:
-        """Return the network as it can be had on a kernel without IPv6."""
+        """Return the part of the network that a kernel without IPv6 can provide."""
         if self.subnet6 is None:
             return self
-        forwards = tuple(each for each in self.forwards if not isinstance(each.to, IPv6Address))
+        forwards = tuple(forward for forward in self.forwards if not isinstance(forward.to, IPv6Address))
         return replace(self, subnet6=None, ra="off", nat66=False, nptv6=None, forwards=forwards)
 
     @property
     def gateway4(self) -> IPv4Interface | None:
-        """The first host address of the IPv4 subnet."""
+        """The first host address of the IPv4 subnet, None without one."""
         return IPv4Interface((self.subnet4[1], self.subnet4.prefixlen)) if self.subnet4 is not None else None
 
     @property
     def gateway6(self) -> IPv6Interface | None:
-        """The first host address of the IPv6 subnet."""
+        """The first host address of the IPv6 subnet, None without one."""
         return IPv6Interface((self.subnet6[1], self.subnet6.prefixlen)) if self.subnet6 is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The conditions of a rule; all that are given must hold, and none given holds for every vif.
+    """The conditions of a rule. A condition that is None always holds; a vif matches if all conditions hold.
 
-    Texts are shell-style patterns (fnmatch(3)): `script` of the script's basename, `bridge` of the vif's own `bridge`
-    node, `mac` and `uuid` in lower case because they are compared without regard to case.
+    Texts are shell-style patterns (fnmatch(3)). `script` is compared with the script's basename, `bridge` with the
+    vif's own `bridge` node. `mac` and `uuid` are in lower case, because they are compared without regard to case.
     """
 
     vm: str | None = None
@@ -152,11 +157,11 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`[[policy]]`: either the network that a matching vif is attached to, or why it gets none.
+    """`[[policy]]`: either the `network` that a matching vif is attached to, or the reason (`deny`) why it gets none.
 
-    `ips` are the addresses that the vif has in the network whatever its `vif=` line says; empty: not fixed here.
-    `stable_mac`: its MAC is to be the same whenever the domain starts. `flags` are those of a bridge's port
-    (`plan.properties`) that are not as by default.
+    `ips` are the addresses that the vif has in the network, whatever its `vif=` line says; an empty tuple fixes none.
+    `stable_mac` gives the vif the same MAC at every start of its domain. `flags` are the bridge port's flags
+    (`plan.properties`) that the rule sets.
     """
 
     name: str
@@ -170,9 +175,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that the configuration says. The first rule that matches wins; `files` are what it was read from.
+    """The whole configuration. The first rule that matches a vif applies to it. `files` are the files that were read.
 
-    `ruleset` is the filter that follows from the networks (`policy.networks.ruleset`), None where nobody has asked.
+    `ruleset` is the filter that follows from the networks (`policy.network_needs.ruleset`), None until it is computed.
     """
 
     daemon: DaemonConfig = DaemonConfig()

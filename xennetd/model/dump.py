@@ -1,7 +1,7 @@
-"""Frozen values as JSON and back: what `xennetctl show --debug` prints, and what a test makes a decision from again.
+"""Frozen values as JSON and back. `xennetctl show --debug` prints this JSON; a test can replay a decision from it.
 
-Whatever JSON has no word for is an object with one key, the name of its type: `{"Link": {...}}`, `{"IPv4Network":
-"10.0.0.0/24"}`, `{"frozenset": [...]}`. Fields with their default values are left out.
+A value of a type that JSON lacks becomes an object with one key, the name of the type: `{"Link": {...}}`,
+`{"IPv4Network": "10.0.0.0/24"}`, `{"frozenset": [...]}`. Fields with their default values are left out.
 """
 
 from __future__ import annotations
@@ -15,66 +15,67 @@ from typing import Any
 from xennetd.model.errors import XennetdError
 
 _IP: dict[str, type] = {
-    each.__name__: each for each in (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
+    cls.__name__: cls for cls in (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 }
 
 
 def to_json(value: Any) -> Any:
-    """Return a value as what json.dumps() takes."""
+    """Return a value in a form that json.dumps() takes. Raises TypeError for a type that has no such form."""
     name = type(value).__name__
     if isinstance(value, Enum):
         return {name: value.name}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: [to_json(each) for each in value]}
+        return {name: [to_json(item) for item in value]}
     if isinstance(value, tuple | list):
-        return [to_json(each) for each in value]
+        return [to_json(item) for item in value]
     if isinstance(value, frozenset | set):
         return {"frozenset": sorted(map(to_json, value), key=repr)}
     if isinstance(value, Mapping):
-        return {"dict": [[to_json(key), to_json(each)] for key, each in value.items()]}
+        return {"dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
     if isinstance(value, XennetdError):
-        told = {"sentence": value.sentence, "detail": value.detail, "errno": getattr(value, "errno", 0)}
-        return {name: {**told, "waits_on": sorted(value.waits_on)}}
+        texts = {"sentence": value.sentence, "detail": value.detail, "errno": getattr(value, "errno", 0)}
+        return {name: {**texts, "waits_on": sorted(value.waits_on)}}
     if is_dataclass(value):
-        told = {each.name: getattr(value, each.name) for each in fields(value)}
-        differs = {each.name: each for each in fields(value) if told[each.name] != _default(each)}
-        return {name: {key: to_json(told[key]) for key in differs}}
+        pairs = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {name: {field.name: to_json(content) for field, content in pairs if content != _default(field)}}
     if name in _IP:
         return {name: str(value)}
     raise TypeError(f"{name} has no JSON")
 
 
 def from_json(value: Any, types: Iterable[type]) -> Any:
-    """Return the value of `to_json`. `types` are the dataclasses, enumerations, named tuples and errors that occur."""
-    known = {each.__name__: each for each in types}
-    return _read(value, known)
+    """Return the value that `to_json` made this JSON from.
+
+    `types` are the dataclasses, enumerations, named tuples and errors that occur in it. Lists come back as tuples.
+    """
+    return _read(value, {cls.__name__: cls for cls in types})
 
 
 def _read(value: Any, known: Mapping[str, type]) -> Any:
     if isinstance(value, list):
-        return tuple(_read(each, known) for each in value)
+        return tuple(_read(item, known) for item in value)
     if not isinstance(value, dict):
         return value
-    ((name, told),) = value.items()
+    ((name, content),) = value.items()
     if name == "frozenset":
-        return frozenset(_read(each, known) for each in told)
+        return frozenset(_read(item, known) for item in content)
     if name == "dict":
-        return {_read(key, known): _read(each, known) for key, each in told}
+        return {_read(key, known): _read(item, known) for key, item in content}
     if name in _IP:
-        return _IP[name](told)
-    made: Any = known[name]
-    if issubclass(made, Enum):
-        return made[told]
-    if issubclass(made, tuple):
-        return made(*(_read(each, known) for each in told))
-    if issubclass(made, XennetdError):
-        error = made(told["sentence"], detail=told["detail"], waits_on=frozenset(told["waits_on"]))
-        if told["errno"]:
-            error.errno = told["errno"]
+        return _IP[name](content)
+    cls: Any = known[name]
+    if issubclass(cls, Enum):
+        return cls[content]
+    if issubclass(cls, tuple):
+        return cls(*(_read(item, known) for item in content))
+    if issubclass(cls, XennetdError):
+        error = cls(content["sentence"], detail=content["detail"], waits_on=frozenset(content["waits_on"]))
+        if content["errno"]:
+            error.errno = content["errno"]
         return error
-    return made(**{key: _read(each, known) for key, each in told.items()})
+    return cls(**{key: _read(item, known) for key, item in content.items()})
 
 
 def _default(field: Field[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Errors, named by who must act; anything else that is raised is a bug of ours.
+"""Errors, named by who must act. Any other exception is a bug in xennetd.
 
 An error carries two texts. `sentence` goes to the toolstack and into `hotplug-error`, which the guest can read: it
 names the guest's own vif and host objects only. `detail` goes to the journal and to administrators, and may name
@@ -8,13 +8,14 @@ anything.
 from __future__ import annotations
 
 SENTENCE_MAX = 1024
-"""Characters of a sentence, which is ASCII: xenstored allows an unprivileged domain 2048 bytes in a node."""
+"""The most characters of a sentence, which is ASCII: xenstored allows an unprivileged domain 2048 bytes in a node."""
 
 
 class XennetdError(Exception):
-    """Why a vif is not connected, in a sentence a person can act on.
+    """Why a vif is not connected, in a sentence that a person can act on.
 
-    `waits_on` holds the names of links whose change is worth another try (a bridge that does not exist yet).
+    `waits_on` names the links, and the other things (`policy.bridged.ANY_BRIDGE`), whose change is worth another try.
+    A bridge that does not exist yet is one of them.
     """
 
     def __init__(self, sentence: str, *, detail: str = "", waits_on: frozenset[str] = frozenset()) -> None:
@@ -25,7 +26,7 @@ class XennetdError(Exception):
 
 
 class PolicyError(XennetdError):
-    """The operator must act: a policy denies this vif, or names something that does not exist."""
+    """The operator must act: the configuration denies this vif, or names something that the host lacks."""
 
 
 class Denied(PolicyError):
@@ -37,7 +38,10 @@ class GuestError(XennetdError):
 
 
 class HostError(XennetdError):
-    """The kernel refused a step. `errno` tells which refusal; messages are never parsed."""
+    """The host's administrator must act: the kernel refused a step, or the host lacks something.
+
+    `errno` is the kernel's error number (errno(3)), 0 if there is none. xennetd never parses error messages.
+    """
 
     def __init__(
         self, sentence: str, *, errno: int = 0, detail: str = "", waits_on: frozenset[str] = frozenset()
@@ -47,4 +51,4 @@ class HostError(XennetdError):
 
 
 class ToolstackError(XennetdError):
-    """xenstore is unreachable, or refused what we need from it."""
+    """xenstore is unreachable, or it refused a request that xennetd depends on."""

@@ -1,4 +1,4 @@
-"""The audit trail's events: what each journal entry and each line of `xennetctl monitor` says."""
+"""The events of the audit trail: the content of a journal entry and of a line of `xennetctl monitor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xennetd.model.vif import VifId
 
 
 class EventKind(Enum):
-    """The events, each with its fixed MESSAGE_ID (systemd.journal-fields(7)), explained in conf/xennetd.catalog."""
+    """The kinds of event: label and fixed MESSAGE_ID (systemd.journal-fields(7)), explained in conf/xennetd.catalog."""
 
     ATTACH = ("attach", "17cfb1a3a61447ed8c9f4b9282ea61ea")
     DETACH = ("detach", "ef78a4df3d31405f8fc018466903da11")
@@ -30,7 +30,10 @@ class EventKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `message` is a whole sentence; all text in it is already fit to show. Times are in microseconds."""
+    """One event. `message` is a whole sentence. All texts are safe to show (`model.text.visible`).
+
+    `duration_us` and `realtime_us` (since the epoch) are in microseconds.
+    """
 
     kind: EventKind
     message: str

@@ -1,4 +1,4 @@
-"""Addresses of either IP version."""
+"""Type names for addresses, networks and interfaces of either IP version."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ IPInterface = IPv4Interface | IPv6Interface
 
 
 def plain(ip: IPInterface) -> str:
-    """Return an address as an administrator writes it: without the prefix length of a single host."""
+    """Return an address as an administrator writes it: a single host's address without its prefix length."""
     return str(ip.ip) if ip.network.prefixlen == ip.max_prefixlen else str(ip)

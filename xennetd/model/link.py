@@ -1,4 +1,7 @@
-"""A kernel link, as rtnetlink(7) describes it, and the read-only view of the host that deciding code is given."""
+"""A kernel link, as rtnetlink(7) describes it, and the read-only view of the host for deciding code.
+
+A route or a neighbour is xennetd's own if it has the protocol ROUTE_PROTOCOL (`model.marks`).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from xennetd.model.vif import VifId
 IFF_UP = 0x1
 
 IFNAMSIZ = 16
-"""A link's name with its terminating NUL (linux/if.h)."""
+"""The size of a link's name in bytes, with its terminating NUL (linux/if.h)."""
 
 IN6_ADDR_GEN_MODE_EUI64 = 0
 IN6_ADDR_GEN_MODE_NONE = 1
-"""No link-local address is made (linux/if_link.h)."""
+"""In this mode the kernel makes no link-local address (linux/if_link.h)."""
 
 GUEST_PORT_ADDRESS = "fe:ff:ff:ff:ff:ff"
 """The highest unicast MAC: a bridge never takes its own address from a guest's port."""
@@ -23,7 +26,7 @@ GUEST_PORT_ADDRESS = "fe:ff:ff:ff:ff:ff"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of ours (ROUTE_PROTOCOL) through a link, in the main table, without a next hop. `source` is preferred."""
+    """A route of xennetd's through a link, in the main table, without a next hop. `source` is its preferred source."""
 
     destination: IPNetwork
     metric: int
@@ -32,7 +35,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A permanent neighbour entry of a link: whose MAC this address is, whatever a guest claims."""
+    """A permanent neighbour entry of a link: it binds an address to a MAC, whatever a guest claims."""
 
     address: IPAddress
     mac: str
@@ -40,14 +43,14 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One link. `master` is the index of the bridge (or bond) it is a port of, 0 for none.
+    """One link. `master` is the index of the bridge or bond that the link is a port of, 0 for none.
 
     `parent` is the vif that the kernel's parent device (`xen-backend`/`vif-D-N`) names, None for all other links.
-    `addresses` are in the kernel's order, the main one first. `routes` and `neighbours` are those that we made, or that
-    look as if we had. `flags_on` names the bridge port's flags (`plan.properties`) that are on. `sysctls` are values of
-    net.ipv4.conf and net.ipv6.conf of the link: (IP version, setting, value); the kernel has no events for most of
-    them, so they are only there where somebody has read them for a decision. `generation` tells apart two links that
-    had the same index one after the other.
+    `addresses` are in the kernel's order, the main address first. `routes` and `neighbours` are the entries with
+    xennetd's protocol number, whoever made them. `flags_on` names the bridge port's flags (`plan.properties`) that are
+    on. `sysctls` are values of net.ipv4.conf and net.ipv6.conf of the link: (IP version, setting, value). The kernel
+    has no events for most sysctls, so the field holds only values that were read for a decision. `generation` tells
+    apart two links that had the same index one after the other.
     """
 
     index: int
@@ -75,13 +78,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class LinkGoal:
-    """What a guest's link must be, property by property. What is None is left as it is.
+    """The desired properties of a guest's link. xennetd leaves a property alone whose goal is None.
 
-    `master` is the index of the bridge that it is a port of, with that bridge's name and MTU, 0 for none. `mtu` is what
-    the link is to be given, None for one that has been given its MTU before: netback lowers it for a frontend without
-    scatter-gather, and no later change of another port's MTU may spread to this one. `addresses` are the host's on the
-    link, `routes` lead through it, of which those `taken` lead through another link of ours now; `neighbours` are
-    behind it. `sysctls` are (IP version, setting, value), `flags` the bridge port's flags that must be on or off.
+    `master` is the index of the bridge that the link is a port of, 0 for none; `master_name` and `master_mtu` are that
+    bridge's. `mtu` is the MTU that the link is to get. It is None for a link that has got its MTU before: netback
+    lowers the MTU for a frontend without scatter-gather, and a later change of another port's MTU must not spread to
+    this link. `addresses` are the host's addresses on the link. `routes` lead through the link; `taken` are those of
+    the routes that lead through another guest's link now. `neighbours` are the link's neighbour entries. `sysctls` are
+    (IP version, setting, value). `flags` are the bridge port's flags that must be on or off.
     """
 
     name: str
@@ -101,7 +105,10 @@ class LinkGoal:
 
 
 class HostView(Protocol):
-    """What deciding code may ask of the host. The daemon passes its live view, a test a table."""
+    """The questions about the host that deciding code may ask. The daemon passes its live view, a test passes a table.
+
+    Methods that return a link return None where the host has no such link.
+    """
 
     @property
     def has_ipv6(self) -> bool:
@@ -118,7 +125,7 @@ class HostView(Protocol):
         ...
 
     def bridges(self) -> tuple[Link, ...]:
-        """Return all bridges, by name."""
+        """Return all bridges, sorted by name."""
         ...
 
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
@@ -126,32 +133,38 @@ class HostView(Protocol):
         ...
 
     def default_uplink(self, version: int) -> Link | None:
-        """Return the link that the default route of this IP version leads through (the one with the least metric)."""
+        """Return the link of this IP version's default route; of several routes, the one with the least metric."""
         ...
 
     def owner(self, destination: IPNetwork) -> Link | None:
-        """Return a link with an address of the host's in this destination."""
+        """Return a link on which the host has an address within this destination."""
         ...
 
     def router(self, destination: IPNetwork) -> IPAddress | None:
-        """Return a router in this destination that a default route leads to, if it is no routed guest itself."""
+        """Return the next hop of a default route that lies within this destination, None if there is none.
+
+        A next hop that is a routed guest does not count.
+        """
         ...
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
-        """Return a link that is not ours, with an address of the host's in a subnet that overlaps this one."""
+        """Return a link on which the host has an address whose subnet overlaps `subnet`.
+
+        xennetd's own bridges and routed guests' links do not count.
+        """
         ...
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
-        """Return the link that a route of ours with this destination and metric leads through."""
+        """Return the link that xennetd's own route with this destination and metric leads through."""
         ...
 
 
 def is_link_name(text: str) -> bool:
-    """Return whether the kernel would take `text` as a link's name and we would too.
+    """Return whether both the kernel and xennetd accept `text` as a link's name.
 
-    dev_valid_name() of net/core/dev.c (1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space), and printable
-    ASCII without quotes, backslash, `%`, `*` and `,`, so that a name is always safe to show and never a template, a
-    pattern or a list. A name of digits alone could be taken for an index.
+    The kernel's rule is dev_valid_name() of net/core/dev.c: 1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space.
+    xennetd accepts only printable ASCII without quotes, backslash, `%`, `*` and `,`: such a name is always safe to
+    show, and is never a template, a pattern or a list. A name of digits alone could be mistaken for an index.
     """
     return (
         0 < len(text) < IFNAMSIZ

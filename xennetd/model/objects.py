@@ -1,9 +1,9 @@
-"""Host objects: what the host itself must have for its guests and networks, each marked as ours in the kernel.
+"""Host objects: what the host itself must have for its guests and networks. The kernel's copies carry xennetd's mark.
 
-A host object has a *key*, which says what it is in the kernel, and a *value*, which is all the rest of it and says how
-it must be. Two objects with one key and different values are the same thing wanted in two ways. `requires` holds the
-keys of objects that must be there first, as far as anybody wants them; it is no part of the value. `describe` returns
-the line that plan, log, audit and tests show.
+A host object has a *key*, which identifies it in the kernel, and a *value*, which is its desired content. Two objects
+with one key and different values are a conflict: two owners want the same thing in two ways. `requires` holds the keys
+of the objects that must exist first; a key that no owner wants is ignored. `requires` is no part of the value.
+`describe` returns the line that plan, log, audit and tests show, in the words of the command that would do the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xennetd.model.marks import BRIDGE_GROUP, TABLE
 
 
 class Key(NamedTuple):
-    """What a host object is in the kernel. `kind` says which adapter knows it, `name` is unique within the kind."""
+    """The identity of a host object in the kernel. `kind` selects its adapter; `name` is unique within the kind."""
 
     kind: str
     name: str
@@ -29,7 +29,7 @@ Keys = frozenset[Key]
 NO_KEYS: Keys = frozenset()
 
 RULESET = Key("table", f"inet {TABLE}")
-"""The key of the one `Ruleset` there is."""
+"""The key of the `Ruleset`. The host has at most one."""
 
 
 class HostObject(Protocol):
@@ -51,23 +51,27 @@ class HostObject(Protocol):
 
 
 def bridge_key(name: str) -> Key:
-    """Return the key of the bridge with this name."""
+    """Return the key of the bridge with this link name."""
     return Key("bridge", name)
 
 
 def sysctl_key(version: int, link: str, key: str) -> Key:
-    """Return the key of a sysctl of a link."""
+    """Return the key of the sysctl `key` of a link, for IP version 4 or 6."""
     return Key("sysctl", f"net/ipv{version}/conf/{link}/{key}")
 
 
 def dnsmasq_key(instance: str) -> Key:
-    """Return the key of a dnsmasq instance."""
+    """Return the key of the dnsmasq instance with this name."""
     return Key("dnsmasq", instance)
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedBridge:
-    """A bridge of ours, up, in BRIDGE_GROUP, with a MAC address of its own so that no port's can become its."""
+    """A bridge that xennetd makes, marked by BRIDGE_GROUP.
+
+    `address` is a MAC of the bridge's own; without it the bridge would take the lowest MAC of its ports. `up` says
+    whether the bridge is up; an observed bridge may be down.
+    """
 
     name: str
     address: str
@@ -75,44 +79,51 @@ class ManagedBridge:
 
     @property
     def key(self) -> Key:
+        """The bridge, by its link name."""
         return bridge_key(self.name)
 
     @property
     def requires(self) -> Keys:
+        """No key: a bridge needs no other host object."""
         return NO_KEYS
 
     def describe(self) -> str:
+        """Return the ip(8) command that makes the bridge."""
         return f"ip link add {self.name} address {self.address} group {BRIDGE_GROUP} type bridge; set up"
 
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """An address of the host on a link of ours. IPv6 must be switched on there first."""
+    """An address of the host on a bridge that xennetd made. `address` has the subnet's prefix length."""
 
     link: str
     address: IPInterface
 
     @property
     def key(self) -> Key:
+        """The address with its prefix length, and the link."""
         return Key("address", f"{self.address} on {self.link}")
 
     @property
     def requires(self) -> Keys:
+        """The bridge, and for an IPv6 address the sysctl that switches IPv6 on there."""
         needed = {bridge_key(self.link)}
         if self.address.version == 6:
             needed.add(sysctl_key(6, self.link, "disable_ipv6"))
         return frozenset(needed)
 
     def describe(self) -> str:
+        """Return the ip(8) command that adds the address."""
         return f"ip addr add {self.address} dev {self.link}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """A value of net.ipv4.conf.LINK or net.ipv6.conf.LINK (`link` may be `all`). What it was before us comes back.
+    """A value of net.ipv4.conf.LINK or net.ipv6.conf.LINK; `link` may be `all`.
 
-    A value of `unless` is as good, and left as it is, as is a link without this setting then. `after` holds the keys of
-    what must be so before this value is set.
+    Removing a Sysctl restores the value from before xennetd set it. `unless` lists values that are as good as `value`:
+    xennetd does not change them. With `unless`, a link without this setting is no error either. `after` holds the keys
+    of the objects that must be in force before this value is set.
     """
 
     version: int
@@ -124,24 +135,31 @@ class Sysctl:
 
     @property
     def path(self) -> str:
-        """Its file below /proc/sys."""
+        """The path of the sysctl's file, relative to /proc/sys."""
         return f"net/ipv{self.version}/conf/{self.link}/{self.setting}"
 
     @property
     def key(self) -> Key:
+        """The sysctl's file."""
         return Key("sysctl", self.path)
 
     @property
     def requires(self) -> Keys:
+        """`after`, and the link in case it is a bridge that xennetd makes."""
         return self.after | {bridge_key(self.link)}
 
     def describe(self) -> str:
+        """Return the assignment as sysctl(8) takes it, with the path's slashes."""
         return f"sysctl {self.path}={self.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A base chain of our table and its rules, in nft's own language. `hook` is like `type nat hook postrouting`."""
+    """A base chain of xennetd's nftables table, and its rules.
+
+    Rules are in nft(8)'s language, without the leading `add rule`. `hook` is nft's chain specification, for example
+    `type nat hook postrouting priority srcnat`.
+    """
 
     name: str
     hook: str
@@ -150,26 +168,32 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """All chains of our table; they change together, in one transaction. There is one such object, or none."""
+    """All chains of xennetd's table. They change together, in one transaction. The host has at most one Ruleset."""
 
     chains: tuple[Chain, ...]
 
     @property
     def key(self) -> Key:
+        """The key of xennetd's table, the same for every Ruleset."""
         return RULESET
 
     @property
     def requires(self) -> Keys:
+        """No key: the rules match links by name or by group, so no link has to exist yet."""
         return NO_KEYS
 
     def describe(self) -> str:
+        """Return the table's name and the number of rules and chains; the rules themselves are too long for a line."""
         count = sum(len(chain.rules) for chain in self.chains)
         return f"nft table inet {TABLE}: {count} rules in {len(self.chains)} chains"
 
 
 @dataclass(frozen=True, slots=True)
 class SetElement:
-    """An element of a set (`value` is empty) or of a map of our table, part by part, as nft writes each."""
+    """An element of a set or of a map of xennetd's table. `value` is empty for a set.
+
+    `parts` and `value` hold the fields of a concatenation, as nft(8) writes them.
+    """
 
     set: str
     parts: tuple[str, ...]
@@ -177,27 +201,30 @@ class SetElement:
 
     @property
     def key(self) -> Key:
+        """The set and the element's parts; a map's value is no part of the key."""
         return Key("element", f"{self.set} {{ {' . '.join(self.parts)} }}")
 
     @property
     def requires(self) -> Keys:
+        """The table, which declares the sets and maps."""
         return frozenset({RULESET})
 
     @property
     def text(self) -> str:
-        """The element as nft writes it."""
+        """The element as nft(8) writes it, without braces."""
         return " . ".join(self.parts) + (" : " + " . ".join(self.value) if self.value else "")
 
     def describe(self) -> str:
+        """Return the nft(8) command that adds the element."""
         return f"nft add element inet {TABLE} {self.set} {{ {self.text} }}"
 
 
 @dataclass(frozen=True, slots=True)
 class DhcpService:
-    """One dnsmasq, and its configuration as dnsmasq(8) reads it.
+    """One dnsmasq instance, and its configuration file's text (dnsmasq(8)).
 
-    `instance` names it by the link that it serves, so that it goes on when its network gets another name. `network` is
-    that name, for people.
+    `instance` contains the name of the link that dnsmasq serves, not the network's: so dnsmasq runs on when the network
+    is renamed. `network` is the network's name, for messages only.
     """
 
     instance: str
@@ -207,19 +234,25 @@ class DhcpService:
 
     @property
     def key(self) -> Key:
+        """The dnsmasq instance."""
         return dnsmasq_key(self.instance)
 
     @property
     def requires(self) -> Keys:
+        """The bridge that dnsmasq serves."""
         return frozenset({bridge_key(self.link)})
 
     def describe(self) -> str:
+        """Return the instance, and the network's name if it is known."""
         return f"dnsmasq {self.instance}" + (f" for network {self.network}" if self.network else "")
 
 
 @dataclass(frozen=True, slots=True)
 class DhcpHost:
-    """What a dnsmasq is to tell one guest's MAC: its addresses, and its full name (`web-1.lab.internal`)."""
+    """The addresses and the DNS name that a dnsmasq instance gives to one guest, which it knows by its MAC.
+
+    `name` is the full name (`web-1.lab.internal`), None for a guest without one.
+    """
 
     instance: str
     mac: str
@@ -228,22 +261,25 @@ class DhcpHost:
 
     @property
     def key(self) -> Key:
+        """The MAC and the dnsmasq instance."""
         return Key("dhcp host", f"{self.mac} of {self.instance}")
 
     @property
     def requires(self) -> Keys:
+        """The dnsmasq instance."""
         return frozenset({dnsmasq_key(self.instance)})
 
     def describe(self) -> str:
+        """Return the instance, the guest's MAC, its addresses and its name."""
         addresses = ", ".join(map(str, self.addresses))
         return f"dnsmasq {self.instance}: {self.mac} is {addresses}{f' {self.name}' if self.name else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyNeighbour:
-    """An address that the host answers for on a link: proxy ARP or proxy NDP, with ROUTE_PROTOCOL as its protocol.
+    """An address that the host answers for on a link: proxy ARP or proxy NDP. Its mark is the protocol ROUTE_PROTOCOL.
 
-    `after` holds the keys of what must be so before the host answers.
+    `after` holds the keys of the objects that must be in force before the host answers.
     """
 
     link: str
@@ -252,11 +288,14 @@ class ProxyNeighbour:
 
     @property
     def key(self) -> Key:
+        """The address and the link."""
         return Key("proxy", f"{self.address} on {self.link}")
 
     @property
     def requires(self) -> Keys:
+        """`after`; the link is an uplink, which xennetd does not make."""
         return self.after
 
     def describe(self) -> str:
+        """Return the ip(8) command that adds the entry."""
         return f"ip neigh add proxy {self.address} dev {self.link}"

@@ -1,7 +1,8 @@
-"""Where a guest's link is: a port of a bridge, or routed. A sum type; each of its types says all that depends on it.
+"""The placement of a guest's link: a port of a bridge, or routed. `Placement` is a sum type of these.
 
-A placement says whether a link is in it (`holds`), whether a link that is up serves its guest in this way at all
-(`serves`), and what the link must be (`goal`). Nobody else asks for a link's master or group.
+A placement says whether a link is where the placement puts it (`holds`), whether a link that is up serves its guest in
+this manner at all (`serves`), and what properties the link must have (`goal`). No other module examines a link's master
+or group to learn this.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from xennetd.model.marks import GUEST_GROUP
 
 TAP_METRIC = 1
 VIF_METRIC = 2
-"""Of a routed guest's routes: while its emulated NIC is there, that is the one it uses (as the stock script has it)."""
+"""The metrics of a routed guest's routes. The tap's is lower, as in the stock script: while the guest has its emulated
+NIC, the host reaches it there."""
 
 
 class LinkSysctl(NamedTuple):
-    """A value of net.ipvVERSION.conf.LINK.SETTING of a guest's own link, with which it goes."""
+    """A value of net.ipvVERSION.conf.LINK.SETTING of a guest's link. The kernel drops the setting with the link."""
 
     version: int
     setting: str
@@ -29,10 +31,10 @@ class LinkSysctl(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BridgePort:
-    """A port of the Linux bridge with this index. `mtu` is the bridge's, which the port's may not drag down.
+    """A port of the Linux bridge with the name `bridge` and the index `index`.
 
-    `flags` are the port's flags (`plan.properties`) that policy decides. A bridge's port has no `uplink` of its own and
-    no `gateways`.
+    `mtu` is the bridge's MTU, which must stay the same when the port joins. `flags` are the port's flags
+    (`plan.properties`) that policy decides. A port has no `uplink` and no `gateways` of its own.
     """
 
     bridge: str
@@ -44,12 +46,12 @@ class BridgePort:
 
     @property
     def where(self) -> str:
-        """What the guest is attached to, as the audit trail says it."""
+        """The place that the guest is attached to, in the words of the audit trail."""
         return self.bridge
 
     @property
     def sysctls(self) -> tuple[LinkSysctl, ...]:
-        """What must be set for the link below /proc/sys: nothing, since IP does not see a bridge's ports."""
+        """The sysctls that the link needs: none, since the host's IP does not see a bridge's ports."""
         return ()
 
     def routes(self, metric: int) -> frozenset[Route]:
@@ -57,16 +59,16 @@ class BridgePort:
         return frozenset()
 
     def holds(self, link: Link) -> bool:
-        """Return whether the link is where this placement puts it."""
+        """Return whether the link is a port of this bridge."""
         return link.master == self.index
 
     @staticmethod
     def serves(link: Link) -> bool:
-        """Return whether the link, if it is up, is some bridge's port."""
+        """Return whether the link is a port of any bridge."""
         return bool(link.master)
 
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
-        """Return what the link must be. `mtu` is what it is to be given, None: left as it is."""
+        """Return the link's desired properties. `mtu` None leaves the MTU alone. A port has no routes."""
         return LinkGoal(
             name, master=self.index, master_name=self.bridge, master_mtu=self.mtu, mtu=mtu, flags=self.flags
         )
@@ -74,11 +76,12 @@ class BridgePort:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """No bridge's port: the host routes to the guest.
+    """A routed guest's link: the host routes to the guest, and the link is no bridge's port.
 
-    `gateways` are the host's addresses on the link; `source` is the preferred source of its IPv4 routes. `destinations`
-    are what is routed to it, `neighbours` whose MAC its addresses are. `uplink` names the link that leads on from the
-    host; `translated` says that the guest leaves the host under the uplink's address. There is no `bridge`.
+    `uplink` names the link by which the guest's packets leave the host. `gateways` are the host's addresses on the
+    guest's link. `source` is the preferred source of the IPv4 routes. `destinations` are the addresses and prefixes
+    that are routed to the guest. `neighbours` bind the guest's addresses to its MAC. `translated` says that the guest's
+    packets leave the host under the uplink's address. `bridge` is None.
     """
 
     uplink: str
@@ -92,25 +95,31 @@ class Routed:
 
     @property
     def where(self) -> str:
-        """What the guest is attached to, as the audit trail says it."""
+        """The place that the guest is attached to, in the words of the audit trail."""
         return f"{'a NAT route' if self.translated else 'a route'} via {self.uplink}"
 
     def routes(self, metric: int) -> frozenset[Route]:
-        """Return the routes through the link."""
+        """Return the routes that lead to the guest through the link, with this metric."""
         source = self.source
-        return frozenset(Route(each, metric, source if each.version == 4 else None) for each in self.destinations)
+        return frozenset(
+            Route(destination, metric, source if destination.version == 4 else None)
+            for destination in self.destinations
+        )
 
     def holds(self, link: Link) -> bool:
-        """Return whether the link is where this placement puts it."""
+        """Return whether the link is a routed guest's; the uplink is no property of the link."""
         return self.serves(link)
 
     @staticmethod
     def serves(link: Link) -> bool:
-        """Return whether the link, if it is up, is a routed guest's: in our group, and in no bridge."""
+        """Return whether the link is a routed guest's: in GUEST_GROUP, and no bridge's port."""
         return not link.master and link.group == GUEST_GROUP
 
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
-        """Return what the link must be. `elsewhere` are those of its routes that lead through another link now."""
+        """Return the link's desired properties. `mtu` None leaves the MTU alone.
+
+        `elsewhere` are those of the guest's routes that lead through another link now.
+        """
         return LinkGoal(
             name,
             group=GUEST_GROUP,

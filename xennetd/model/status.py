@@ -1,7 +1,7 @@
-"""What `xennetctl` is told: one row for each vif, one summary of the daemon. Plain values, ready for JSON.
+"""The status that `xennetctl` shows: one row for each vif, and one summary of the daemon. Plain values, ready for JSON.
 
-Annotations here are evaluated (no `from __future__ import annotations`): the control interface's description is made
-from them.
+This module has no `from __future__ import annotations`: the description of the control interface is generated from the
+evaluated annotations.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class VifState(StrEnum):
-    """Where a vif stands with us."""
+    """The state of a vif, as `xennetctl list` shows it."""
 
     PENDING = "pending"
     CONNECTED = "connected"
@@ -20,11 +20,12 @@ class VifState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VifStatus:
-    """One vif. `since` is when `state` began, in seconds since the epoch; `duration_us` how long its attach took.
+    """One vif.
 
-    `reason` says in words why a vif is pending, ignored or pinned; `error` is set in state `error` only.
-    `uplink` and `gateways` (the host's addresses on the vif) are those of a guest that is routed.
-    `tap` is the emulated NIC's tap: None (there is none), `connected`, or the error's sentence.
+    `since` is when `state` began, in seconds since the epoch. `duration_us` is how long the attach took, in
+    microseconds. `reason` says in words why a vif is pending, ignored or pinned. `error` is set in state `error` only.
+    `uplink` and `gateways` (the host's addresses on the vif) are set for a routed guest only. `tap` is the state of the
+    emulated NIC's tap: None (the vif has no tap), `connected`, or the sentence of the error.
     """
 
     vif: str
@@ -57,7 +58,7 @@ class VifStatus:
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatus:
-    """One network of the policy. `vifs` counts those that are in it; `problem` says why the host can't have it now."""
+    """One network of the policy. `vifs` counts the vifs in it. `problem` says why the network is not ready now."""
 
     name: str
     mode: str
@@ -71,11 +72,12 @@ class NetworkStatus:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon as a whole. `counts` maps each VifState to how many vifs are in it; `since` is the start (epoch, s).
+    """The daemon as a whole.
 
-    `config` lists the files the policy was read from (empty: none, the stock rules hold). `problems` are sentences
-    about what an administrator should look at, worst first; `notes` about what is as somebody wanted it and still worth
-    remembering: guests that are denied, pins, settings that are not for every day.
+    `counts` maps a VifState to the number of vifs in that state. `since` is when the daemon started, in seconds since
+    the epoch. `config` lists the files that the policy was read from; it is empty where the stock rules hold.
+    `problems` are sentences, worst first, about conditions that an administrator should correct. `notes` are sentences
+    about conditions that somebody has set on purpose: denied guests, pins, unusual settings.
     """
 
     version: str

@@ -1,4 +1,4 @@
-"""Untrusted text made fit for a log, a terminal or a message."""
+"""Untrusted text, made safe for a log, a terminal or a message."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 def visible(untrusted: str | bytes, limit: int = 80) -> str:
-    """Return `untrusted` with all that is not printable ASCII escaped, cut to `limit` characters.
+    """Return `untrusted` with every character escaped that is not printable ASCII, cut to `limit` characters.
 
-    The result never holds a newline, an escape character or a bare quote, so it is safe in a log line and in quotes.
+    The result holds no newline, no escape character and no bare quote, so it is safe in a log line and in quotes.
     """
     if isinstance(untrusted, bytes):
         untrusted = untrusted[: limit + 1].decode("utf-8", "surrogateescape")
@@ -19,7 +19,7 @@ def visible(untrusted: str | bytes, limit: int = 80) -> str:
 
 
 def dns_label(untrusted: str) -> str | None:
-    """Return the DNS label (RFC 1123) that `untrusted` is, in lower case, None if it is none."""
+    """Return `untrusted` in lower case if it is a DNS label (RFC 1123), else None."""
     return untrusted.lower() if _LABEL.fullmatch(untrusted) else None
 
 

@@ -12,11 +12,11 @@ from xennetd.model.ip import IPInterface
 _VIF_NAME = re.compile(r"vif(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})")
 
 DOMID_FIRST_RESERVED = 0x7FF0
-"""Domids from here on never name a guest (xen/include/public/xen.h)."""
+"""The lowest domid that never names a guest (xen/include/public/xen.h)."""
 
 
 class VifId(NamedTuple):
-    """Which vif: the frontend's domain and the device number within it."""
+    """The identity of a vif: the domain of the frontend, and the device number within that domain."""
 
     domid: int
     devid: int
@@ -26,27 +26,27 @@ class VifId(NamedTuple):
 
     @property
     def netdev(self) -> str:
-        """The name netback gives the link, e.g. `vif7.0`."""
+        """The name that netback gives the link, for example `vif7.0`."""
         return f"vif{self.domid}.{self.devid}"
 
     @property
     def tap(self) -> str:
-        """The name QEMU gives the emulated NIC's tap, e.g. `vif7.0-emu`."""
+        """The name that QEMU gives the emulated NIC's tap, for example `vif7.0-emu`."""
         return f"vif{self.domid}.{self.devid}-emu"
 
     @property
     def backend(self) -> str:
-        """The backend directory, relative to our own domain's home in xenstore."""
+        """The path of the backend directory, relative to the xenstore home of the domain that xennetd runs in."""
         return f"backend/vif/{self.domid}/{self.devid}"
 
     @property
     def frontend(self) -> str:
-        """The frontend directory, where libxl puts it: the guest's, like all in it."""
+        """The path at which libxl makes the frontend directory. The guest owns this directory and all nodes in it."""
         return f"/local/domain/{self.domid}/device/vif/{self.devid}"
 
     @classmethod
     def parse(cls, text: str) -> VifId | None:
-        """Return the vif that `text` (`vif7.0`) names, or None."""
+        """Return the vif that `text` (`vif7.0`) names, None if `text` names no guest's vif."""
         match = _VIF_NAME.fullmatch(text)
         if match is None or int(match[1]) >= DOMID_FIRST_RESERVED:
             return None
@@ -69,7 +69,7 @@ class XenbusState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A backend node whose value can't be used. `sentence` is safe to show anyone, the guest included."""
+    """A backend node whose value can't be used. `sentence` is safe to show to anyone, the guest included."""
 
     node: str
     sentence: str
@@ -77,12 +77,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Vif:
-    """One backend directory, parsed. A node that is absent or empty is None; one that is unusable is in `faults`.
+    """One backend directory, parsed. A node that is absent or empty is None; an unusable one is in `faults`.
 
-    `vm` is the domain's name without a migration suffix; `vm` and `uuid` are None where they can't be read (a driver
-    domain). `frontend_mtu` is what the guest was told of its MTU, last time we looked. `tap_status` is the node
-    `xennetd-tap`, the verdict on the emulated NIC's tap; `pinned` that there is a node `xennetd-pin`: an administrator
-    has taken the vif out of our hands.
+    `vm` is the domain's name without a migration suffix. `vm` and `uuid` are None where they can't be read (a driver
+    domain). `frontend_mtu` is the MTU in the frontend's directory, as last observed. `tap_status` is the node
+    `xennetd-tap`, the verdict on the emulated NIC's tap. `pinned` says that the node `xennetd-pin` exists: an
+    administrator has told xennetd not to touch the vif.
     """
 
     id: VifId
@@ -109,15 +109,15 @@ class Vif:
 
     @property
     def link_name(self) -> str:
-        """The name its link must have in the end."""
+        """The name that the vif's link must have once it is attached."""
         return self.vifname or self.id.netdev
 
     @property
     def tap_name(self) -> str:
-        """The name its tap must have in the end."""
+        """The name that the vif's tap must have once it is attached."""
         return f"{self.vifname}-emu" if self.vifname else self.id.tap
 
     @property
     def removing(self) -> bool:
-        """Whether the toolstack is taking the device away for good (a reconnect keeps `online` at 1)."""
+        """Whether the toolstack is removing the device for good. A mere reconnect keeps `online` at 1."""
         return not self.online
