@@ -1,1 +1,1 @@
-"""Configuration text to checked tables: TOML documents, where their keys stand, and what each key may hold."""
+"""From configuration text to checked tables: TOML documents, the lines of their keys, and the valid values of a key."""

@@ -1,4 +1,4 @@
-"""One configuration file's parsed text, and places in it that a problem can name."""
+"""The parsed text of one configuration file, and the places in it that a problem can name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xennetd.config.problem import Problem, nearest, printable
 from xennetd.model.text import visible
 
 LARGEST = 1 << 20
-"""In bytes. A larger file was hardly meant to be a configuration, and would hold up a reload."""
+"""The largest size of a file in bytes. A larger file is no configuration, and reading it would delay a reload."""
 
 _LONGEST_QUOTE = 80
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -23,7 +23,7 @@ _TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """One file's data as tomllib gives it. Not for keeping: what is needed goes into the Policy."""
+    """One file's data as tomllib returns it. It lives only while a Policy is made from it."""
 
     file: str
     text: str
@@ -31,18 +31,18 @@ class Document:
 
     @cached_property
     def lines(self) -> Mapping[KeyPath, int]:
-        """Where each key stands; read only when there is something to report."""
+        """The line of every key (from 1), determined at the first use: only a problem needs it."""
         return find_lines(self.text)
 
     @property
     def root(self) -> Place:
-        """The place of the whole document."""
+        """The place of the document as a whole, with an empty path."""
         return Place(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key in a document, there or missing. Its text is `FILE:LINE`."""
+    """A key of a document; the key may be missing. `str()` returns `FILE:LINE`, `place / key` a key of its table."""
 
     document: Document
     path: KeyPath = field(default=())
@@ -55,7 +55,7 @@ class Place:
 
     @property
     def line(self) -> int | None:
-        """The key's line, or that of the table it is missing from."""
+        """The line of the key (from 1), or of the table that lacks the key. None for the document as a whole."""
         path = self.path
         while path and path not in self.document.lines:
             path = path[:-1]
@@ -63,7 +63,7 @@ class Place:
 
     @property
     def key(self) -> str:
-        """The dotted path."""
+        """The dotted path, with array indices from 1 (`policy[2].match.vm`)."""
         text = ""
         for part in self.path:
             if isinstance(part, int):
@@ -73,7 +73,7 @@ class Place:
         return text
 
     def problem(self, text: str, *, found: str = "", allowed: tuple[str, ...] = (), like: str = "") -> Problem:
-        """Return the problem `text` of this key. `like` is a wrong name, for which `allowed` may have a similar one."""
+        """Return the problem `text` of this key. For a wrong name, `like`, it suggests a similar name of `allowed`."""
         return Problem(
             file=self.document.file,
             text=text,
@@ -86,7 +86,7 @@ class Place:
 
 
 def parse(file: str, data: bytes) -> Document | Problem:
-    """Return the document that the bytes of `file` spell, or why they spell none."""
+    """Return the document in `data`, the content of `file`, or the Problem that makes it no document."""
     if len(data) > LARGEST:
         return Problem(file, f"larger than a configuration may be ({LARGEST} bytes)", found=f"{len(data)} bytes")
     if data.startswith(b"\xef\xbb\xbf"):
@@ -108,18 +108,18 @@ def parse(file: str, data: bytes) -> Document | Problem:
 
 
 def _syntax_problem(file: str, text: str, message: str) -> Problem:
-    """Return the problem behind tomllib's message, the only place where Python 3.11 to 3.13 tell the position."""
+    """Return the problem that tomllib reports. Python 3.11 to 3.13 give its position in the message's text only."""
     match = _TOML_ERROR.fullmatch(message)
     if match is None:
         return Problem(file, f"not TOML: {printable(message)}")
-    what, line, column = match.groups()
+    reason, line, column = match.groups()
     lines = text.rstrip().split("\n")
     number = int(line) if line else len(lines)
-    found = lines[number - 1].strip() if number <= len(lines) else ""
+    quote = lines[number - 1].strip() if number <= len(lines) else ""
     return Problem(
         file,
-        f"not TOML: {what[:1].lower()}{printable(what[1:])}",
+        f"not TOML: {reason[:1].lower()}{printable(reason[1:])}",
         line=number,
         column=int(column) if column else None,
-        found=f"`{printable(found[:_LONGEST_QUOTE])}`" if found else "",
+        found=f"`{printable(quote[:_LONGEST_QUOTE])}`" if quote else "",
     )

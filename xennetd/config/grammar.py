@@ -1,7 +1,7 @@
-"""How a network's values are written: subnets, addresses, where a port is forwarded to, a DNS domain.
+"""Readers for the values of a network: subnets, addresses, targets of a forwarded port, DNS domains.
 
-A reader returns the value or raises a ValueError, whose text says in a phrase what is wrong and repeats nothing of what
-it was given but numbers.
+A reader returns the value or raises ValueError. The error's text is a phrase that says what is wrong. It repeats
+nothing of the input but numbers, so it is safe to show.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _VM = re.compile(r"(?![0-9.]+\Z)[A-Za-z0-9._+-]+")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 _LONGEST_DOMAIN = 190
-"""RFC 1035 has 253 for a name; a VM's, one label, comes before the domain."""
+"""In characters. RFC 1035 allows 253 for a whole name, of which the VM's label before the domain takes up to 63."""
 
-# "This host", loopback, link-local, multicast and reserved addresses: nobody's to give away (RFC 6890).
+# "This host", loopback, link-local, multicast and reserved addresses: no network may assign them (RFC 6890).
 _NEVER4 = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
 # Global and unique local addresses (RFC 4291, RFC 4193).
 _UNICAST6 = tuple(map(IPv6Network, ("2000::/3", "fc00::/7")))
@@ -30,7 +30,7 @@ _LONGEST_SUBNET = {4: 30, 6: 64}
 
 
 def subnet(text: str) -> IPNetwork:
-    """Return the network that `text` ("10.77.0.0/24", "fd77::/64") means, one that a gateway and guests fit into."""
+    """Return the network that `text` ("10.77.0.0/24", "fd77::/64") means. A gateway and a guest fit into it."""
     if not _SUBNET.fullmatch(text):
         raise ValueError("not valid")
     try:
@@ -48,7 +48,7 @@ def subnet(text: str) -> IPNetwork:
 
 
 def prefix6(text: str) -> IPv6Network:
-    """Return the IPv6 network that `text` means."""
+    """Return the IPv6 network that `text` ("2001:db8:77::/64") means."""
     network = subnet(text)
     if isinstance(network, IPv4Network):
         raise ValueError("not an IPv6 prefix")
@@ -56,46 +56,46 @@ def prefix6(text: str) -> IPv6Network:
 
 
 def address(text: str) -> IPAddress:
-    """Return the address ("10.77.0.5", "fd77::5") that `text` means, one that a guest can have."""
+    """Return the address that `text` ("10.77.0.5", "fd77::5") means. A guest can have it."""
     if not _ADDRESS.fullmatch(text):
         raise ValueError("not valid")
     try:
-        found = ip_address(text)
+        ip = ip_address(text)
     except ValueError:
         raise ValueError("not valid") from None
-    if not for_guests(ip_network(found)):
+    if not for_guests(ip_network(ip)):
         raise ValueError("not an address that a guest can have")
-    return found
+    return ip
 
 
 def target(text: str) -> tuple[str | IPv4Address | IPv6Address, int]:
-    """Return the VM's name or the address, and the port, that `text` ("web-1:80", "[fd77::5]:80") means."""
+    """Return a VM's name or an address, and a port, as `text` ("web-1:80", "[fd77::5]:80") gives them."""
     match = _TARGET.fullmatch(text)
     if match is None or not is_port(int(match[2])):
         raise ValueError("not valid")
     where, port = match[1], int(match[2])
     if where.startswith("["):
-        found = address(where[1:-1])
-        if found.version == 4:
+        ip = address(where[1:-1])
+        if ip.version == 4:
             raise ValueError("not valid")
-        return found, port
+        return ip, port
     if _VM.fullmatch(where):
         return where, port
     return address(where), port
 
 
 def is_port(number: int) -> bool:
-    """Return whether TCP and UDP know a port of this number."""
+    """Return whether `number` is a port number of TCP and UDP, 1 to 65535."""
     return 1 <= number <= 0xFFFF
 
 
 def is_domain(text: str) -> bool:
-    """Return whether `text` is a DNS domain that a guest's name fits before, without a dot at the end (RFC 1035)."""
+    """Return whether `text` is a DNS domain (RFC 1035), without a final dot, that leaves room for a guest's label."""
     return len(text) <= _LONGEST_DOMAIN and all(_LABEL.fullmatch(label) for label in text.split("."))
 
 
 def for_guests(network: IPNetwork) -> bool:
-    """Return whether an address or a subnet is one that guests can have: unicast, and good beyond one link."""
+    """Return whether guests can have the addresses of `network`: unicast addresses that are valid beyond one link."""
     if isinstance(network, IPv4Network):
         return not any(network.overlaps(never) for never in _NEVER4)
     return any(network.subnet_of(unicast) for unicast in _UNICAST6)

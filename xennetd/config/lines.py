@@ -1,7 +1,7 @@
-"""Where each key of a TOML document stands, which tomllib does not tell.
+"""The line of every key of a TOML document, which tomllib does not return.
 
-Rule 1: only text that tomllib has accepted comes here, so this scanner knows where things end and checks nothing.
-Rule 2: no recursion. What tomllib could just about nest must not overflow our stack.
+Rule 1: the scanner reads only text that tomllib has accepted. So it need not check the syntax.
+Rule 2: no recursion. A document whose nesting tomllib only just accepts must not overflow the scanner's stack.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tomllib
 from bisect import bisect_right
 
 KeyPath = tuple[str | int, ...]
-"""A way into the parsed data: keys of tables, indices (from 0) of arrays."""
+"""The path of a value in the parsed data: keys of tables, indices (from 0) of arrays."""
 
 _STRING = r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}|' r"'''.*?''''{0,2}|" r'"(?:[^"\\\n]|\\.)*"|' r"'[^'\n]*'"
 _KEY = re.compile(rf"[A-Za-z0-9_-]+|{_STRING}", re.DOTALL)
@@ -23,8 +23,8 @@ _FILLING = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")
 def find_lines(text: str) -> dict[KeyPath, int]:
     """Return the line (from 1) of every key and array element of the document `text`.
 
-    A table that has a header stands where its header does, one that is only implied where it is first named, and an
-    array of tables where its first table does.
+    A table with a header has the line of its header. A table that is only implied has the line that names it first. An
+    array of tables has the line of its first table.
     """
     return _Scanner(text).run()
 
@@ -34,7 +34,7 @@ class _Scanner:
         self.text = text
         self.at = 0
         self.lines: dict[KeyPath, int] = {}
-        self.tables: dict[KeyPath, int] = {}  # how many [[tables]] an array has up to here
+        self.tables: dict[KeyPath, int] = {}  # the number of [[tables]] read so far, by the array's path
         self.newlines = [match.start() for match in re.finditer("\n", text)]
 
     def run(self) -> dict[KeyPath, int]:
@@ -49,7 +49,7 @@ class _Scanner:
         return self.lines
 
     def skip(self, pattern: re.Pattern[str]) -> int:
-        """Move behind what matches here, and return where that is."""
+        """Move past the match of `pattern` at the current position, and return the new position."""
         match = pattern.match(self.text, self.at)
         assert match is not None
         self.at = match.end()
@@ -68,7 +68,7 @@ class _Scanner:
         for key in parents:
             path += (key,)
             self.lines.setdefault(path, line)
-            if path in self.tables:  # a header that passes through an array of tables means its latest table
+            if path in self.tables:  # a header whose path leads through an array of tables means its latest table
                 path += (self.tables[path] - 1,)
         path += (name,)
         if brackets == 2:
@@ -79,7 +79,7 @@ class _Scanner:
         return path
 
     def keys(self) -> list[str]:
-        """Read a dotted key, up to what follows it."""
+        """Read a dotted key and the blanks after it, and return its parts."""
         keys = []
         while True:
             start = self.skip(_BLANK)
@@ -90,7 +90,7 @@ class _Scanner:
             self.at += 1
 
     def assignment(self, table: KeyPath) -> KeyPath:
-        """Read `key =`, and return the key's whole path."""
+        """Read `key =` in `table`, and return the key's whole path."""
         line = self.line
         for key in self.keys():
             table += (key,)
@@ -99,8 +99,8 @@ class _Scanner:
         return table
 
     def value(self, path: KeyPath) -> None:
-        """Read the value of the key `path`, with all that it contains."""
-        containers: list[tuple[KeyPath, int | None]] = []  # path; how many elements so far, None for an inline table
+        """Read the value of the key `path`, with the values nested in it."""
+        containers: list[tuple[KeyPath, int | None]] = []  # path; an array's elements so far, None: an inline table
         while True:
             self.skip(_FILLING)
             if containers and self.text[self.at] in "]}":

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, each problem in one line that names the place and the way out."""
+"""The problems of a configuration. A problem is one line that names the place, the fault and the valid values."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from xennetd.model.text import visible
 
 _LONGEST_GUESSED = 64
-"""difflib is quadratic: a longer text is no typing error, and not worth the time."""
+"""In characters. A longer text is no typing error, and difflib takes quadratic time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem. `key` is the dotted path of the key, arrays counted from 1 (`policy[2].match.vm`).
+    """One problem. `line` and `column` count from 1.
 
-    `found` is the value as TOML would write it; `allowed` are the valid names or values, or one phrase that describes
-    them; `nearest` is the valid name that was perhaps meant. All texts are fit to show.
+    `key` is the dotted path of the key, with array indices from 1 (`policy[2].match.vm`). `found` is the value as TOML
+    would write it. `allowed` are the valid names or values, or one phrase that describes them. `nearest` is the valid
+    name that the writer perhaps meant. All texts are safe to show.
     """
 
     file: str
@@ -42,10 +43,10 @@ Problems = tuple[Problem, ...]
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Return the one of `names` that looks most like `word`, or the empty text."""
+    """Return the element of `names` that is most similar to `word`, an empty text if none is similar."""
     if len(word) > _LONGEST_GUESSED:
         return ""
-    import difflib  # only a wrong configuration pays for it
+    import difflib  # imported here, so that only a faulty configuration costs the import
 
     folded = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word.lower(), folded, n=1)
@@ -53,12 +54,12 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the operator's own `text` in one line, with what can't be shown escaped."""
+    """Return `text`, which the operator wrote, in one line. Unprintable characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:
-    """Return a value read from TOML as a person would recognise it, in one short line."""
+    """Return a value that was read from TOML in one short line, as a person would recognise it."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -69,7 +70,7 @@ def shown(value: object) -> str:
         case list():
             return "an array"
         case int():
-            # str() refuses to write out more than 4,300 digits, which hexadecimal notation can still spell.
+            # str() refuses to write more than 4,300 decimal digits; a hexadecimal number in TOML can have more.
             return str(value) if value.bit_length() < 128 else "a huge number"
         case _:
             return str(value)

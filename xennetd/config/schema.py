@@ -1,7 +1,4 @@
-"""The keys of each section: what type a value has, what it may be, and how that is said to people.
-
-`read_table` returns a section's values that are valid, and reports the others.
-"""
+"""The keys of every section, with the type of a key's value, its valid values, and their description for people."""
 
 from __future__ import annotations
 
@@ -19,21 +16,22 @@ from xennetd.model.link import is_link_name
 from xennetd.model.vif import DOMID_FIRST_RESERVED
 
 _SUN_PATH = 108
-"""The size of sockaddr_un.sun_path, with its terminating NUL (unix(7))."""
+"""The size of sockaddr_un.sun_path in bytes, with its terminating NUL (unix(7))."""
 
 _LONGEST_TEXT = 200
-"""Of a text for people: `deny` goes into a xenstore node and a log line."""
+"""In characters. `deny` must fit into a xenstore node and a log line."""
 
 _VIF_TYPES = ("vif", "vif_ioemu")
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One key's value: its `type` for msgspec, then the test `accepts`, whose failure is `refusal`.
+    """The value of one key.
 
-    `make` turns the text into what the policy takes; the refusal is then the text of the ValueError that it raises.
-    Either `hint` describes in a phrase what may be given, or `choices` are all the valid values. With `many` the value
-    is a non-empty array of such values. `port_flag` names the flag of a bridge's port that the value decides.
+    msgspec converts the value to `type`; then `accepts` must return True, or else `refusal` is reported. `make` turns
+    the text into the value for the policy; where it raises ValueError, the error's text is reported. Either `hint`
+    describes the valid values in a phrase, or `choices` lists them all. With `many` the value is a non-empty array of
+    such values. `port_flag` names the bridge port's flag that the value decides.
     """
 
     type: Any
@@ -47,11 +45,11 @@ class Field:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """What may be given, as a Problem shows it."""
+        """The valid values, as a Problem shows them."""
         return self.choices or (self.hint,)
 
     def read(self, place: Place, value: object, problems: list[Problem]) -> Any:
-        """Return the value as the policy takes it, or None after adding to `problems`."""
+        """Return the value for the policy. If `value` is not valid, add to `problems` and return None."""
         if not self.many:
             return self._read_one(place, value, problems)
         if not isinstance(value, list) or not value:
@@ -81,7 +79,7 @@ Fields = Mapping[str, Field]
 
 
 def read_table(place: Place, table: dict[str, Any], known: Fields, problems: list[Problem]) -> dict[str, Any]:
-    """Return the valid values of `table`, and report the others and unknown keys."""
+    """Return the valid values of `table`. Invalid values and unknown keys are added to `problems` and left out."""
     values = {}
     for key, value in table.items():
         if key not in known:
@@ -143,11 +141,11 @@ NETWORK_KEYS: Fields = {
     "gateway": Field(Literal["uplink", "link-local"], choices=("uplink", "link-local")),
     "proxy": _FLAG,
 }
-"""What a network may hold besides its mode. Each mode says which of these, and of its own, are its keys."""
+"""The keys of a network besides `mode`. A mode's module selects its keys from these, and may add its own."""
 
 
 def choices(names: tuple[str, ...]) -> Field:
-    """Return a field that holds one of these names."""
+    """Return a field whose valid values are `names`."""
     return Field(str, accepts=names.__contains__, choices=names)
 
 
