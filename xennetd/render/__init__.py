@@ -1,1 +1,1 @@
-"""Pure text in the languages of others: nft and dnsmasq."""
+"""Pure text in the languages of other programs: nft(8) and dnsmasq(8)."""

@@ -1,8 +1,8 @@
-"""What dnsmasq(8) is told: one network's configuration, what it is to tell each guest, and what it says of its leases.
+"""The files of dnsmasq(8): a network's configuration, the entries of its guests, and the leases that dnsmasq writes.
 
-Rule 1: only a MAC address that we named gets anything by DHCP, and only the addresses that we named for it.
-Rule 2: it serves the network's own guests, and is bound to no address but the network's own.
-Rule 3: what a guest sends never becomes a name or an address, and no name outlives the guest that it is of.
+Rule 1: dnsmasq answers DHCP requests only from MACs that xennetd has listed, and only with the addresses listed there.
+Rule 2: dnsmasq serves the network's own guests only, and binds no address but the network's own.
+Rule 3: data that a guest sends never becomes a name or an address. No name outlives the guest that has it.
 """
 
 from __future__ import annotations
@@ -19,79 +19,82 @@ from xennetd.model.objects import DhcpHost, DhcpService
 from xennetd.model.places import STATE
 
 LEASE4 = "12h"
-"""Long: a guest keeps its address while dnsmasq is down, and an address that moves to another MAC is taken away."""
+"""The lease time of IPv4. It is long, so that guests keep their addresses while dnsmasq is down. xennetd itself removes
+the lease of an address that moves to another MAC."""
 
 LEASE6 = "30m"
-"""Short: a DHCPv6 lease is a DUID's, and a guest that was installed anew has another one. Three router advertisements
-come within it."""
+"""The lease time of IPv6. It is short, because a DHCPv6 lease belongs to a DUID, and a guest that is installed anew has
+another DUID. dnsmasq sends three router advertisements within this time."""
 
 GUESTS = "vif*"
-"""The interfaces of guests in mode route, as dnsmasq matches names; one with a `vifname` is none of them."""
+"""The interfaces of guests in mode route, as a dnsmasq pattern. It misses an interface that has a `vifname`."""
 
 LINK_LOCAL_GATEWAY = "169.254.1.1"
+"""The guests' router in mode route with `gateway = "link-local"`."""
 
 LEASES_MAX = 65536
-"""dhcp-lease-max; only guests that we named get one, so this only lifts dnsmasq's own limit of 1,000."""
+"""dhcp-lease-max. Only guests that xennetd has listed get a lease, so this merely lifts dnsmasq's limit of 1,000."""
 
 
 def directory(instance: str) -> str:
-    """Return where a dnsmasq has its files."""
+    """Return the path of the directory with the files of a dnsmasq instance."""
     return f"{STATE}/{instance}"
 
 
 def both_instances(instance: str) -> tuple[str, str]:
-    """Return the names of the dnsmasqs that a network may have: its own, and the one for IPv6 in mode route."""
+    """Return the two instances that a network can have: the main one, and the one for IPv6 in mode route."""
     return instance, f"{instance}:ipv6"
 
 
 def unported_addresses(network: Network) -> tuple[IPInterface, ...]:
-    """Return the addresses of the link that `interface` names in mode route.
+    """Return the addresses of the served link in mode route, which has no ports (`Network.served_link`).
 
-    The gateways' bring no route to the subnet with them, which may be the uplink's own. A router advertisement needs a
-    link-local address; DHCPv6 one with a prefix, which leads to the subnet by shared-network.
+    The gateways' addresses have the prefix length of a single host: they must not bring a route to the subnet, which
+    may be the uplink's subnet. A router advertisement needs a link-local address. DHCPv6 needs an address with a
+    prefix, from which `shared-network` leads to the subnet.
     """
-    found: list[IPInterface] = []
+    addresses: list[IPInterface] = []
     if network.gateway4 is not None:
-        found.append(IPv4Interface(network.gateway4.ip))
+        addresses.append(IPv4Interface(network.gateway4.ip))
     if network.gateway6 is not None:
-        found += [IPv6Interface(network.gateway6.ip), IPv6Interface("fe80::1/64"), _unique_local(network)]
-    return tuple(found)
+        addresses += [IPv6Interface(network.gateway6.ip), IPv6Interface("fe80::1/64"), _unique_local(network)]
+    return tuple(addresses)
 
 
 def _unique_local(network: Network) -> IPv6Interface:
-    """Return an address of a /64 that nobody else has (RFC 4193)."""
-    chosen = hashlib.blake2s(network.served_link.removeprefix("xn-").encode(), digest_size=7).digest()
-    return IPv6Interface((b"\xfd" + chosen + bytes(7) + b"\1", 64))
+    """Return an address in a unique local /64 (RFC 4193), which a hash of the served link's name determines."""
+    digest = hashlib.blake2s(network.served_link.removeprefix("xn-").encode(), digest_size=7).digest()
+    return IPv6Interface((b"\xfd" + digest + bytes(7) + b"\1", 64))
 
 
 def served_link(configuration: str) -> str:
-    """Return the link that a configuration of ours is about. Raises ValueError if it is none of ours."""
-    found = re.search("^(?:bridge-interface|interface)=([^,\n]+)", configuration, re.MULTILINE)
-    if found is None:
+    """Return the name of the link that a configuration serves. Raises ValueError if xennetd has not written it."""
+    match = re.search("^(?:bridge-interface|interface)=([^,\n]+)", configuration, re.MULTILINE)
+    if match is None:
         raise ValueError("no configuration of xennetd's")
-    return found[1]
+    return match[1]
 
 
 def services(network: Network) -> tuple[DhcpService, ...]:
-    """Return the dnsmasqs of a network with `dhcp`.
+    """Return the dnsmasq instances of a network with `dhcp`: one, or two in mode route with IPv6.
 
-    In mode route a dnsmasq that sends router advertisements to guests' interfaces would bind port 53 of every address
-    on them, which may be the uplink's own, and another DNS server's. So one serves IPv6 alone, with no DNS. The other
-    hears DHCP requests as if they came by a link that no guest is in, and binds the gateway addresses.
+    A dnsmasq that sends router advertisements on guests' interfaces binds port 53 of every address there. In mode route
+    such an address may be the uplink's, and another DNS server may use it. So the second instance serves IPv6 only,
+    without DNS. The first receives DHCP requests as if they came in by a link without guests
+    (--bridge-interface), and binds the gateways' addresses.
     """
     link = network.served_link
     own, ipv6 = both_instances(network.served_link)
     if not network.mode.routed:
         listen = ["bind-dynamic", f"interface={link}", "except-interface=lo"]
         return (_service(own, network, [*listen, *_names(network), *_ipv4(network), *_ipv6(network, link)]),)
-    gateways = [each.ip for each in network.gateways]
     aliases = f"bridge-interface={link},{GUESTS}"
-    listen = ["bind-dynamic", *(f"listen-address={each}" for each in gateways), aliases]
-    found = [_service(own, network, [*listen, *_names(network), *_ipv4(network)])]
+    listen = ["bind-dynamic", *(f"listen-address={gateway.ip}" for gateway in network.gateways), aliases]
+    instances = [_service(own, network, [*listen, *_names(network), *_ipv4(network)])]
     if network.subnet6 is not None and network.ra != "off":
         listen = ["bind-dynamic", f"interface={link}", f"interface={GUESTS}", "except-interface=lo", aliases, "port=0"]
-        found.append(_service(ipv6, network, [*listen, *_ipv6(network, link)]))
-    return tuple(found)
+        instances.append(_service(ipv6, network, [*listen, *_ipv6(network, link)]))
+    return tuple(instances)
 
 
 def _service(instance: str, network: Network, lines: list[str]) -> DhcpService:
@@ -114,8 +117,11 @@ def _service(instance: str, network: Network, lines: list[str]) -> DhcpService:
 
 
 def _names(network: Network) -> list[str]:
-    """Return what it answers to. Without dnsmasq's own `domain` no name gets into a lease: one in a lease is answered
-    for until that expires, hours after the guest has gone."""
+    """Return the lines about DNS.
+
+    There is no `domain` line, so dnsmasq puts no name into a lease. It would answer for such a name until the lease
+    expires, hours after the guest has gone.
+    """
     lines = [
         "no-hosts",
         f"hostsdir={directory(network.served_link)}/names",
@@ -139,10 +145,11 @@ def _ipv4(network: Network) -> list[str]:
         f"dhcp-option=option:domain-name,{network.domain}",
     ]
     if not network.mode.way_out:
-        # An empty option is not sent: a guest in two networks keeps the default route that leads somewhere.
+        # dnsmasq does not send an empty option. So a guest in two networks keeps the other network's default route.
         return [*lines, "dhcp-option=option:router"]
     if network.mode.routed:
-        # Nobody else is on the guest's wire. A client that knows RFC 3442 (option 121) is told so in its terms.
+        # No other host is on the guest's link, so its netmask is a /32. For a client that implements RFC 3442 only
+        # the routes of option 121 count.
         router = LINK_LOCAL_GATEWAY if network.gateway == "link-local" else gateway
         return [
             *lines,
@@ -165,33 +172,33 @@ def _ipv6(network: Network, link: str) -> list[str]:
         f"dhcp-option=option6:domain-search,{network.domain}",
     ]
     if network.mode.routed:
-        # Only an address that we gave is routed, and nobody else is on the guest's wire: the prefix that is advertised
-        # is the gateway's alone, and for nothing.
+        # The host routes only addresses that xennetd has assigned, and no other host is on the guest's link. So dnsmasq
+        # must not advertise the subnet: it advertises the gateway's own /128, off-link, of which no guest makes use.
         lines += [
             f"dhcp-range={gateway},static,off-link,128,{LEASE6}",
             f"shared-network={_unique_local(network).ip},{start}",
         ]
     if not network.mode.way_out:
-        lines += [f"ra-param={link},0,0"]  # The advertised router's lifetime is 0: no default route.
+        lines += [f"ra-param={link},0,0"]  # A router lifetime of 0: guests make no default route.
     return lines
 
 
 def host_file(host: DhcpHost) -> str:
-    """Return the guest's file for dhcp-hostsdir: dnsmasq knows one IPv4 address a MAC, the first one here."""
+    """Return the guest's file for dhcp-hostsdir. It has the first IPv4 address only: dnsmasq knows one per MAC."""
     ipv4 = [str(address) for address in host.addresses if isinstance(address, IPv4Address)][:1]
     ipv6 = [f"[{address}]" for address in host.addresses if isinstance(address, IPv6Address)]
     return ",".join([host.mac, *ipv4, *ipv6]) + "\n"
 
 
 def names_file(host: DhcpHost) -> str:
-    """Return the guest's file for hostsdir: its addresses' names and back. Without a name its lines are comments."""
+    """Return the guest's file for hostsdir, with a line for an address. A guest without a name has comments instead."""
     if host.name is None:
         return "".join(f"# {address}\n" for address in host.addresses)
     return "".join(f"{address} {host.name} {host.name.partition('.')[0]}\n" for address in host.addresses)
 
 
 def host_of(instance: str, mac: str, names: str) -> DhcpHost | None:
-    """Return the guest whose `names_file` this is, None if it is none's."""
+    """Return the guest that `names_file` wrote the text `names` for, None if the text is not such a file."""
     addresses: list[IPAddress] = []
     name: str | None = None
     for line in names.splitlines():
@@ -206,20 +213,20 @@ def host_of(instance: str, mac: str, names: str) -> DhcpHost | None:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as dnsmasq wrote it down. `mac` is None for DHCPv6, whose leases belong to a DUID."""
+    """A lease in dnsmasq's lease file. `mac` is None for DHCPv6, whose leases belong to a DUID."""
 
     address: IPAddress
     mac: str | None
 
 
 def leases(untrusted_text: str) -> Mapping[IPAddress, Lease]:
-    """Return what a lease file holds, by address. Lines that are none of a lease (or cut short) are passed over."""
-    found = (_lease(line.split(" ")) for line in untrusted_text.splitlines())
-    return {lease.address: lease for lease in found if lease is not None}
+    """Return the leases of a lease file, by address. Lines that are no complete lease are skipped."""
+    parsed = (_lease(line.split(" ")) for line in untrusted_text.splitlines())
+    return {lease.address: lease for lease in parsed if lease is not None}
 
 
 def _lease(untrusted_words: list[str]) -> Lease | None:
-    """`expiry MAC address name client-id`, for DHCPv6 `expiry IAID address name DUID`."""
+    """Parse `expiry MAC address name client-id` or, for DHCPv6, `expiry IAID address name DUID`."""
     if len(untrusted_words) != 5 or not untrusted_words[0].isdecimal():
         return None
     try:
@@ -233,9 +240,9 @@ def _lease(untrusted_words: list[str]) -> Lease | None:
 
 
 def without(text: str, addresses: Iterable[IPAddress]) -> str:
-    """Return a lease file without the leases of these addresses."""
-    gone = frozenset(map(str, addresses))
-    return "".join(line for line in text.splitlines(keepends=True) if _address(line) not in gone)
+    """Return the lease file `text` without the leases of `addresses`."""
+    dropped = frozenset(map(str, addresses))
+    return "".join(line for line in text.splitlines(keepends=True) if _address(line) not in dropped)
 
 
 def _address(line: str) -> str:

@@ -1,9 +1,9 @@
-"""The rules of our nftables table, from the networks of a policy alone. What depends on guests is in sets and maps.
+"""The rules of xennetd's nftables table. They depend on a policy's networks only; sets and maps hold the guests' data.
 
-A packet that our chains accept may still be dropped by another table's; one that they drop is gone.
+Another table may still drop a packet that these chains accept. A packet that these chains drop is lost.
 
-Where the kernel has br_netfilter, as Docker and the stock scripts' iptables rules want it, frames between two ports of
-one bridge pass these chains too, the bridge being where they come in and go out by: these are none of our business.
+With br_netfilter loaded, as Docker and the stock scripts' iptables rules need it, frames between two ports of one
+bridge pass these chains too: the bridge is then both the input and the output link. No rule may drop such frames.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from xennetd.model.objects import Chain, Ruleset, SetElement
 
 MASQUERADE4 = "masquerade4"
 FORWARD = {4: "forward4", 6: "forward6"}
-"""The sets and maps of our table that hold what depends on guests."""
+"""The maps that forward the host's ports to guests, by IP version. MASQUERADE4 is the set of the stock NAT's guests."""
 
 GUEST_ONLY_LINKS = {4: "guest_only4", 6: "guest_only6"}
-"""The sets of links that forward because of us: what comes in by them may go on to guests, and nowhere else. They hold
-indexes, which stay with a link under whatever name."""
+"""The sets of links that forward only because xennetd has switched `forwarding` on, by IP version. Packets that come in
+by such a link may go on to guests, and nowhere else. The sets hold indexes, since a link may be renamed."""
 
 FAMILY = {4: "ip", 6: "ip6"}
-"""nft's name of each IP version."""
+"""nft's names of the IP versions."""
 
-_OURS = f"{{ {BRIDGE_GROUP}, {GUEST_GROUP} }}"
+_OWN_GROUPS = f"{{ {BRIDGE_GROUP}, {GUEST_GROUP} }}"
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkRules:
-    """The rules of one network, by the stage that they belong to: what keeps something out comes before what lets
-    something out, whichever networks these are.
+    """The rules of one network, by stage. All networks' rules of one stage come before any rule of the next stage.
 
-    `arriving` is about who may speak to the host itself. `served` are the gateways at which a network's own guests are
-    served. Of what is forwarded, `within` is a network's own traffic, `closed` what nothing passes, `unrouted` what
-    would go back to the router; `towards` is about what goes to guests, `leaving` about what comes from them.
-    `translated` are the rules for addresses that are translated on the way out.
+    So a rule that protects one network is evaluated before a rule that lets packets leave another one.
+
+    `arriving` decides which packets to the host itself are accepted. `served` are the gateway addresses at which
+    dnsmasq serves the network's guests. The next five stages are about forwarded packets, in this order: `within` is
+    traffic inside of the network, `closed` blocks links that must not forward, `unrouted` drops packets that would
+    return to the router, `towards` decides on packets to guests, `leaving` on packets from guests. `translated` holds
+    the rules for source addresses that are translated on the way out.
     """
 
     arriving: tuple[str, ...] = ()
@@ -51,12 +53,12 @@ class NetworkRules:
     translated: tuple[str, ...] = ()
 
 
-NOT_OURS = f"iifgroup != {_OURS}"
-"""What matches a packet that comes in by no guest's link and by no bridge of ours."""
+NOT_OURS = f"iifgroup != {_OWN_GROUPS}"
+"""The match for a packet that comes in neither by a routed guest's link nor by a bridge that xennetd made."""
 
 
 def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
-    """Return all rules that hold while the networks do, whichever guests there are."""
+    """Return all rules for these networks. The rules do not depend on the guests."""
     passing = [*_passing(), *_stage(networks, "within"), *_stage(networks, "closed"), *_stage(networks, "unrouted")]
     passing += [*_stage(networks, "towards"), *_stage(networks, "leaving")]
     outgoing = (f"ip saddr . oif @{MASQUERADE4} masquerade", *_stage(networks, "translated"))
@@ -77,7 +79,7 @@ def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
 
 
 def forward_element(forward: Forward, address: IPAddress) -> SetElement:
-    """Return the map's element that sends a port of the host to a guest."""
+    """Return the map element that forwards a port of the host to the guest with this address."""
     key, value = (forward.proto, str(forward.port)), (str(address), str(forward.to_port))
     return SetElement(FORWARD[address.version], key, value)
 
@@ -88,20 +90,21 @@ def _stage(networks: Sequence[NetworkRules], stage: str) -> Iterator[str]:
 
 
 def _sources(group: int) -> Iterator[str]:
-    """A guest sends from what is routed to it, but for the search for its own address.
+    """Yield the rules against false source addresses from the links of this group.
 
-    Where guests on a bridge send from is asked only on arrival, when it is known that the host is meant and not another
-    port of the bridge.
+    A guest may send only from addresses that are routed to it. The exceptions are the packets by which it obtains and
+    checks its own address. For bridges the rules apply to packets to the host only (hook input): in prerouting, frames
+    to another port of the bridge can pass too.
     """
-    ours = f"iifgroup {group}"
-    yield f"{ours} ip saddr 0.0.0.0 udp dport 67 accept"
-    yield f"{ours} ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept"
-    yield f"{ours} ip6 saddr fe80::/10 ip6 daddr {{ fe80::/10, ff02::/16 }} accept"
-    yield f"{ours} fib saddr . iif oif missing drop"
+    guests = f"iifgroup {group}"
+    yield f"{guests} ip saddr 0.0.0.0 udp dport 67 accept"
+    yield f"{guests} ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept"
+    yield f"{guests} ip6 saddr fe80::/10 ip6 daddr {{ fe80::/10, ff02::/16 }} accept"
+    yield f"{guests} fib saddr . iif oif missing drop"
 
 
 def _forwards(networks: Sequence[NetworkRules]) -> Iterator[str]:
-    """What comes to the host itself; but not to what serves a network's own guests at its gateway."""
+    """Yield the rules that forward the host's ports, but for the gateways' DNS and DHCP, which serve the guests."""
     for network in networks:
         for gateway in network.served:
             services = "meta l4proto { tcp, udp } th dport { 53, 67, 547 }"
@@ -111,6 +114,6 @@ def _forwards(networks: Sequence[NetworkRules]) -> Iterator[str]:
 
 
 def _passing() -> Iterator[str]:
-    yield f"iifgroup {_OURS} ct status dnat fib saddr . iif oif missing drop"
+    yield f"iifgroup {_OWN_GROUPS} ct status dnat fib saddr . iif oif missing drop"
     for version, guest_only in GUEST_ONLY_LINKS.items():
-        yield f"meta nfproto ipv{version} iif @{guest_only} oifgroup != {_OURS} drop"
+        yield f"meta nfproto ipv{version} iif @{guest_only} oifgroup != {_OWN_GROUPS} drop"
