@@ -161,8 +161,8 @@ class TestTheSameAddressTwice:
         connected(bed, first.vif)
         assert refused(bed, second.vif) == "address 203.0.113.11 is in use by another guest"
         entry = journal.wait_for(XENNET_EVENT="error", XENNET_VIF=second.vif.netdev)
-        assert f"is {first.vif.netdev} of edge-1's already" in entry["MESSAGE"]
-        assert any("edge-1's already" in problem for problem in status(xennetd)["problems"])
+        assert f"belongs to {first.vif.netdev} of edge-1 already" in entry["MESSAGE"]
+        assert any("edge-1 already" in problem for problem in status(xennetd)["problems"])
         # Nothing is half-applied.
         assert has_all(site, first)
         assert way(site.host, "203.0.113.99") == "eth0"

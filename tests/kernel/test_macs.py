@@ -121,5 +121,5 @@ class TestStable:
         xennetd.configure(STAND_IN + LAN + policy("web", 'network = "lan"\nmac = "stable"'))
         assert xennetd.ctl("reload").returncode == 0
         assert bed.toolstack.xs.read(f"{web.vif.backend}/mac") == MAC
-        eventually(lambda: any("its MAC stays" in note for note in status(xennetd)["notes"]))
+        eventually(lambda: any("the guest keeps MAC" in note for note in status(xennetd)["notes"]))
         assert xennetd.ask("show", "web")["mac"] == MAC

@@ -37,7 +37,7 @@ def test_what_is_as_somebody_wanted_it_is_noted(bed: Bed, guest: MakeGuest, daem
     assert (denied.startswith("vif1.0 of bad: "), "not before Monday" in denied) == (True, True)
     assert "is pinned: xennetd does not touch it until unpin" in pinned
     assert stand_in.startswith("daemon.stand_in is true")
-    assert unused == 'network "lan": no policy leads to it'
+    assert unused == 'network "lan": no policy uses it'
     shown = xennetd.ctl("status")
     assert shown.returncode == 0
     assert shown.stdout.startswith(f"- {denied}\n- ")

@@ -73,7 +73,7 @@ def test_an_uplink_that_is_not_there_yet() -> None:
 def test_a_link_in_the_place_of_a_bridge_of_ours_is_an_error() -> None:
     policy = with_networks(LAB, DMZ)
     taken = HostNotes(links=frozenset({"eth0", "xn-lab"}), bridges=frozenset())
-    assert check(policy, taken) == (Note('network "lab": a link "xn-lab" exists, and it is no bridge', error=True),)
+    assert check(policy, taken) == (Note('network "lab": link "xn-lab" exists and is not a bridge', error=True),)
     assert check(policy, replace(taken, bridges=frozenset({"xn-lab"}))) == ()
     assert check(policy, replace(taken, bridges=None)) == ()
 
@@ -95,7 +95,7 @@ def test_a_subnet_that_the_host_is_in_already_is_an_error(address: str, overlapp
         with_networks(LAB), HostNotes(addresses={"lo": (IPv4Interface("127.0.0.1/8"),), "eth0": (interface,)})
     )
     shown = address.removesuffix("/32").removesuffix("/128")
-    sentence = f'network "lab": subnet {overlapped} overlaps {shown}, which "eth0" has'
+    sentence = f'network "lab": subnet {overlapped} overlaps {shown}, an address of link "eth0"'
     assert notes == (() if overlapped is None else (Note(sentence, error=True),))
     assert check(with_networks(LAB), HostNotes(addresses={"xn-lab": (interface,)})) == ()
 
@@ -142,7 +142,8 @@ def test_what_a_host_lacks_and_no_network_needs_is_no_error() -> None:
 def test_guests_with_local_ipv6_addresses_that_nothing_translates_do_not_get_out() -> None:
     local = replace(LAB, subnet6=IPv6Network("fd77::/64"))
     assert sentences(with_networks(local)) == [
-        'network "lab": guests have no IPv6 to the outside: fd77::/64 is local, and neither nptv6 nor nat66 is set'
+        'network "lab": guests can\'t reach the outside by IPv6: '
+        "fd77::/64 is unique local, and neither nptv6 nor nat66 is set"
     ]
     for translated in (
         replace(local, nat66=True),
@@ -170,13 +171,13 @@ def test_guests_with_local_ipv6_addresses_that_nothing_translates_do_not_get_out
 def test_a_fixed_address_for_several_interfaces_is_mentioned(match: Match, one: bool) -> None:
     rule = Rule("r", match, network=LAB, ips=(IPv4Address("10.77.0.5"),))
     said = sentences(Policy(networks={"lab": LAB}, rules=(rule,)))
-    expected = 'policy "r" fixes an address, and may match several interfaces: '
+    expected = 'policy "r" fixes an address and may match several interfaces: '
     assert [sentence.startswith(expected) for sentence in said] == ([] if one else [True])
     assert sentences(Policy(networks={"lab": LAB}, rules=(replace(rule, ips=()),))) == []
 
 
 def test_a_network_nobody_gets_into() -> None:
-    assert sentences(Policy(networks={"lan": LAN})) == ['network "lan": no policy leads to it']
+    assert sentences(Policy(networks={"lan": LAN})) == ['network "lan": no policy uses it']
 
 
 def test_a_rule_behind_one_that_takes_all_its_vifs() -> None:
@@ -187,8 +188,8 @@ def test_a_rule_behind_one_that_takes_all_its_vifs() -> None:
         Rule("db", Match(vm="db-*"), deny="d"),
     )
     assert sentences(Policy(rules=rules)) == [
-        'policy "web 0" never decides: "web" before it matches the same vifs',
-        'policy "db" never decides: "all" before it matches the same vifs',
+        'policy "web 0" never applies: "web" comes first and matches the same vifs',
+        'policy "db" never applies: "all" comes first and matches the same vifs',
     ]
 
 
@@ -207,7 +208,7 @@ def test_a_rule_never_decides_if_an_earlier_one_asks_for_nothing_more(matches: l
     for i, match in enumerate(matches):
         for j, other in enumerate(matches[:i]):
             if all(value in (None, asdict(match)[name]) for name, value in asdict(other).items()):
-                expected.append(f'policy "{i}" never decides: "{j}" before it matches the same vifs')
+                expected.append(f'policy "{i}" never applies: "{j}" comes first and matches the same vifs')
                 break
     assert sentences(Policy(rules=tuple(Rule(str(i), match, deny="x") for i, match in enumerate(matches)))) == expected
 
@@ -228,7 +229,7 @@ def test_two_thousand_rules_hold_nobody_up() -> None:
     ("scripts", "named"),
     [
         (("vif-*",), "vif-bridge, vif-nat, vif-openvswitch, vif-route:"),
-        (("vif-xennetd*", "vif-route"), "takes in vif-route:"),
+        (("vif-xennetd*", "vif-route"), "matches vif-route:"),
     ],
 )
 def test_stock_scripts_that_would_configure_beside_us_are_mentioned(scripts: tuple[str, ...], named: str) -> None:

@@ -81,7 +81,7 @@ def test_links_to_nowhere_are_no_missing_files(etc: Path) -> None:
 
 def test_a_file_everyone_may_write_is_refused(etc: Path) -> None:
     main = write(etc / "xennetd.toml", mode=0o666)
-    assert problems(directory=etc) == [f"{main}: everyone may write to it (mode 0666); take that right away"]
+    assert problems(directory=etc) == [f"{main}: everyone may write to it (mode 0666); run chmod o-w on it"]
     main.chmod(0o664)
     assert isinstance(load_files(directory=etc), Policy)
 
@@ -89,7 +89,7 @@ def test_a_file_everyone_may_write_is_refused(etc: Path) -> None:
 @pytest.mark.parametrize("name", ["", "conf.d"])
 def test_a_directory_everyone_may_write_is_refused(etc: Path, name: str) -> None:
     (etc / name).chmod(0o777)
-    assert problems(directory=etc) == [f"{etc / name}: everyone may write to it (mode 0777); take that right away"]
+    assert problems(directory=etc) == [f"{etc / name}: everyone may write to it (mode 0777); run chmod o-w on it"]
 
 
 def test_files_and_directories_that_can_not_be_read(etc: Path) -> None:

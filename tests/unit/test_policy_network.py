@@ -180,7 +180,7 @@ SUBNET = 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77:
         ),
         (
             "mode = 'route'\ndhcp = true\nsubnets = ['fd77::/60']",
-            'subnets[1]: must be a /64 for router advertisements, which ra = "off" does without, found "fd77::/60"',
+            'subnets[1]: must be a /64 unless ra = "off": router advertisements need this length, found "fd77::/60"',
         ),
         ("mode = 'route'\nsubnets = ['fd77::/64']\nra = 'slaac'", 'ra: needs dhcp = true, found "slaac"'),
         ("mode = 'route'\ndhcp = true\nsubnets = ['10.0.0.0/8']\nra = 'slaac'", "ra: needs an IPv6 subnet"),
@@ -193,7 +193,7 @@ SUBNET = 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77:
         (f"{NAT_TABLE}nptv6 = 'fd78::/60'", 'nptv6: must be a /64 as the subnet is, found "fd78::/60"'),
         (
             f"{NAT_TABLE}nptv6 = 'fd78::/64'\nnat66 = true",
-            "nptv6: there is nat66 = true already; a network has at most one of them",
+            "nptv6: not together with nat66 = true; a network has at most one of the two",
         ),
         (f"{NAT_TABLE}nptv6 = 'fd77::/64'", "nptv6: overlaps fd77::/64, network.lab.subnets[2] at 0.toml:3, found"),
         ("mode = 'route'\ngateway = 'first'", 'gateway: not valid, found "first" (allowed: uplink, link-local)'),
@@ -300,7 +300,7 @@ def test_a_bridge_of_ours_is_one_networks_alone() -> None:
     other = "[network.other]\nmode = '{}'\nbridge = 'xn-lab'\n"
     for mode in ("bridge", "isolated"):
         assert lines(LAB, other.format(mode)) == [
-            "1.toml:3: network.other.bridge: not for two networks: network.lab at 0.toml:1 has this bridge, "
+            "1.toml:3: network.other.bridge: belongs to network.lab at 0.toml:1; two networks can't share it, "
             'found "xn-lab"'
         ]
         assert len(lines(other.format(mode), LAB)) == 1
@@ -345,7 +345,7 @@ def test_fixed_addresses_and_a_stable_mac() -> None:
         (LAB + rule("'10.77.0.5', '10.77.0.5'"), "ip[2]: given already at 0.toml:6"),
         (
             LAB + "dhcp = true\n" + rule("'10.77.0.5', 'fd77::5', '10.77.0.6'"),
-            'ip[3]: a second IPv4 address; by dhcp a guest has at most one of each IP version, found "10.77.0.6"',
+            'ip[3]: a second IPv4 address; with dhcp a guest has at most one of each IP version, found "10.77.0.6"',
         ),
         (LAB + rule("'10.77.0.5'", more="mac = 'random'"), 'mac: not valid, found "random" (allowed: stable)'),
         (
@@ -354,12 +354,12 @@ def test_fixed_addresses_and_a_stable_mac() -> None:
         ),
         (
             LAB + "[[policy]]\ndeny = 'no'\nip = ['10.77.0.5']",
-            "ip: a vif that is denied has none; it belongs to network",
+            "ip: not with deny; this key needs network",
         ),
-        (LAB + "[[policy]]\ndeny = 'no'\nmac = 'stable'", "mac: a vif that is denied has none; it belongs to network"),
+        (LAB + "[[policy]]\ndeny = 'no'\nmac = 'stable'", "mac: not with deny; this key needs network"),
         (
             LAB + "[[policy]]\ndeny = 'no'\nisolated = true",
-            "isolated: a vif that is denied has none; it belongs to network",
+            "isolated: not with deny; this key needs network",
         ),
         (LAB + "[[policy]]\nnetwork = 'lab'\nisolated = 1", "isolated: not valid, found 1 (allowed: true or false)"),
         (

@@ -258,7 +258,7 @@ def test_scripts_that_mean_a_bridge(script: str) -> None:
 def test_scripts_of_modes_that_are_not_known(script: str, mode: str) -> None:
     unknown = error(Policy(), replace(VIF, script=script + mode))
     assert isinstance(unknown, PolicyError)
-    assert f"asks for mode {mode}, which this xennetd does not know yet" in unknown.sentence
+    assert f"asks for mode {mode}, which this xennetd does not support yet" in unknown.sentence
 
 
 def test_the_mtu_is_the_nodes_then_the_uplinks_then_the_bridges() -> None:

@@ -259,7 +259,7 @@ def test_in_a_handover_the_later_vif_of_a_domain_has_its_addresses() -> None:
     winner, loser = got(vif=new, others=claims), got(vif=old, others=claims)
     assert routed(winner).destinations == (IPv4Network("198.51.100.7/32"),)
     assert (routed(loser).destinations, routed(loser).neighbours) == ((), frozenset())
-    assert "gone over" in loser.warnings[-1]
+    assert "belongs to a later vif" in loser.warnings[-1]
 
 
 def test_a_full_pool_says_so_and_waits_for_an_address() -> None:

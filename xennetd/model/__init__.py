@@ -1,1 +1,1 @@
-"""What is: frozen values and errors that every other package uses. This package imports no other xennetd package."""
+"""Frozen values and errors that all other packages use. This package imports no other package of xennetd."""

@@ -34,7 +34,7 @@ class BridgePort:
     """A port of the Linux bridge with the name `bridge` and the index `index`.
 
     `mtu` is the bridge's MTU, which must stay the same when the port joins. `flags` are the port's flags
-    (`plan.properties`) that policy decides. A bridge's port has no `uplink` of its own and no `gateways`.
+    (`plan.properties`) that policy decides. A port has no `uplink` and no `gateways` of its own.
     """
 
     bridge: str
@@ -81,7 +81,7 @@ class Routed:
     `uplink` names the link by which the guest's packets leave the host. `gateways` are the host's addresses on the
     guest's link. `source` is the preferred source of the IPv4 routes. `destinations` are the addresses and prefixes
     that are routed to the guest. `neighbours` bind the guest's addresses to its MAC. `translated` says that the guest's
-    packets leave the host under the uplink's address. A routed link has no `bridge`.
+    packets leave the host under the uplink's address. `bridge` is None.
     """
 
     uplink: str

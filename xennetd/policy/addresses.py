@@ -1,7 +1,8 @@
-"""Which addresses a guest has: fixed by a policy, named in its vif= line, or allocated from its network's subnets.
+"""The addresses of a guest: fixed by a policy, named in its vif= line, or allocated from its network's subnets.
 
-An allocated address stays with (domain's uuid, devid): where it starts to look for a free one is a hash of these, and
-an address that the same pair, or a lease of the same MAC, has already is taken first.
+An allocated address stays with the pair (domain's uuid, devid). A hash of the pair determines where the search for a
+free address starts. Before the search, an address is reused that a live vif of the same pair has, or that a lease of
+the same MAC has.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from xennetd.model.vif import Vif, VifId
 from xennetd.policy.network_reader import unfit
 
 _MOST_PROBES = 1 << 16
-"""Addresses that are tried before a subnet counts as full; an IPv4 subnet that is larger is never that full."""
+"""The most addresses that are tried before a subnet counts as full. No host has guests enough to fill a larger one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A vif that has an address, a prefix or a name, or wants it. `since` is in which order its domain came."""
+    """A vif's claim to an address, a prefix or a name. `has` says whether the vif has it, or only wants it.
+
+    `title` names the vif for people. `since` is the rank of its domain in the order of arrival.
+    """
 
     vif: VifId
     uuid: str | None
@@ -37,26 +41,29 @@ class Claim:
 
 
 class OtherGuests(Protocol):
-    """What deciding code may ask about all other guests."""
+    """The questions about all other guests that deciding code may ask.
+
+    `asking` is the vif that the decision is about.
+    """
 
     def claims(self, destination: IPNetwork, asking: VifId) -> Collection[Claim]:
-        """Return the live claims of others on a destination that this one overlaps."""
+        """Return the claims of other live vifs on a destination that overlaps `destination`."""
         ...
 
     def since(self, asking: VifId) -> int:
-        """Return in which order the domain of the vif that asks came: of two, the lower came first."""
+        """Return the rank of the asking vif's domain in the order of arrival: the lower rank came first."""
         ...
 
     def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
-        """Return whether the vif that asks has this already, as a `Claim` says of others."""
+        """Return whether the asking vif itself has this address or name already (`Claim.has`)."""
         ...
 
     def namesakes(self, name: Name, asking: VifId) -> Collection[Claim]:
-        """Return the other live vifs that go by this name."""
+        """Return the claims of the other live vifs with this name."""
         ...
 
     def allocated(self, network: str, key: tuple[str, int]) -> Collection[IPAddress]:
-        """Return the addresses in this network of a live vif with this (uuid, devid)."""
+        """Return the addresses in this network of live vifs with this `allocation_key`."""
         ...
 
     def taken(self, network: str) -> Collection[IPAddress]:
@@ -64,22 +71,23 @@ class OtherGuests(Protocol):
         ...
 
     def lease(self, instance: str, mac: str) -> Collection[IPAddress]:
-        """Return the addresses that a dnsmasq has last given, or is to give, to this MAC."""
+        """Return the addresses that a dnsmasq instance has last given, or is to give, to this MAC."""
         ...
 
     def leased(self, instance: str) -> Collection[IPAddress]:
-        """Return the addresses that a dnsmasq has given to somebody, who may be gone for a while only."""
+        """Return all leased addresses of a dnsmasq instance. A guest with a lease may be absent only for a while."""
         ...
 
     def problem(self, network: str) -> XennetdError | None:
-        """Return why the host can't have this network now."""
+        """Return the error why this network is not ready now, None if it is ready."""
         ...
 
 
 def destination(ip: IPInterface) -> IPNetwork:
-    """Return what an address of a vif= line means as a route: a prefix if it is written as one, else the host.
+    """Return the destination that an address of a vif= line means.
 
-    `192.0.2.5/24` is how a guest would write its own address: the host. `192.0.2.0/28` is a prefix routed to the guest.
+    `192.0.2.5/24` has host bits: a guest writes its own address so, and the destination is this single host.
+    `192.0.2.0/28` has none: it is a prefix that is routed to the guest.
     """
     prefix = ip.network.prefixlen
     if ip.ip != ip.network.network_address:
@@ -94,69 +102,72 @@ def guest_destinations(
     reserved: Callable[[], Collection[IPAddress]],
     others: OtherGuests,
 ) -> tuple[IPNetwork, ...]:
-    """Return the addresses and prefixes of a guest, IPv4 first: fixed ones, else its own, and allocated ones.
+    """Return the addresses and prefixes of a guest, IPv4 first.
 
-    `reserved` returns the addresses that policies fix for others; only a new allocation asks for them.
-    Raises GuestError for an address outside of its network or of the network's own, HostError for a full subnet.
+    They are `fixed`, else those of the vif= line; for an IP version in which these have none, one is allocated if the
+    network assigns addresses. `reserved` returns the addresses that policies fix for other guests; it is called for a
+    new allocation only. Raises GuestError for an address that a guest of the network can't have, HostError for a full
+    subnet.
     """
     faults = [fault.sentence for fault in vif.faults if fault.node == "ip"]
     if faults and not fixed:
         raise GuestError(faults[0], detail="; ".join(faults))
-    found = [_host(ip) for ip in fixed] or [destination(ip) for ip in vif.ips]
-    for each in found:
-        if not for_guests(each):
-            raise GuestError(f"ip {_text(each)} is no address that a guest can have")
+    wanted = [_host(ip) for ip in fixed] or [destination(ip) for ip in vif.ips]
+    for ip in wanted:
+        if not for_guests(ip):
+            raise GuestError(f"ip {_text(ip)}: not an address that a guest can have")
     if network is not None:
-        for each in found:
-            if (why := unfit(network, each)) is not None:
-                raise GuestError(f"ip {_text(each)}: {why}")
-        found += _allocate_missing(vif, network, {each.version for each in found}, reserved, others)
-    return tuple(sorted(dict.fromkeys(found), key=lambda each: each.version))
+        for ip in wanted:
+            if (reason := unfit(network, ip)) is not None:
+                raise GuestError(f"ip {_text(ip)}: {reason}")
+        wanted += _allocate_missing(vif, network, {ip.version for ip in wanted}, reserved, others)
+    return tuple(sorted(dict.fromkeys(wanted), key=lambda ip: ip.version))
 
 
 def uncontested(
     vif: Vif, destinations: tuple[IPNetwork, ...], others: OtherGuests
 ) -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
-    """Return those of the destinations that are this vif's now, and what there is to say of those that are not.
+    """Return the destinations that this vif owns now, and warnings about the others.
 
-    In a reboot or a migration two vifs of one domain (by its uuid) have the same addresses for a while: the later has
-    them, and the earlier does without. With anybody else's, who has it first keeps it: raises HostError.
+    During a reboot or a migration, two vifs of one domain (by its uuid) claim the same addresses for a while. The later
+    vif owns them then. Raises HostError for an address that a vif of another domain owns.
     """
-    kept, said = [], []
-    for each in destinations:
-        other = holder(vif, each, others.claims(each, vif.id), others)
+    kept, warnings = [], []
+    for ip in destinations:
+        other = holder(vif, ip, others.claims(ip, vif.id), others)
         if other is None:
-            kept.append(each)
+            kept.append(ip)
         elif other.uuid is not None and other.uuid == vif.uuid:
-            said.append(f"{_text(each)} has gone over to a later vif of the same domain")
+            warnings.append(f"{_text(ip)} belongs to a later vif of the same domain now")
         else:
             raise HostError(
-                f"address {_text(each)} is in use by another guest",
-                detail=f"address {_text(each)} is {other.title}'s already",
+                f"address {_text(ip)} is in use by another guest",
+                detail=f"address {_text(ip)} belongs to {other.title} already",
                 waits_on=frozenset({claims_of(other.vif)}),
             )
-    return tuple(kept), tuple(said)
+    return tuple(kept), tuple(warnings)
 
 
 def holder(vif: Vif, what: IPNetwork | Name, claims: Collection[Claim], others: OtherGuests) -> Claim | None:
-    """Return who has what only one can have, of a vif that wants it and others that claim it; None: the vif itself.
+    """Return the claim that wins an address or name that only one vif can have, None if `vif` itself wins.
 
-    Among domains (by their uuid) who has it keeps it, else the one that came first gets it. Of one domain's vifs it is,
-    as in a reboot or a migration, the one in the later domid, and there the first.
+    `claims` are those of the other vifs. Between domains (by their uuid), the domain that has it keeps it; if none has
+    it, the domain that came first gets it. Within a domain the vif of the latest domid wins, as in a reboot or a
+    migration, and within this domid the vif with the lowest devid.
     """
     if not claims:
         return None
-    mine = Claim(vif.id, vif.uuid, "", others.has(vif.id, what), others.since(vif.id))
+    own = Claim(vif.id, vif.uuid, "", others.has(vif.id, what), others.since(vif.id))
     domains: dict[str | VifId, list[Claim]] = {}
-    for claim in (mine, *claims):
+    for claim in (own, *claims):
         domains.setdefault(claim.uuid or claim.vif, []).append(claim)
-    domain = min(domains.values(), key=lambda vifs: min((not each.has, each.since, each.vif) for each in vifs))
-    found = max(domain, key=lambda each: (each.since, -each.vif.devid))
-    return found if found is not mine else None
+    domain = min(domains.values(), key=lambda vifs: min((not claim.has, claim.since, claim.vif) for claim in vifs))
+    winner = max(domain, key=lambda claim: (claim.since, -claim.vif.devid))
+    return winner if winner is not own else None
 
 
 def claims_of(vif: VifId) -> str:
-    """Return what others wait on who want an address that this vif has, as in an error's `waits_on`."""
+    """Return the element of an error's `waits_on` for a vif that wants an address which `vif` has."""
     return f"the addresses of {vif}"
 
 
@@ -167,17 +178,17 @@ def _text(wanted: IPNetwork) -> str:
 def _allocate_missing(
     vif: Vif, network: Network, has: set[int], reserved: Callable[[], Collection[IPAddress]], others: OtherGuests
 ) -> list[IPNetwork]:
-    """Return addresses for the IP versions in which the guest has none and dnsmasq is to give it one."""
+    """Return an address for each IP version that is not in `has` and in which dnsmasq assigns addresses."""
     if not network.dhcp:
         return []
-    found: list[IPNetwork] = []
+    allocated: list[IPNetwork] = []
     if network.subnet4 is not None and 4 not in has:
-        found.append(_allocate(vif, network, network.subnet4, reserved, others))
-    # A routed guest can have no address that nobody routes to it: there is no SLAAC.
+        allocated.append(_allocate(vif, network, network.subnet4, reserved, others))
+    # A routed guest can't use SLAAC: the host must know an address to route it to the guest.
     stateful = network.ra == "stateful" or (network.ra == "slaac" and network.mode.routed)
     if network.subnet6 is not None and 6 not in has and stateful:
-        found.append(_allocate(vif, network, network.subnet6, reserved, others))
-    return found
+        allocated.append(_allocate(vif, network, network.subnet6, reserved, others))
+    return allocated
 
 
 def _allocate(
@@ -188,21 +199,25 @@ def _allocate(
         if ip in subnet and not _unusable(network, subnet, ip):
             return _host(ip)
     taken = {*others.taken(network.name), *reserved()}
-    mine = [ip for ip in others.lease(network.served_link, vif.mac) if ip in subnet] if vif.mac else []
-    asked = chain(mine, _candidates(subnet, key))
-    free = (ip for ip in asked if ip not in taken and not _unusable(network, subnet, ip))
+    leased = [ip for ip in others.lease(network.served_link, vif.mac) if ip in subnet] if vif.mac else []
+    candidates = chain(leased, _candidates(subnet, key))
+    free = (ip for ip in candidates if ip not in taken and not _unusable(network, subnet, ip))
     first = next(free, None)
     if first is not None:
-        # What a guest would get on an empty host is most likely its own, if it is leased: by another MAC of its.
-        spared = set(others.leased(network.served_link)).difference(mine, [_home(network, subnet, key)])
-        return _host(next((ip for ip in chain([first], free) if ip not in spared), first))
+        # Addresses with another MAC's lease are avoided while there are others. The exception is the address that this
+        # guest would get on an empty host: most likely the guest itself has leased it, with another MAC.
+        avoided = set(others.leased(network.served_link)).difference(leased, [_home(network, subnet, key)])
+        return _host(next((ip for ip in chain([first], free) if ip not in avoided), first))
     raise HostError(
         f'network "{network.name}" has no free address left in {subnet}', waits_on=frozenset({full(network.name)})
     )
 
 
 def allocation_key(vif: Vif) -> tuple[str, int]:
-    """Return whom an allocated address stays with: the domain, by what is known of it, and the device's number."""
+    """Return the pair that an allocated address stays with: the domain's uuid and the devid.
+
+    Where the uuid can't be read, the MAC stands for the domain; without a MAC, the vif's name does.
+    """
     return vif.uuid or vif.mac or str(vif.id), vif.id.devid
 
 
@@ -220,12 +235,12 @@ def _unusable(network: Network, subnet: IPNetwork, ip: IPAddress) -> bool:
 
 
 def _home(network: Network, subnet: IPNetwork, key: tuple[str, int]) -> IPAddress | None:
-    """Return the address that nobody but this guest would be given first, or hardly anybody."""
+    """Return the address that the guest with this `key` would get on an empty host. Few other guests share it."""
     return next((ip for ip in _candidates(subnet, key) if not _unusable(network, subnet, ip)), None)
 
 
 def _candidates(subnet: IPNetwork, key: tuple[str, int]) -> Iterator[IPAddress]:
-    """Return the addresses of a subnet, each once, from one on that only `key` decides."""
+    """Yield the addresses of a subnet once, starting at one that a hash of `key` determines."""
     count = min(subnet.num_addresses, _MOST_PROBES)
     start = int.from_bytes(hashlib.sha256(f"{key[0]}/{key[1]}".encode()).digest()[:8]) % count
     for i in range(count):
@@ -233,5 +248,5 @@ def _candidates(subnet: IPNetwork, key: tuple[str, int]) -> Iterator[IPAddress]:
 
 
 def full(network: str) -> str:
-    """Return what a vif waits on for which its network has no address left, as in an error's `waits_on`."""
+    """Return the element of an error's `waits_on` for a vif whose network has no free address."""
     return f"an address of network {network}"

@@ -1,4 +1,4 @@
-"""Guests that are ports of a bridge: which bridge that is, and what the modes that have one make of it."""
+"""Guests whose link is a port of a bridge: the choice of the bridge and the attachment, for all modes with a bridge."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from xennetd.policy.guests import guest_addresses, guest_mac, guest_names, netwo
 from xennetd.policy.mode import Request
 
 ANY_BRIDGE = "*"
-"""In an error's `waits_on`: not one link's name, but any bridge that appears."""
+"""In an error's `waits_on`: any bridge that appears, instead of one link's name."""
 
 
 def attach(request: Request, assignment: Assignment) -> Attachment:
-    """Return the attachment of a port of the bridge that the network names, or that the vif's own nodes mean."""
+    """Return the attachment to the network's bridge or, without a network, to the bridge that the vif's nodes select.
+
+    The MTU is the vif's, else the smallest of the bridge's uplinks, else the bridge's. Raises XennetdError if there is
+    no such bridge, or if the guest can't have one of its addresses.
+    """
     vif, network, host = request.vif, request.network, request.host
     bridge = network_bridge(network, host) if network is not None else own_bridge(vif, host)
     mtu = vif.mtu or min((uplink.mtu for uplink in host.uplinks(bridge.index)), default=bridge.mtu)
     mac, warnings = guest_mac(request, segment(bridge.name, assignment.network))
-    found: tuple[IPNetwork, ...] = ()
+    addresses: tuple[IPNetwork, ...] = ()
     needs: list[HostObject] = []
     granted: frozenset[IPNetwork | Name] = frozenset()
     if network is not None and network.own:
-        found = guest_addresses(request)
-        kept, _ = uncontested(vif, found, request.others)
+        addresses = guest_addresses(request)
+        kept, _ = uncontested(vif, addresses, request.others)
         names = guest_names(request, mac, bridge.name)
-        needs = network_needs(request, mac, bridge.name, found, names)
+        needs = network_needs(request, mac, bridge.name, addresses, names)
         granted = frozenset((*kept, *names))
     return Attachment(
         vif=vif.id,
@@ -44,7 +48,7 @@ def attach(request: Request, assignment: Assignment) -> Attachment:
         placement=BridgePort(bridge.name, bridge.index, bridge.mtu, port_flags(request.rule)),
         mtu=mtu,
         mac=mac,
-        ips=found,
+        ips=addresses,
         granted=granted,
         needs=tuple(needs),
         warnings=(*_mtu_warnings(mtu, bridge), *warnings),
@@ -55,14 +59,17 @@ _DEFAULT_FLAGS = {field.port_flag: False for field in RULE.values() if field.por
 
 
 def port_flags(rule: Rule | None) -> tuple[tuple[str, bool], ...]:
-    """Return which flags of a bridge's port must be on and which off."""
+    """Return the bridge port's flags that policy decides, as (flag, whether it must be on)."""
     if rule is None or not rule.flags:
         return tuple(_DEFAULT_FLAGS.items())
     return tuple({**_DEFAULT_FLAGS, **dict(rule.flags)}.items())
 
 
 def network_bridge(network: Network, host: HostView) -> Link:
-    """Return the bridge that the policy chose. Raises PolicyError where the host has none of that name."""
+    """Return the network's bridge. Raises PolicyError if the host has no bridge of this name.
+
+    An own bridge must have xennetd's mark as well.
+    """
     remedy = f"correct network.{network.name}.bridge in xennetd's configuration"
     link = host.link(network.bridge)
     waits_on = frozenset({network.bridge})
@@ -79,7 +86,11 @@ def network_bridge(network: Network, host: HostView) -> Link:
 
 
 def own_bridge(vif: Vif, host: HostView) -> Link:
-    """Return the bridge that the vif's own nodes mean, as the stock vif-bridge script reads them."""
+    """Return the bridge that the vif's own nodes select, as the stock vif-bridge script does.
+
+    Without a `bridge` node this is the host's first bridge by name; xennetd's own bridges are never selected. Raises
+    HostError if the bridge does not exist or is no bridge, GuestError for a name that the vif must not use.
+    """
     remedy = "correct bridge= in the domain's vif line"
     if not vif.bridge:
         if bridges := [bridge for bridge in host.bridges() if bridge.group != BRIDGE_GROUP]:
@@ -90,7 +101,7 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
             waits_on=frozenset({ANY_BRIDGE}),
         )
     name = vif.bridge
-    # libxl hands the node through as it was written; for mode openvswitch it may go on with .TAG and :TRUNK.
+    # libxl copies the node from the vif= line. For mode openvswitch a .TAG and :TRUNKS may follow the bridge's name.
     hint = " (VLANs behind the name are Open vSwitch's grammar)" if {".", ":"} & set(name) else ""
     if not is_link_name(name):
         raise GuestError(f'"{visible(name)}" can\'t be the name of a bridge{hint}: {remedy}')
@@ -110,17 +121,20 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
     if link.kind != "bridge":
         raise HostError(_not_a_bridge(link, remedy), errno=EOPNOTSUPP, waits_on=waits_on)
     if link.group == BRIDGE_GROUP:
-        raise GuestError(f'bridge "{name}" is that of a network of xennetd, to which only a policy leads: {remedy}')
+        raise GuestError(f'bridge "{name}" belongs to a network of xennetd, which only a policy can assign: {remedy}')
     return link
 
 
 def substitute_for(bridge: str) -> str | None:
-    """Return the bridge that stands in for a missing one: old configurations say xenbrN where it is called ethN."""
+    """Return the name of the bridge ethN for a missing bridge xenbrN, None for other names.
+
+    The stock script does the same for configurations of old, in which the bridge ethN is called xenbrN.
+    """
     return "eth" + bridge.removeprefix("xenbr") if bridge.startswith("xenbr") else None
 
 
 def keeps(request: Request, link: Link, master: str | None) -> bool:
-    """Return whether a link is a port of the bridge that the network names, or that the vif's own nodes mean."""
+    """Return whether a link, a port of the bridge `master`, is in the bridge that the network or the vif names."""
     if master is None:
         return False
     wanted = request.network.bridge if request.network is not None else request.vif.bridge
@@ -128,8 +142,8 @@ def keeps(request: Request, link: Link, master: str | None) -> bool:
 
 
 def _not_a_bridge(link: Link, remedy: str) -> str:
-    what = "an Open vSwitch bridge, not one of the kernel's" if link.kind == "openvswitch" else "not a bridge"
-    return f'"{link.name}" is {what}: make it a bridge, or {remedy}'
+    kind = "an Open vSwitch bridge, not one of the kernel's" if link.kind == "openvswitch" else "not a bridge"
+    return f'"{link.name}" is {kind}: make it a bridge, or {remedy}'
 
 
 def _mtu_warnings(mtu: int, bridge: Link) -> tuple[str, ...]:

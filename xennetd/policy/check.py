@@ -1,4 +1,4 @@
-"""What `check` has to say about a policy that is valid: what can't work on this host, and what may not be as meant."""
+"""Notes on a valid policy, for `xennetctl check`: settings that can't work on this host, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONDITIONS = tuple(field.name for field in fields(Match))
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One sentence. An `error` must be put right before the daemon can serve this policy."""
+    """One sentence. An administrator must correct an `error` before the daemon can serve this policy."""
 
     sentence: str
     error: bool = False
@@ -28,23 +28,26 @@ Notes = tuple[Note, ...]
 
 
 def check(policy: Policy, host: HostNotes) -> Notes:
-    """Return what an administrator should know, errors first."""
+    """Return the notes that an administrator should know, errors first."""
     return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
 
 
 def lacking(policy: Policy, host: HostNotes) -> Notes:
-    """Return what this host can't do until something is installed: an error if a network of the policy needs it."""
+    """Return a note for each feature that needs a program or library that is not installed on this host.
+
+    The note is an error if a network of the policy uses the feature.
+    """
     networks = policy.networks.values()
     served = [network for network in networks if network.dhcp]
     filtered = [network for network in networks if module_of(network).filtered()]
-    found = []
+    notes = []
     if host.no_dnsmasq:
-        found.append(Note(f"dhcp = true{_names(served)} is not available: {host.no_dnsmasq}", error=bool(served)))
+        notes.append(Note(f"dhcp = true{_names(served)} is not available: {host.no_dnsmasq}", error=bool(served)))
     if host.no_nftables:
         *others, last = (name for name, module in MODES.items() if module.filtered())
         modes = f"modes {', '.join(others)} and {last}{_names(filtered)}"
-        found.append(Note(f"{modes} are not available: {host.no_nftables}", error=bool(filtered)))
-    return tuple(found)
+        notes.append(Note(f"{modes} are not available: {host.no_nftables}", error=bool(filtered)))
+    return tuple(notes)
 
 
 def _errors(policy: Policy, host: HostNotes) -> list[Note]:
@@ -52,12 +55,12 @@ def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     if policy.daemon.devd and host.xl_devd:
         errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
     errors += [note.sentence for note in lacking(policy, host) if note.error]
-    others = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
+    no_bridges = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
     for network in policy.networks.values():
         if network.own:
             errors += _overlaps(network, host)
-            if network.bridge in others:
-                errors.append(f'network "{network.name}": a link "{network.bridge}" exists, and it is no bridge')
+            if network.bridge in no_bridges:
+                errors.append(f'network "{network.name}": link "{network.bridge}" exists and is not a bridge')
     return [Note(sentence, error=True) for sentence in errors]
 
 
@@ -67,33 +70,35 @@ def _names(networks: list[Network]) -> str:
 
 
 def _overlaps(network: Network, host: HostNotes) -> list[str]:
-    """Find addresses of the host that its guests could not reach any more, or that would hide guests from it.
+    """Return sentences about addresses of the host whose subnet overlaps the network's own subnets.
 
-    Routed guests are no concern: their addresses may well be taken from an uplink's subnet.
+    One of the two subnets would hide the other. Networks of routed guests are exempt: their addresses may lie in an
+    uplink's subnet.
     """
-    found = []
+    sentences = []
     for link, addresses in sorted((host.addresses or {}).items()):
         if link == network.bridge:
             continue
         for address in addresses:
             subnet = network.subnet4 if address.version == 4 else network.subnet6
             if subnet is not None and subnet.overlaps(address.network):
-                found.append(f'network "{network.name}": subnet {subnet} overlaps {plain(address)}, which "{link}" has')
-    return found
+                overlap = f'overlaps {plain(address)}, an address of link "{link}"'
+                sentences.append(f'network "{network.name}": subnet {subnet} {overlap}')
+    return sentences
 
 
 def _daemon_notes(policy: Policy, host: HostNotes) -> list[Note]:
     notes = []
     if policy.daemon.mode == "observe":
-        notes.append(Note("daemon.mode is observe: nothing is configured, only what would be done is reported"))
+        notes.append(Note("daemon.mode is observe: xennetd reports what it would do, and changes nothing"))
     if host.hooks and not policy.daemon.hooks:
         hooks = ", ".join(host.hooks)
-        notes.append(Note(f"daemon.hooks is false: these hooks, which the stock scripts run, are not run: {hooks}"))
+        notes.append(Note(f"daemon.hooks is false: xennetd does not run these hooks of the stock scripts: {hooks}"))
     stock = [name for name in _STOCK_SCRIPTS if any(matches(pattern, name) for pattern in policy.daemon.scripts)]
     if stock and policy.daemon.mode == "enforce" and not policy.daemon.devd:
         scripts = ", ".join(stock)
         notes.append(
-            Note(f"daemon.scripts takes in {scripts}: that script and xennetd would both configure a vif that names it")
+            Note(f"daemon.scripts matches {scripts}: that script and xennetd would both configure a vif that names it")
         )
     if policy.daemon.stand_in:
         notes.append(Note("daemon.stand_in is true, which is for tests only: any link may call itself a guest's"))
@@ -114,14 +119,14 @@ def _remarks(network: Network, host: HostNotes, *, used: bool) -> Iterator[str]:
         yield f'uplink "{network.uplink}" does not exist now'
     yield from module_of(network).remarks(network, host)
     if not used:
-        yield "no policy leads to it"
+        yield "no policy uses it"
 
 
 def _rule_notes(policy: Policy) -> list[Note]:
     several = [
         Note(
-            f'policy "{rule.name}" fixes an address, and may match several interfaces: '
-            "let it match one, by its mac, or by devid and vm or uuid"
+            f'policy "{rule.name}" fixes an address and may match several interfaces: '
+            "match a single one by mac, or by devid together with vm or uuid"
         )
         for rule in policy.rules
         if rule.ips and not _matches_one(rule.match)
@@ -130,7 +135,7 @@ def _rule_notes(policy: Policy) -> list[Note]:
 
 
 def _matches_one(match: Match) -> bool:
-    """Return whether there is hardly more than one vif at a time that can match."""
+    """Return whether the conditions fit one vif at a time (two during a reboot or a migration)."""
 
     def exact(pattern: str | None) -> bool:
         return pattern is not None and not _WILD & set(pattern)
@@ -140,10 +145,11 @@ def _matches_one(match: Match) -> bool:
 
 
 def _hidden(policy: Policy) -> list[Note]:
-    """Find rules all of whose vifs an earlier rule takes: one whose conditions are among theirs.
+    """Return a note for each rule that never applies, since an earlier rule has a subset of its conditions.
 
-    The first rule with each set of conditions is found by which conditions these are, of which a policy has few
-    combinations, and then by their values: comparing all rules with all would hold up a host with thousands.
+    `first` maps the names of conditions, and then their values, to the first rule that has just these. A policy uses
+    few combinations of names, so a lookup for every combination is fast. Comparing all pairs of rules would take too
+    long for a policy with thousands of rules.
     """
     notes = []
     first: dict[tuple[str, ...], dict[tuple[object, ...], int]] = {}
@@ -156,6 +162,6 @@ def _hidden(policy: Policy) -> list[Note]:
         ]
         if earlier:
             name = policy.rules[min(earlier)].name
-            notes.append(Note(f'policy "{rule.name}" never decides: "{name}" before it matches the same vifs'))
+            notes.append(Note(f'policy "{rule.name}" never applies: "{name}" comes first and matches the same vifs'))
         first.setdefault(tuple(given), {}).setdefault(tuple(given.values()), i)
     return notes

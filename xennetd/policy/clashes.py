@@ -1,4 +1,4 @@
-"""What networks and policies can't both have: a bridge, an address, a forwarded port. The later one is reported."""
+"""Conflicts between networks and policies about a bridge, an address or a forwarded port. The later one is reported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from xennetd.policy.rule_reader import RuleDraft
 
 
 def check_networks(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
-    """Report what two of the networks both have and only one can."""
+    """Report bridges, prefixes and forwarded ports that two networks have but only one can have."""
     _check_bridges(drafts, problems)
     _check_prefixes([prefix for draft in drafts for prefix in draft.prefixes], problems)
     _check_forwards(drafts, problems)
 
 
 def check_addresses(rules: Sequence[RuleDraft], networks: Mapping[str, NetworkDraft], problems: list[Problem]) -> None:
-    """Report fixed addresses that their network can't have, or that are somebody else's."""
+    """Report fixed addresses of rules that do not fit their network, or that another rule or network has."""
     places: dict[tuple[str, IPAddress], Place] = {}
     for rule in rules:
         network = networks.get(rule.network or "")
@@ -30,27 +30,27 @@ def check_addresses(rules: Sequence[RuleDraft], networks: Mapping[str, NetworkDr
             continue
         place = rule.place / "ip"
         if "subnets" not in keys_of(network.network.mode):
-            fit = " or ".join(", ".join(modes_with("subnets")).rsplit(", ", 1))
-            text = f"only in a network of mode {fit}; {network.place.key} is of mode {network.network.mode}"
+            modes = " or ".join(", ".join(modes_with("subnets")).rsplit(", ", 1))
+            text = f"only in a network of mode {modes}; {network.place.key} is of mode {network.network.mode}"
             problems.append(place.problem(text))
             continue
         for i, ip in enumerate(rule.ips):
-            wrong = _wrong_with(ip, i, rule, network, networks) if network.whole else None
+            reason = _misfit(ip, i, rule, network, networks) if network.whole else None
             earlier = places.setdefault((_scope(network.network), ip), place / i)
-            if wrong is None and earlier != place / i:
-                wrong = f"given already at {earlier}"
-            if wrong is not None:
-                problems.append((place / i).problem(wrong, found=shown(str(ip))))
+            if reason is None and earlier != place / i:
+                reason = f"given already at {earlier}"
+            if reason is not None:
+                problems.append((place / i).problem(reason, found=shown(str(ip))))
 
 
-def _wrong_with(
+def _misfit(
     ip: IPAddress, i: int, rule: RuleDraft, draft: NetworkDraft, networks: Mapping[str, NetworkDraft]
 ) -> str | None:
     network = draft.network
     if reason := unfit(network, ip_network(ip)):
         return reason
     if network.dhcp and any(earlier.version == ip.version for earlier in rule.ips[:i]):
-        return f"a second IPv{ip.version} address; by dhcp a guest has at most one of each IP version"
+        return f"a second IPv{ip.version} address; with dhcp a guest has at most one of each IP version"
     if _scope(network):
         return None
     for other in networks.values():
@@ -61,9 +61,9 @@ def _wrong_with(
 
 
 def _scope(network: Network) -> str:
-    """Return within what an address must be unique: the host, or a network that the host has no part in."""
-    apart = not network.mode.way_out and not network.subnets
-    return network.name if apart else ""
+    """Return the scope in which an address must be unique: "" for the host, or a network without the host's address."""
+    closed = not network.mode.way_out and not network.subnets
+    return network.name if closed else ""
 
 
 def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
@@ -72,7 +72,7 @@ def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> N
         name = draft.network.served_link or draft.network.bridge
         earlier = users.setdefault(name, draft)
         if name and earlier is not draft and (earlier.network.served_link or draft.network.served_link):
-            text = f"not for two networks: {earlier.place.key} at {earlier.place} has this bridge"
+            text = f"belongs to {earlier.place.key} at {earlier.place}; two networks can't share it"
             problems.append((draft.place / "bridge").problem(text, found=shown(name)))
     for draft in drafts:
         uplink = draft.network.uplink
@@ -83,7 +83,8 @@ def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> N
 
 
 def _check_prefixes(prefixes: Sequence[tuple[Place, IPNetwork]], problems: list[Problem]) -> None:
-    # Of two prefixes that overlap one contains the other: in this order, the next of those that contain it.
+    # Of two prefixes that overlap, one contains the other. Sorted, a prefix comes right after the widest that contains
+    # it, but for other prefixes of the same widest one.
     widest: int | None = None
     for i in sorted(range(len(prefixes)), key=lambda i: (prefixes[i][1].version, prefixes[i][1], i)):
         if widest is None or not _overlap(prefixes[widest][1], prefixes[i][1]):
@@ -112,8 +113,8 @@ def _check_forwards(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> 
 
 
 def _versions(network: Network, forward: Forward) -> tuple[int, ...]:
-    """Return the IP versions in which the port is forwarded: both, if that can't be told."""
+    """Return the IP versions in which the port is forwarded: both, if a faulty network leaves this open."""
     if not isinstance(forward.to, str):
         return (forward.to.version,)
-    there = tuple(subnet.version for subnet in (network.subnet4, network.subnet6) if subnet is not None)
-    return there or (4, 6)
+    versions = tuple(subnet.version for subnet in (network.subnet4, network.subnet6) if subnet is not None)
+    return versions or (4, 6)

@@ -1,4 +1,4 @@
-"""Reading the configuration files: the only part of policy that touches the system."""
+"""Reads the configuration files. This is the only module of policy that does I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIRECTORY = Path(CONFIGURATION)
 def load_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Policy | Problems:
     """Return the policy of the file `config` alone or, without one, of `directory` (xennetd.toml, then conf.d/*.toml).
 
-    A `config` that is missing is a Problem; no file at all in `directory` is an empty policy.
+    A missing `config` is a Problem. A missing `directory`, or one without files, gives an empty policy.
     """
     sources: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
@@ -31,7 +31,7 @@ def load_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Pol
 
 
 class _Unfit(Exception):
-    """Why a file is not read although it could be."""
+    """The reason why xennetd refuses to read a file that it has opened, or a folder."""
 
 
 def _problem(path: Path, error: _Unfit | OSError) -> Problem:
@@ -41,7 +41,7 @@ def _problem(path: Path, error: _Unfit | OSError) -> Problem:
 def _default_files(directory: Path, problems: list[Problem]) -> list[Path]:
     main = directory / "xennetd.toml"
     parts = directory / "conf.d"
-    files = [main] if os.path.lexists(main) else []  # a link to nowhere is no missing file
+    files = [main] if os.path.lexists(main) else []  # a dangling symbolic link is a Problem, not a missing file
     for folder in (directory, parts):
         try:
             _check_writers(folder.stat())
@@ -57,16 +57,16 @@ def _default_files(directory: Path, problems: list[Problem]) -> list[Path]:
 def _is_part(path: Path) -> bool:
     if path.suffix != ".toml" or path.name.startswith("."):
         return False
-    return path.is_file() or not path.exists()  # a link to nowhere is to be reported, not passed over
+    return path.is_file() or not path.exists()  # a dangling symbolic link is a Problem, not a missing file
 
 
 def _check_writers(status: os.stat_result) -> None:
     if status.st_mode & stat.S_IWOTH:
-        raise _Unfit(f"everyone may write to it (mode {stat.S_IMODE(status.st_mode):04o}); take that right away")
+        raise _Unfit(f"everyone may write to it (mode {stat.S_IMODE(status.st_mode):04o}); run chmod o-w on it")
 
 
 def _read(path: Path) -> bytes:
-    # O_NONBLOCK: opening a FIFO without a writer would block for ever.
+    # Without O_NONBLOCK, opening a FIFO that has no writer would block for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

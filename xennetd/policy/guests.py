@@ -1,4 +1,4 @@
-"""One guest in a network: its addresses, its MAC and names, and what the host must have so that it is known by them."""
+"""One guest in a network: its addresses, its MAC and names, and the host objects that depend on them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from xennetd.render.nft_ruleset import forward_element
 
 
 def guest_addresses(request: Request) -> tuple[IPNetwork, ...]:
-    """Return the addresses and prefixes of a guest: fixed by a policy, named by its vif= line, or allocated."""
+    """Return the addresses and prefixes of a guest: fixed by a policy, named in its vif= line, or allocated.
+
+    Raises GuestError and HostError as `guest_destinations` does.
+    """
     rule, network = request.rule, request.network
     fixed = rule.ips if rule is not None else ()
 
     def reserved() -> set[IPAddress]:
         name = network.name if network is not None else None
-        others = (each for each in request.policy.rules if each.ips and each is not rule)
-        return {ip for each in others if each.network is not None and each.network.name == name for ip in each.ips}
+        others = (other for other in request.policy.rules if other.ips and other is not rule)
+        return {ip for other in others if other.network is not None and other.network.name == name for ip in other.ips}
 
     return guest_destinations(request.vif, network, fixed, reserved, request.others)
 
 
 def guest_names(request: Request, mac: str | None, bridge: str | None) -> frozenset[Name]:
-    """Return what the guest goes by in a network of ours: its MAC and its VM's name, unless another guest has them."""
+    """Return the names of the guest in its network, without names that another guest has.
+
+    The names are the guest's MAC if the network has `dhcp`, and its VM's name if a port is forwarded to this name.
+    """
     network, vif, others = request.network, request.vif, request.others
     if network is None:
         return frozenset()
@@ -46,18 +52,22 @@ def network_needs(
     request: Request,
     mac: str | None,
     bridge: str | None,
-    found: tuple[IPNetwork, ...],
+    destinations: tuple[IPNetwork, ...],
     names: Collection[Name],
 ) -> list[HostObject]:
-    """Return what a network of ours needs for one guest: dnsmasq's knowledge of it, and the ports that are its."""
+    """Return the host objects that a network needs for one guest: its dnsmasq entry, and its forwarded ports.
+
+    `destinations` are the guest's addresses and prefixes, `names` the result of `guest_names`. Raises GuestError for a
+    guest without a MAC in a network with `dhcp`.
+    """
     network, vif = request.network, request.vif
     if network is None:
         return []
-    hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
+    hosts = [ip.network_address for ip in destinations if ip.prefixlen == ip.max_prefixlen]
     needs: list[HostObject] = []
     if network.dhcp:
         if mac is None:
-            raise GuestError(f'network "{network.name}" gives addresses by MAC, and this vif has none: set mac=')
+            raise GuestError(f'network "{network.name}" assigns addresses by MAC, and this vif has no MAC: set mac=')
         label = dns_label(vif.vm or "")
         name = f"{label}.{network.domain}" if label is not None else None
         if (mac, segment(bridge, network.name)) in names:
@@ -72,17 +82,17 @@ def network_needs(
 
 
 def guest_mac(request: Request, where: str) -> tuple[str | None, list[str]]:
-    """Return the MAC that the guest has, or is to have, on the segment `where`, and what there is to say of it."""
+    """Return the MAC that the guest has or is to get on the segment `where`, and warnings about it."""
     vif = request.vif
     mac = vif.mac
     warnings: list[str] = []
     if request.rule is not None and request.rule.stable_mac:
         wanted = stable_mac(vif)
         if wanted is None:
-            warnings.append("the domain's uuid can't be read here, so its MAC can't be a stable one")
+            warnings.append("mac = \"stable\" has no effect: the domain's uuid can't be read here")
         elif vif.state in (XenbusState.INITIALISING, XenbusState.INIT_WAIT) or mac == wanted:
             mac = wanted
         else:
-            warnings.append(f"its MAC stays {mac} until it starts anew: the guest uses it already")
+            warnings.append(f"the guest keeps MAC {mac} until it starts anew, because it uses this MAC already")
     claims = request.others.namesakes((mac, where), vif.id) if mac is not None else ()
     return mac, [*warnings, *mac_warnings(vif, mac, where, claims)]

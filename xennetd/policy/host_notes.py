@@ -1,4 +1,4 @@
-"""What a check of the policy has to know of the host."""
+"""The facts about the host that a check of the policy needs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from xennetd.model.ip import IPInterface
 
 @dataclass(frozen=True, slots=True)
 class HostNotes:
-    """What was found on the host; None: not known. `hooks` are the executable `vif-post.d/*.hook` files.
+    """Facts about the host. A fact is None where it is not known.
 
-    `addresses` are the host's own by link, but those of links that we made. `no_dnsmasq` and `no_nftables` say why the
-    host does not have these, and what to install; they are empty where it has.
+    `hooks` are the paths of the executable `vif-post.d/*.hook` files. `addresses` are the host's addresses by the name
+    of their link, without the links that xennetd made. `no_dnsmasq` and `no_nftables` say why dnsmasq or nftables can't
+    be used, and what to install; they are empty where the host has them.
     """
 
     hooks: tuple[str, ...] = ()

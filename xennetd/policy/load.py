@@ -1,7 +1,7 @@
-"""Configuration text to Policy: every file is read to its end, and all problems of all files are reported at once.
+"""From configuration text to Policy. Every file is read to its end, and all problems of all files are reported at once.
 
-How files merge: a key of `[daemon]` and a network's name may each be given once in all files, whichever; rules are
-asked in the order of the files, and within a file from top to bottom.
+Files merge as follows. A key of `[daemon]` may be given in one file only, and so may a network. Rules are evaluated in
+the order of the files, and within a file from top to bottom.
 """
 
 from __future__ import annotations
@@ -24,30 +24,34 @@ _SECTIONS = ("daemon", "network", "policy")
 
 
 def load(sources: Sequence[tuple[str, bytes]], problems: Problems = ()) -> Policy | Problems:
-    """Return the policy that `sources` (file name and content, in order) make up, or all that is wrong with them.
+    """Return the policy that `sources` (file name and content, in order) make up, or all their problems.
 
-    `problems` are those of files that could not be read: they are reported along, and what may be due to them is not.
+    `problems` are those of files that could not be read. They are reported too; problems that may only result from them
+    are not.
     """
-    found = list(problems)
+    reported = list(problems)
     documents = []
     for file, data in sources:
         match parse(file, data):
             case Document() as document:
                 documents.append(document)
             case Problem() as problem:
-                found.append(problem)
-    merged = _Merged(found, complete=not found)
+                reported.append(problem)
+    merged = _Merged(reported, complete=not reported)
     for document in documents:
         merged.add(document)
     policy = merged.policy(tuple(file for file, _ in sources))
-    if not found:
+    if not reported:
         return policy
     order = {file: i for i, (file, _) in enumerate(sources)}
-    return tuple(sorted(found, key=lambda problem: (order.get(problem.file, -1), problem.line or 0)))
+    return tuple(sorted(reported, key=lambda problem: (order.get(problem.file, -1), problem.line or 0)))
 
 
 class _Merged:
-    """What all files say together. Faulty values are left out after they were reported."""
+    """The merged content of all files. Faulty values are reported and then left out.
+
+    `complete` is False if a file is missing, so that a network may be defined in it.
+    """
 
     def __init__(self, problems: list[Problem], *, complete: bool) -> None:
         self.problems = problems
@@ -73,14 +77,14 @@ class _Merged:
                     self.problems.append(place.problem("unknown section", allowed=_SECTIONS, like=section))
 
     def table(self, place: Place, value: object, header: str) -> dict[str, Any] | None:
-        """Return `value` if it is the table it should be, else report that."""
+        """Return `value` if it is a table; else report that it must be written as `header`, and return None."""
         if isinstance(value, dict):
             return value
         self.problems.append(place.problem(f"must be written as {header}", found=shown(value)))
         return None
 
     def first(self, places: dict[str, Place], name: str, place: Place) -> bool:
-        """Return whether `name` is given for the first time; report it otherwise."""
+        """Return whether `name` is given for the first time; if not, report it at `place`."""
         earlier = places.setdefault(name, place)
         if earlier is not place:
             self.problems.append(place.problem(f"given already at {earlier}"))
@@ -118,7 +122,7 @@ class _Merged:
         self.rules.append(rule)
 
     def policy(self, files: tuple[str, ...]) -> Policy:
-        """Return the whole. It is fit for use only if no problem has been reported."""
+        """Return the policy. The caller must discard it if a problem has been reported."""
         daemon = DaemonConfig(**self.daemon)
         check_networks(tuple(self.networks.values()), self.problems)
         check_addresses(self.rules, self.networks, self.problems)
@@ -152,17 +156,17 @@ class _Merged:
         self.problems.append(place.problem(text, found=shown(rule.network), allowed=names, like=rule.network))
 
     def check_flags(self, rule: RuleDraft) -> None:
-        """Report a flag of a bridge's port for guests that are no bridge's ports."""
+        """Report a bridge port's flag in a rule whose guests are routed."""
         network = self.networks.get(rule.network or "")
         if network is None or not network.network.mode.routed:
             return
         for key, field in RULE.items():
             if field.port_flag in dict(rule.flags):
-                text = f"not for guests of a network of mode {network.network.mode}, which are no bridge's ports"
+                text = f"not for a network of mode {network.network.mode}: its guests are not ports of a bridge"
                 self.problems.append((rule.place / key).problem(text))
 
     def check_readable(self) -> None:
-        """Report what depends on the name or the UUID of a domain: a driver domain can read neither."""
+        """Report settings that depend on the name or the UUID of a domain, which a driver domain can't read."""
         places = [
             rule.place / "match" / key
             for rule in self.rules

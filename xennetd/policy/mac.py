@@ -1,10 +1,11 @@
-"""MAC addresses: what there is to say of a guest's, and one that stays with its domain.
+"""MAC addresses of guests: warnings about them, and a MAC that stays the same over all starts of a domain.
 
-libxl has picked a MAC before we see the vif: a random one where the domain's configuration names none, and another at
-each start. `mac = "stable"` puts one into the frontend's and the backend's directory that follows from the domain's
-uuid and the device's number. That is in time for a guest that is being started, since libxl lets it run only after
-its network is connected. It is not for a device attached to a running guest, whose driver may have read the node
-already, nor for an emulated NIC, whose MAC QEMU has been told: with such a guest write `mac=` into its configuration.
+libxl has chosen a MAC before xennetd sees the vif. If the domain's configuration names none, libxl chooses a random
+one, and another at every start. With `mac = "stable"` xennetd replaces it, in the frontend's and the backend's
+directory, by a MAC that follows from the domain's uuid and the device's number. This works for a guest that is being
+started, since libxl runs the guest only after its network is connected. It does not work for a device that is attached
+to a running guest, whose driver may have read the node already. Nor does it work for an emulated NIC, whose MAC QEMU
+has got already. For such guests write `mac=` into their configuration.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def stable_mac(vif: Vif) -> str | None:
 
 
 def mac_warnings(vif: Vif, mac: str | None, place: str, namesakes: Collection[Claim]) -> list[str]:
-    """Return what may go wrong with a MAC. `namesakes` are other vifs that have it in the same place."""
+    """Return warnings about a vif's MAC. `namesakes` are the other vifs with this MAC on the segment `place`."""
     if mac is None:
-        return ["it has no MAC of its own: set mac= in the domain's vif line"]
+        return ["this vif has no MAC: set mac= in the domain's vif line"]
     warnings = []
     if not int(mac[:2], 16) & 2 and not mac.startswith(_XEN):
-        warnings.append(f"mac {mac} is neither locally administered nor Xen's ({_XEN}): it may be some other card's")
+        warnings.append(f"mac {mac} is neither locally administered nor Xen's ({_XEN}): another device may have it")
     for claim in namesakes:
-        # In a reboot or migration a domain's old and new vif have the same MAC for a while.
+        # During a reboot or a migration, the old and the new vif of a domain have the same MAC for a while.
         if claim.uuid is None or claim.uuid != vif.uuid:
-            warnings.append(f"mac {mac} is that of {claim.title} too, on {place}: frames will go astray between them")
+            warnings.append(f"mac {mac} is also the MAC of {claim.title}, on {place}: both will miss frames")
     return warnings

@@ -1,4 +1,4 @@
-"""The contract of a mode's module: what a network of this mode takes, checks, and makes of a vif and of the host."""
+"""The contract of a mode's module: its networks' keys and checks, their host objects, and the attachment of a vif."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One vif that asks for its place. `rule` and `network` are None where its own nodes decide.
+    """The input for the attachment of one vif.
 
-    `ruleset` is the whole filter of the policy, which routed guests need.
+    `rule` is the rule that applies to the vif, `network` the rule's network; both are None where the vif's own nodes
+    decide. `ruleset` is the whole filter of the policy, which routed guests need.
     """
 
     policy: Policy
@@ -38,10 +39,11 @@ class Request:
 
 
 class ModeModule(ABC):
-    """What one mode does. `keys` are those of `[network.X]` besides `mode`.
+    """One mode of networks.
 
-    `script` is the suffix of the hotplug scripts (`vif-route`, `vif-xennetd-route`) that ask for this mode without a
-    network; None: no script does. `needs_subnets`: a network must have a subnet.
+    `keys` are the keys of `[network.X]` besides `mode`. `script` is the suffix of the hotplug scripts (`vif-route`,
+    `vif-xennetd-route`) that select this mode for a vif without a network; None if no script selects it.
+    `needs_subnets` says that a network must have a subnet.
     """
 
     mode: Mode
@@ -51,41 +53,45 @@ class ModeModule(ABC):
 
     @abstractmethod
     def attach(self, request: Request, assignment: Assignment) -> Attachment:
-        """Return what a vif must be part of. Raises XennetdError where that can't be had."""
+        """Return what the vif must be part of. Raises XennetdError if the vif can't be attached."""
 
     @abstractmethod
     def keeps(self, request: Request, link: Link, master: str | None) -> bool:
-        """Return whether a link, a port of `master`, is where this mode has it, as far as the link itself tells."""
+        """Return whether a link is where this mode would put it, judged by the link's own properties alone.
+
+        `master` is the name of the bridge that the link is a port of. A guest whose link is in place keeps its network
+        even where the host has changed so that `attach` would fail now.
+        """
 
     @abstractmethod
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
-        """Return the backend's nodes that nothing depends on: a fault of theirs is a warning, as for stock scripts."""
+        """Return the backend nodes that this mode ignores. A fault in one is a warning, as for stock scripts."""
 
     def bridge(self, request: Request) -> str | None:
-        """Return the name of the bridge that a vif is to be a port of, None if of none."""
+        """Return the name of the bridge that the vif must be a port of, None for a routed guest."""
         network = request.network
         return (network.bridge or None) if network is not None else None
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
-        """Return what the host must have for a network, whichever guests there are in it, besides the filter."""
+        """Return the host objects that the network needs, besides the filter and apart from its guests' needs."""
         return []
 
     def firewall(self, network: Network) -> NetworkRules:
-        """Return the network's part of the filter."""
+        """Return the network's rules of the filter."""
         return NetworkRules()
 
     def filtered(self) -> bool:
-        """Return whether a network of this mode needs nftables."""
+        """Return whether networks of this mode need nftables."""
         return self.mode.own_bridge or self.mode.routed
 
     def check(self, reader: NetworkReader, network: Network) -> None:  # noqa: B027 # most have nothing to check
-        """Report what is wrong with a network as a whole."""
+        """Report faults of a network that no single key shows. `reader` takes them (`wrong`, `missing`)."""
 
     def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
-        """Yield what an administrator should know of a valid network."""
+        """Yield sentences about a valid network that an administrator should know. They are not errors."""
         return iter(())
 
 
 def keys(*names: str) -> Fields:
-    """Return those of the common keys that a mode takes."""
+    """Return the fields of these common keys of networks."""
     return {name: NETWORK_KEYS[name] for name in names}

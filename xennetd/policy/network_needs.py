@@ -1,4 +1,4 @@
-"""What the host itself must have for a network, whichever guests there are in it."""
+"""The host objects that a network needs, apart from its guests' needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xennetd.render import nft_ruleset
 
 
 def needs(policy: Policy, network: Network, host: HostView) -> tuple[HostObject, ...]:
-    """Return what a network needs. Raises PolicyError for a subnet or an uplink that this host can't give it."""
+    """Return the host objects that a network needs. Raises PolicyError for a subnet or an uplink that it can't have."""
     module = module_of(network)
     if not module.filtered():
         return ()
@@ -24,42 +24,42 @@ def needs(policy: Policy, network: Network, host: HostView) -> tuple[HostObject,
 
 
 def usable(network: Network, host: HostView) -> Network:
-    """Return the network as this host can have it: without IPv6 where the kernel has none.
+    """Return the part of the network that this host can provide: without IPv6 if the kernel has none.
 
-    Raises PolicyError if nothing is left of it.
+    Raises PolicyError if the network has no IPv4 subnet then.
     """
     if host.has_ipv6 or network.subnet6 is None:
         return network
     if network.subnet4 is None:
-        raise PolicyError(f'network "{network.name}" has an IPv6 subnet alone, and this host\'s kernel has no IPv6')
+        raise PolicyError(f'network "{network.name}" has only an IPv6 subnet, and this host\'s kernel has no IPv6')
     return network.without_ipv6()
 
 
 def lacks(network: Network, host: HostView) -> str | None:
-    """Return what a network that this host can have must do without, in a sentence; None if it has everything."""
+    """Return a sentence that says what a usable network lacks on this host, None if it lacks nothing."""
     if host.has_ipv6 or network.subnet6 is None or network.subnet4 is None:
         return None
     return (
-        f'network "{network.name}" has IPv4 only: this host\'s kernel has no IPv6 (ipv6.disable=1?), so its guests do '
-        f"without {network.subnet6}"
+        f'network "{network.name}" has IPv4 only: this host\'s kernel has no IPv6 (ipv6.disable=1?), so its guests get '
+        f"no address of {network.subnet6}"
     )
 
 
 def named_links(policy: Policy) -> frozenset[str]:
-    """Return the names of the links that networks of ours consist of, or lead through."""
+    """Return the names of the bridges and uplinks of all networks that need host objects."""
     networks = [network for network in policy.networks.values() if module_of(network).filtered()]
-    names = {name for each in networks for name in (each.bridge, each.served_link, each.uplink)}
+    names = {name for network in networks for name in (network.bridge, network.served_link, network.uplink)}
     return frozenset(name for name in names if name)
 
 
 def ruleset(policy: Policy) -> Ruleset:
-    """Return the whole filter that holds while the policy does, whichever guests there are."""
+    """Return the whole filter of the policy. It does not depend on the guests."""
     return policy.ruleset if policy.ruleset is not None else compile_ruleset(tuple(policy.networks.values()))
 
 
 @lru_cache(maxsize=2)
 def compile_ruleset(networks: tuple[Network, ...]) -> Ruleset:
-    """Return the filter for these networks, in an order that does not change when a network gets another name."""
+    """Return the filter for these networks. The order of its rules stays the same when a network is renamed."""
     ordered = sorted(networks, key=lambda network: (network.served_link, network.name))
     return nft_ruleset.ruleset([module_of(network).firewall(network) for network in ordered])
 
@@ -73,8 +73,8 @@ def _check(network: Network, host: HostView) -> None:
         )
     bridge = host.link(network.bridge)
     if not network.own or (bridge is not None and bridge.group == BRIDGE_GROUP):
-        # Guests that are routed may well have addresses of the uplink's subnet. And a network that stands is not taken
-        # from its guests because another link has got an address there since: anybody's router could do that to it.
+        # Routed guests may have addresses of the uplink's subnet. And guests keep a network that exists, even if
+        # another link has got an address in its subnet since: else a foreign DHCP server could cut them off.
         return
     for subnet in network.subnets:
         other = host.neighbouring(subnet)

@@ -1,4 +1,4 @@
-"""What the host must have for a network with a link of ours, in any mode: the link, its addresses, its dnsmasq."""
+"""The host objects that several modes share: a network's own bridge, its addresses, and its dnsmasq."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from xennetd.render import dnsmasq_files
 
 
 def bridge_objects(network: Network, host: HostView) -> list[HostObject]:
-    """Return the network's own bridge, with the gateways' addresses and its dnsmasq."""
+    """Return the network's own bridge, with the gateways' addresses and the network's dnsmasq."""
     name = network.bridge
-    found: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
-    found += [HostAddress(name, gateway) for gateway in network.gateways]
+    objects: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
+    objects += [HostAddress(name, gateway) for gateway in network.gateways]
     if host.has_ipv6:
-        found += [Sysctl(6, name, "accept_ra", 0), Sysctl(6, name, "disable_ipv6", int(network.subnet6 is None))]
-        # Nobody else can have the link-local address that follows from our MAC, and no guest is to deny it to us.
-        found.append(Sysctl(6, name, "accept_dad", 0))
-    return [*found, *dhcp_objects(network)]
+        objects += [Sysctl(6, name, "accept_ra", 0), Sysctl(6, name, "disable_ipv6", int(network.subnet6 is None))]
+        # No duplicate address detection: the bridge's link-local address follows from its own MAC, and a guest that
+        # claims the address must not be able to take it from the host.
+        objects.append(Sysctl(6, name, "accept_dad", 0))
+    return [*objects, *dhcp_objects(network)]
 
 
 def dhcp_objects(network: Network) -> tuple[DhcpService, ...]:
-    """Return the network's dnsmasqs, if it has any."""
+    """Return the network's dnsmasq instances; none without `dhcp`."""
     return dnsmasq_files.services(network) if network.dhcp else ()
 
 
 def bridge_mac(bridge: str) -> str:
-    """Return a locally administered MAC that stays the same, so that guests know their gateway again.
+    """Return a locally administered MAC for a bridge. It stays the same, so that guests recognise their gateway.
 
-    It follows from the bridge's name, since a network may get another name under its guests.
+    It follows from the bridge's name and not from the network's, since a network may be renamed while it has guests.
     """
     return "02:" + hashlib.sha256(bridge.removeprefix("xn-").encode()).digest()[:5].hex(":")

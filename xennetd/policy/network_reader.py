@@ -1,7 +1,7 @@
-"""One `[network.NAME]` table to a Network.
+"""From one `[network.NAME]` table to a Network.
 
-A table is read to its end. A value that is faulty or missing is reported, then taken as if it had its default; what may
-only be due to it is not reported.
+A table is read to its end. A faulty or missing value is reported, and then its default is used. Problems that may only
+result from such a value are not reported.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from xennetd.model.ip import IPNetwork
 from xennetd.model.link import is_link_name
 
 _RA_PREFIX = 64
-"""dnsmasq(8) serves no IPv6 subnet of another length."""
+"""The only prefix length for which dnsmasq(8) sends router advertisements to guests."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkDraft:
-    """A network and where it stands; `whole`: nothing is faulty. `prefixes` are its addresses, inside and outside."""
+    """A network as it was read, with the places of its values. `whole` says that no value is faulty.
+
+    `prefixes` are the network's subnets, and the prefix that its guests are translated to.
+    """
 
     place: Place
     network: Network
@@ -35,26 +38,32 @@ class NetworkDraft:
 
 
 class KnownMode(Protocol):
-    """What reading a network must know of its mode (`policy.modes`)."""
+    """The properties of a mode's module that the reader needs. `policy.mode.ModeModule` implements them."""
 
     @property
-    def mode(self) -> Mode: ...
+    def mode(self) -> Mode:
+        """The mode itself."""
+        ...
 
     @property
-    def keys(self) -> Fields: ...
+    def keys(self) -> Fields:
+        """The keys of a network of this mode, besides `mode`."""
+        ...
 
     @property
-    def needs_subnets(self) -> bool: ...
+    def needs_subnets(self) -> bool:
+        """Whether a network of this mode must have a subnet."""
+        ...
 
     def check(self, reader: NetworkReader, network: Network) -> None:
-        """Report what is wrong with the network as a whole."""
+        """Report faults of a network that no single key shows."""
         ...
 
 
 def read_network(
     place: Place, name: str, table: dict[str, Any], modes: Mapping[str, KnownMode], problems: list[Problem]
 ) -> NetworkDraft | None:
-    """Return the network that `table` describes, None if not even its mode can be told."""
+    """Return the network that `table` describes, None if its mode is missing or unknown."""
     before = len(problems)
     named = NETWORK_NAME.read(place, name, problems) is not None
     field = choices(tuple(modes))
@@ -65,7 +74,7 @@ def read_network(
         mode = None
         problems.append((place / "mode").problem("missing", allowed=field.allowed))
     if mode is None:
-        known = {key: field for each in modes.values() for key, field in each.keys.items()}
+        known = {key: field for module in modes.values() for key, field in module.keys.items()}
         read_table(place, rest, {"mode": field, **known}, problems)
         return None
     reader = NetworkReader(place, name if named else "", modes[mode], modes, rest, problems)
@@ -76,7 +85,7 @@ def read_network(
 
 
 def unfit(network: Network, wanted: IPNetwork) -> str | None:
-    """Return why no guest of `network` can have the address or prefix `wanted`, None if one can."""
+    """Return why no guest of `network` can have the address or prefix `wanted`, None if a guest can have it."""
     if network.subnet4 is None and network.subnet6 is None:
         return None
     subnet = network.subnet4 if wanted.version == 4 else network.subnet6
@@ -93,7 +102,11 @@ def unfit(network: Network, wanted: IPNetwork) -> str | None:
 
 
 class NetworkReader:
-    """Reads one table but for its mode, which is known. `name` is empty if it is faulty."""
+    """Reads one `[network.NAME]` table, whose mode is known already.
+
+    `name` is empty if the network's name is faulty. `values` are the valid values of the table, `faulty` the keys of
+    all other values.
+    """
 
     def __init__(
         self,
@@ -110,11 +123,11 @@ class NetworkReader:
         self.mode = module.mode
         self.problems = problems
         known = module.keys
-        users = {key: [name for name, each in modes.items() if key in each.keys] for key in table}
-        strange = [key for key in table if users[key] and key not in known]
-        for key in strange:
+        users = {key: [name for name, other in modes.items() if key in other.keys] for key in table}
+        foreign = [key for key in table if users[key] and key not in known]
+        for key in foreign:
             self.wrong(key, f"not a key of mode {self.mode}, only of {_listed(users[key])}")
-        possible = {key: value for key, value in table.items() if key not in strange}
+        possible = {key: value for key, value in table.items() if key not in foreign}
         self.values = read_table(place, possible, {"mode": choices(tuple(modes)), **known}, problems)
         self.faulty = table.keys() - self.values.keys()
         self.dhcp: bool = self.values.get("dhcp", False)
@@ -123,7 +136,7 @@ class NetworkReader:
         self.subnet6 = next((subnet for subnet in self.subnets if isinstance(subnet, IPv6Network)), None)
 
     def network(self) -> Network:
-        """Return the network, yet without `forwards`."""
+        """Return the network without `forwards`, and report what is wrong with it."""
         network = Network(
             self.name,
             self.mode,
@@ -144,28 +157,28 @@ class NetworkReader:
         return network
 
     def prefixes(self) -> tuple[tuple[Place, IPNetwork], ...]:
-        """Return the first subnet of each IP version, and what guests are translated to."""
-        found = [
+        """Return the first subnet of each IP version, and the prefix that guests are translated to; with the places."""
+        prefixes = [
             (self.place / "subnets" / i, subnet)
             for i, subnet in enumerate(self.subnets)
             if subnet is self.subnet4 or subnet is self.subnet6
         ]
         if "nptv6" in self.values:
-            found.append((self.place / "nptv6", self.values["nptv6"]))
-        return tuple(found)
+            prefixes.append((self.place / "nptv6", self.values["nptv6"]))
+        return tuple(prefixes)
 
     def wrong(self, key: str, text: str, *, found: str = "") -> None:
-        """Report what is wrong with the value of `key`."""
+        """Report the fault `text` of the value of `key`; `found` is the value as TOML would write it."""
         self.problems.append((self.place / key).problem(text, found=found))
 
     def missing(self, key: str, why: str = "") -> None:
-        """Report that `key` is not there; if it is, but faulty, that has been reported."""
+        """Report that `key` is missing, and `why` it is needed. A key that is there but faulty has been reported."""
         if key not in self.faulty:
             problem = (self.place / key).problem(f"missing{why and f': {why}'}", allowed=NETWORK_KEYS[key].allowed)
             self.problems.append(problem)
 
     def bridge(self) -> str:
-        """Return the bridge's name; one of ours has a name by default."""
+        """Return the bridge's name; a network's own bridge is called `xn-NAME` by default."""
         if "bridge" not in self.module.keys:
             return ""
         if "bridge" in self.values:
@@ -180,6 +193,7 @@ class NetworkReader:
         return ""
 
     def ra(self) -> Literal["slaac", "stateful", "off"]:
+        """Return the value of `ra`. The default is "slaac" with `dhcp` and an IPv6 subnet, else "off"."""
         given: Literal["slaac", "stateful", "off"] | None = self.values.get("ra")
         if given in (None, "off"):
             default = self.dhcp and self.subnet6 is not None and "ra" not in self.faulty
@@ -191,6 +205,7 @@ class NetworkReader:
         return given or "off"
 
     def domain(self) -> str:
+        """Return the DNS domain. With `dhcp` the default is NAME.internal; without `dhcp` it is empty."""
         if "domain" in self.values:
             return str(self.values["domain"])
         if not self.dhcp:
@@ -201,22 +216,23 @@ class NetworkReader:
         return default
 
     def check_subnets(self, network: Network) -> None:
+        """Report missing subnets, a second subnet of one IP version, and a prefix length that dnsmasq can't serve."""
         if not self.subnets and self.module.needs_subnets:
             self.missing("subnets", f"mode {self.mode} needs one")
         elif not self.subnets and self.dhcp:
             self.missing("subnets", "dhcp needs one")
         for i, subnet in enumerate(self.subnets):
-            found, place = shown(str(subnet)), self.place / "subnets" / i
+            value, place = shown(str(subnet)), self.place / "subnets" / i
             if subnet is not self.subnet4 and subnet is not self.subnet6:
                 text = f"a second IPv{subnet.version} subnet; a network has at most one of each IP version"
-                self.problems.append(place.problem(text, found=found))
+                self.problems.append(place.problem(text, found=value))
             elif subnet.version == 6 and network.dhcp and network.ra != "off" and subnet.prefixlen != _RA_PREFIX:
-                text = f'must be a /{_RA_PREFIX} for router advertisements, which ra = "off" does without'
-                self.problems.append(place.problem(text, found=found))
+                text = f'must be a /{_RA_PREFIX} unless ra = "off": router advertisements need this length'
+                self.problems.append(place.problem(text, found=value))
 
     def forwards(self, network: Network) -> tuple[tuple[Place, Forward], ...]:
-        """Return the forwarded ports of `network`, each where it stands."""
-        found = []
+        """Return the forwarded ports of `network` with their places."""
+        forwards = []
         for i, table in enumerate(self.values.get("forward", ())):
             place = self.place / "forward" / i
             values = read_table(place, table, FORWARD, self.problems)
@@ -229,8 +245,8 @@ class NetworkReader:
                     self.problems.append((place / "to").problem(reason, found=shown(table["to"])))
             if values.keys() == FORWARD.keys():
                 to, to_port = values["to"]
-                found.append((place, Forward(values["proto"], values["port"], to, to_port)))
-        return tuple(found)
+                forwards.append((place, Forward(values["proto"], values["port"], to, to_port)))
+        return tuple(forwards)
 
 
 def _listed(modes: Sequence[str]) -> str:

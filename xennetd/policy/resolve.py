@@ -1,9 +1,9 @@
-"""One vif's attachment: the policy, the vif as xenstore has it and the host's links in, an Attachment or an error out.
+"""The decision about one vif: from the policy, the vif in xenstore and the host's links to an Attachment or an error.
 
 Rule 1: whatever the vif and the host look like, the outcome is an Attachment or an XennetdError.
-Rule 2: a sentence names the guest's own vif and host objects only; what else there is to say goes into the detail.
-Rule 3: a rule that can't be evaluated is not passed over: the next one might let in what this one is to keep out.
-Rule 4: which words of policy apply is known even where a vif can't be attached by them.
+Rule 2: an error's sentence names the guest's own vif and host objects only. Everything else goes into its detail.
+Rule 3: a rule that can't be evaluated is never skipped. A later rule might admit a guest that this rule is to deny.
+Rule 4: the assignment is known even where the vif can't be attached.
 """
 
 from __future__ import annotations
@@ -28,29 +28,32 @@ from xennetd.policy.routed import NO_IPV6
 
 _STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
 
-# A backend's mode can only be told from the basename of its script.
+# Only the basename of a backend's script says which mode the backend is for.
 _SCRIPT_PREFIXES = ("vif-xennetd-", "vif-")
 _SCRIPT_MODES = frozenset({"openvswitch", *(module.script for module in MODES.values() if module.script is not None)})
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Policy's word on one vif. `assignment` is None where not even the rule that applies can be told."""
+    """The decision about one vif. `assignment` is None if it is unknown which rule applies (`first_match`)."""
 
     assignment: Assignment | None
     outcome: Attachment | XennetdError
     request: Request | None = None
 
     def keeps(self, link: Link, master: str | None) -> bool:
-        """Return whether a link, a port of `master`, is where this has it, as far as the link itself tells."""
+        """Return whether a link, a port of the bridge `master`, is in the place that policy assigns.
+
+        Only the link's own properties count (`ModeModule.keeps`), so this is known even where `outcome` is an error.
+        """
         request = self.request
         return request is not None and _module(request).keeps(request, link, master)
 
 
 def owned(policy: Policy, vif: Vif) -> bool:
-    """Return whether the vif is ours to configure or, in observe mode, to say what we would do with it.
+    """Return whether xennetd manages the vif or, in observe mode, reports how it would manage the vif.
 
-    In the place of `xl devd` we do what the stock scripts would, for nobody else runs them there.
+    In the place of `xl devd` xennetd also manages the vifs of stock scripts: no other program runs these scripts there.
     """
     script = _basename(vif.script)
     if script in _STOCK_SCRIPTS and (policy.daemon.mode == "observe" or policy.daemon.devd):
@@ -59,11 +62,11 @@ def owned(policy: Policy, vif: Vif) -> bool:
 
 
 def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Resolution:
-    """Return what the vif must be part of, or why that can't be.
+    """Return what the vif must be part of, or the error why it can't be attached.
 
-    The error is a GuestError for a faulty `vif=` line, Denied or PolicyError for what the configuration says, HostError
-    for what the host lacks or somebody else has. Its `waits_on` names the links, and the other things, whose change may
-    help.
+    The error is a GuestError for a faulty `vif=` line; Denied or PolicyError where the configuration must change;
+    HostError for an object that the host lacks, or that another guest has. Its `waits_on` names the links, and the
+    other things, whose change may help.
     """
     try:
         rule = first_match(policy.rules, vif)
@@ -85,7 +88,7 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
 
 
 def _module(request: Request) -> ModeModule:
-    """Return the module that decides: the network's mode, else the one that the vif's script asks for."""
+    """Return the module of the network's mode; without a network, of the mode that the vif's script selects."""
     if request.network is not None:
         return module_of(request.network)
     mode = _script_mode(request.vif.script)
@@ -110,7 +113,7 @@ def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Att
         warnings += without
     elif (mode := _script_mode(vif.script)) is not None and by_script(mode) is None:
         raise PolicyError(
-            f"script={_basename(vif.script)} asks for mode {mode}, which this xennetd does not know yet: "
+            f"script={_basename(vif.script)} asks for mode {mode}, which this xennetd does not support yet: "
             "use script=vif-xennetd and a bridge, or let a policy name a network"
         )
     attachment = module.attach(request, assignment)
@@ -119,26 +122,26 @@ def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Att
 
 
 def _without_ipv6(request: Request, network: Network) -> tuple[Request, tuple[str, ...]]:
-    """Return the request as this host can serve it, and what is left out of it: on a kernel without IPv6, that.
+    """Return the request without IPv6 if the kernel has none, and a warning about the addresses that it loses.
 
-    Raises HostError where nothing is left of the addresses that the guest is to have.
+    Raises HostError if the guest's addresses are all IPv6 ones, and PolicyError if the network's subnets are.
     """
     vif, rule = request.vif, request.rule
     if request.host.has_ipv6:
         return request, ()
     addresses = (*vif.ips, *(rule.ips if rule is not None else ()))
-    lost = [plain(ip_interface(each)) for each in addresses if each.version == 6]
+    lost = [plain(ip_interface(address)) for address in addresses if address.version == 6]
     if lost and len(lost) == len(addresses) and not network.dhcp:
         raise HostError(NO_IPV6, errno=EAFNOSUPPORT)
     if lost:
-        vif = replace(vif, ips=tuple(each for each in vif.ips if each.version == 4))
-        rule = replace(rule, ips=tuple(each for each in rule.ips if each.version == 4)) if rule is not None else None
+        vif = replace(vif, ips=tuple(ip for ip in vif.ips if ip.version == 4))
+        rule = replace(rule, ips=tuple(ip for ip in rule.ips if ip.version == 4)) if rule is not None else None
     warnings = (f"{', '.join(lost)} is left out: this host's kernel has no IPv6",) if lost else ()
     return replace(request, vif=vif, rule=rule, network=usable(network, request.host)), warnings
 
 
 def _script_mode(script: str) -> str | None:
-    """Return the mode that a hotplug script asks for by its name, None for one that leaves it open."""
+    """Return the mode that the name of a hotplug script selects, None if the name selects none."""
     name = _basename(script)
     for prefix in _SCRIPT_PREFIXES:
         if name.startswith(prefix):
@@ -148,7 +151,10 @@ def _script_mode(script: str) -> str | None:
 
 
 def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
-    """Return the rule that decides, None if no rule matches. Raises PolicyError if that can't be told."""
+    """Return the first rule that matches, None if no rule matches.
+
+    Raises PolicyError for a rule that can't be evaluated before one that matches.
+    """
     for rule in rules:
         match holds(rule.match, vif):
             case True:
@@ -162,9 +168,9 @@ def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
 
 
 def holds(match: Match, vif: Vif) -> bool | None:
-    """Return whether all conditions hold, None if that depends on a name or uuid that can't be read.
+    """Return whether all conditions hold, None if this depends on a name or uuid that can't be read.
 
-    A node that is absent counts as empty.
+    An absent node counts as an empty text.
     """
     possible = (
         match.devid in (None, vif.id.devid)
@@ -192,8 +198,8 @@ def _basename(script: str) -> str:
 
 
 def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:
-    """What the vif asks for and does not get: VLANs are not known yet, and some nodes are only for other modes."""
+    """Return warnings about settings of the vif that have no effect: its VLANs, and faulty nodes that are unused."""
     warnings = [f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in unused]
     if vif.vlan is not None:
-        warnings.append(f"vlan={visible(vif.vlan)} is not applied: this xennetd does not know VLANs yet")
+        warnings.append(f"vlan={visible(vif.vlan)} is not applied: this xennetd does not support VLANs yet")
     return tuple(warnings)

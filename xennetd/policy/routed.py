@@ -1,8 +1,8 @@
-"""Guests that are no bridge's ports: their gateway, the way on from the host, and what the host must have for them.
+"""Routed guests: their gateway, their uplink, and the host objects that they need.
 
-Where no network says otherwise, the vif's own nodes mean what the stock vif-route and vif-nat scripts make of them,
-made right: nothing is half-applied, several addresses and IPv6 are as good as one IPv4 address, and no guest can claim
-another's address.
+Without a network, the vif's own nodes mean what the stock vif-route and vif-nat scripts make of them, with the scripts'
+faults corrected: nothing is half-applied, several addresses and IPv6 work as one IPv4 address does, and no guest can
+claim the address of another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, ENODEV
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
-from xennetd.model.attachment import Assignment, Attachment, Name, segment
+from xennetd.model.attachment import Assignment, Attachment, segment
 from xennetd.model.configuration import Network
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
@@ -30,83 +30,90 @@ from xennetd.render.nft_ruleset import MASQUERADE4
 
 LINK_LOCAL4 = IPv4Interface("169.254.1.1/32")
 LINK_LOCAL6 = IPv6Interface("fe80::1/64")
-"""The gateway's addresses that are the same on every vif."""
+"""The link-local addresses of the gateway, the same on every vif."""
 
 NO_IPV6 = "the guest has an IPv6 address, and this host's kernel has no IPv6"
+"""The sentence of the error for such a guest."""
+
+DEFAULT_ROUTE = "default route"
+"""In an error's `waits_on`: any change of the host's default routes, instead of one link's name."""
 
 _MOST_PROXIED = 256
-"""Addresses of one prefix that the host answers for one by one."""
+"""The most addresses of a prefix. Every address needs a proxy neighbour entry of its own."""
 
 
 def attach(request: Request, assignment: Assignment) -> Attachment:
-    """Return the attachment of a guest that is routed to by its addresses."""
+    """Return the attachment of a guest that the host routes to.
+
+    Raises XennetdError if there is no uplink, or if the guest can't have one of its addresses.
+    """
     vif, network, host = request.vif, request.network, request.host
     uplink = uplink_of(vif, network, host)
     mac, warnings = guest_mac(request, segment(None, assignment.network))
-    found = guest_addresses(request)
-    placement = routing(mac, network, uplink, found, host)
-    kept, lost = uncontested(vif, found, request.others)
-    _check_host_addresses(found, host)
-    needed, said = _needs(network, uplink, kept, host)
+    addresses = guest_addresses(request)
+    placement = routing(mac, network, uplink, addresses, host)
+    kept, lost_warnings = uncontested(vif, addresses, request.others)
+    _check_host_addresses(addresses, host)
+    needs, needs_warnings = _needs(network, uplink, kept, host)
     names = guest_names(request, mac, None)
-    needed += network_needs(request, mac, None, found, names)
-    warnings += said
-    if not found:
+    needs += network_needs(request, mac, None, addresses, names)
+    warnings += needs_warnings
+    if not addresses:
         warnings.append("no ip= is given and no policy fixes an address: nothing is routed to this guest")
     if network is not None and network.dhcp and vif.vifname is not None:
-        warnings.append(f'dhcp serves interfaces named vif* only, and this one is "{vif.vifname}": set its addresses')
-    kept_only = without(placement, set(found) - set(kept))
-    granted, told = (*kept, *names), (*warnings, *_no_mac(found, mac), *lost)
-    return _attachment(request, assignment, kept_only, uplink, mac, found, granted, needed, told)
-
-
-def attach_stock_nat(request: Request, assignment: Assignment) -> Attachment:
-    """Return the attachment of a guest as the stock vif-nat script numbers it."""
-    vif, host = request.vif, request.host
-    uplink = uplink_of(vif, None, host)
-    mac, warnings = guest_mac(request, segment(None, None))
-    placement, found = stock_nat(vif, mac, uplink, host)
-    kept, lost = uncontested(vif, found, request.others)
-    _check_host_addresses(found, host)
-    kept_only = without(placement, set(found) - set(kept))
-    needed = _nat_needs(uplink, kept, host)
-    said = (*warnings, *_no_mac(found, mac), *lost)
-    return _attachment(request, assignment, kept_only, uplink, mac, found, kept, needed, said)
-
-
-def _attachment(
-    request: Request,
-    assignment: Assignment,
-    placement: Routed,
-    uplink: Link,
-    mac: str | None,
-    found: tuple[IPNetwork, ...],
-    granted: Collection[IPNetwork | Name],
-    needed: list[HostObject],
-    warnings: tuple[str, ...],
-) -> Attachment:
+        interface = f'this interface is named "{vif.vifname}"'
+        warnings.append(f"dhcp serves interfaces named vif* only, and {interface}: set the addresses within the guest")
     return Attachment(
-        vif=request.vif.id,
+        vif=vif.id,
         assignment=assignment,
-        placement=placement,
-        mtu=request.vif.mtu,
+        placement=without(placement, set(addresses) - set(kept)),
+        mtu=vif.mtu,
         mac=mac,
-        ips=found,
-        granted=frozenset(granted),
-        needs=(request.ruleset, *needed),
+        ips=addresses,
+        granted=frozenset((*kept, *names)),
+        needs=(request.ruleset, *needs),
         waits_on=frozenset({uplink.name, DEFAULT_ROUTE}),
-        warnings=warnings,
+        warnings=(*warnings, *_mac_warnings(addresses, mac), *lost_warnings),
     )
 
 
-def _no_mac(found: Collection[IPNetwork], mac: str | None) -> tuple[str, ...]:
-    if not found or mac is not None:
+def attach_stock_nat(request: Request, assignment: Assignment) -> Attachment:
+    """Return the attachment of a guest whose address the stock vif-nat script's numbering determines.
+
+    Raises XennetdError if there is no uplink, or if the guest can't have its address.
+    """
+    vif, host = request.vif, request.host
+    uplink = uplink_of(vif, None, host)
+    mac, warnings = guest_mac(request, segment(None, None))
+    placement, addresses = stock_nat(vif, mac, uplink, host)
+    kept, lost_warnings = uncontested(vif, addresses, request.others)
+    _check_host_addresses(addresses, host)
+    return Attachment(
+        vif=vif.id,
+        assignment=assignment,
+        placement=without(placement, set(addresses) - set(kept)),
+        mtu=vif.mtu,
+        mac=mac,
+        ips=addresses,
+        granted=frozenset(kept),
+        needs=(request.ruleset, *_nat_needs(uplink, kept, host)),
+        waits_on=frozenset({uplink.name, DEFAULT_ROUTE}),
+        warnings=(*warnings, *_mac_warnings(addresses, mac), *lost_warnings),
+    )
+
+
+def _mac_warnings(addresses: Collection[IPNetwork], mac: str | None) -> tuple[str, ...]:
+    if not addresses or mac is not None:
         return ()
-    return ("without a mac= no neighbour entry keeps others from answering for this guest's address",)
+    return ("without mac= no neighbour entry stops other guests from answering for this guest's address",)
 
 
 def uplink_of(vif: Vif, network: Network | None, host: HostView) -> Link:
-    """Return the link that leads on from the host: the network's, the vif's `gatewaydev`, or the default route's."""
+    """Return the link by which the guest's packets leave the host.
+
+    It is the network's `uplink`, else the vif's `gatewaydev`, else the link of the default route, IPv4 first. Raises
+    XennetdError if there is none, or if it does not exist.
+    """
     if network is not None and network.uplink is not None:
         name, remedy = network.uplink, f"correct network.{network.name}.uplink in xennetd's configuration"
     elif vif.gatewaydev is not None:
@@ -129,19 +136,16 @@ def uplink_of(vif: Vif, network: Network | None, host: HostView) -> Link:
     return link
 
 
-DEFAULT_ROUTE = "default route"
-"""In an error's `waits_on`: not a link's name, but any change of the host's default routes."""
-
-
 def routing(
-    mac: str | None, network: Network | None, uplink: Link, found: tuple[IPNetwork, ...], host: HostView
+    mac: str | None, network: Network | None, uplink: Link, destinations: tuple[IPNetwork, ...], host: HostView
 ) -> Routed:
-    """Return how a vif with the destinations `found` is reached.
+    """Return the placement of a guest to which `destinations` are routed.
 
-    Raises HostError where the host has no address to be its gateway's.
+    The gateway has the uplink's main addresses or, with `gateway = "link-local"`, a link-local one; for IPv6 always a
+    link-local one too. Raises HostError if the uplink has no IPv4 address for the gateway.
     """
-    ipv4 = any(each.version == 4 for each in found)
-    ipv6 = any(each.version == 6 for each in found)
+    ipv4 = any(destination.version == 4 for destination in destinations)
+    ipv6 = any(destination.version == 6 for destination in destinations)
     if ipv6 and not host.has_ipv6:
         raise HostError(NO_IPV6, errno=EAFNOSUPPORT)
     link_local = network is not None and network.gateway == "link-local"
@@ -161,19 +165,20 @@ def routing(
         main6 = _main_address(uplink, 6) if ipv6 else None
         gateways += [IPv6Interface(main6)] if main6 is not None else []
     gateways += [LINK_LOCAL6] if ipv6 else []
-    return _routing(mac, uplink, tuple(gateways), found, host)
+    return _routing(mac, uplink, tuple(gateways), destinations, host)
 
 
 def stock_nat(vif: Vif, mac: str | None, uplink: Link, host: HostView) -> tuple[Routed, tuple[IPNetwork, ...]]:
-    """Return the routing and destinations of a vif as the stock vif-nat script numbers them.
+    """Return the placement and the destinations of a guest as the stock vif-nat script numbers them.
 
-    The guest is 10.<domid / 256>.<domid % 256>.<devid + 1> unless ip= says otherwise. Its gateway's last octet is 127
-    more than its own, from 128 on 127 less: the stock script's sum overflows there.
+    Without ip= the guest has the address 10.<domid / 256>.<domid % 256>.<devid + 1>. The gateway's last octet is 127
+    more than the guest's if the latter is below 128, else 127 less: there the stock script's sum overflows. Raises
+    GuestError for an ip= that this numbering does not support.
     """
     if any(ip.version == 6 for ip in vif.ips):
         raise GuestError("this script translates IPv4 only: leave the IPv6 address out of ip=, or use another script")
     if len(vif.ips) > 1:
-        raise GuestError("this script knows one address: name one in ip=, or none")
+        raise GuestError("this script supports one address: name one in ip=, or none")
     if vif.ips:
         address = IPv4Address(int(vif.ips[0].ip))
     else:
@@ -185,82 +190,92 @@ def stock_nat(vif: Vif, mac: str | None, uplink: Link, host: HostView) -> tuple[
     if last in (0, 255):
         raise GuestError(f"ip {address}: its last octet must be 1 to 254")
     gateway = IPv4Interface(IPv4Address(int(address) + (127 if last < 128 else -127)))
-    found = (IPv4Network(address),)
-    return replace(_routing(mac, uplink, (gateway,), found, host), translated=True), found
+    destinations = (IPv4Network(address),)
+    return replace(_routing(mac, uplink, (gateway,), destinations, host), translated=True), destinations
 
 
 def _routing(
-    mac: str | None, uplink: Link, gateways: tuple[IPInterface, ...], found: tuple[IPNetwork, ...], host: HostView
+    mac: str | None,
+    uplink: Link,
+    gateways: tuple[IPInterface, ...],
+    destinations: tuple[IPNetwork, ...],
+    host: HostView,
 ) -> Routed:
-    hosts = [each.network_address for each in found if each.prefixlen == each.max_prefixlen]
     return Routed(
         uplink=uplink.name,
         gateways=gateways,
         source=next((gateway.ip for gateway in gateways if isinstance(gateway, IPv4Interface)), None),
-        destinations=found,
-        neighbours=frozenset(Neighbour(address, mac) for address in hosts) if mac is not None else frozenset(),
-        sysctls=guest_sysctls(host, ipv6=any(each.version == 6 for each in found)),
+        destinations=destinations,
+        neighbours=frozenset(Neighbour(ip, mac) for ip in _hosts(destinations)) if mac is not None else frozenset(),
+        sysctls=guest_sysctls(host, ipv6=any(destination.version == 6 for destination in destinations)),
     )
 
 
+def _hosts(destinations: Collection[IPNetwork]) -> list[IPAddress]:
+    """Return the single addresses among the destinations."""
+    return [ip.network_address for ip in destinations if ip.prefixlen == ip.max_prefixlen]
+
+
 def without(routing: Routed, lost: Collection[IPNetwork]) -> Routed:
-    """Return a routing without some of its destinations."""
+    """Return the placement `routing` without the destinations `lost` and their neighbour entries."""
     if not lost:
         return routing
-    kept = tuple(each for each in routing.destinations if each not in lost)
-    hosts = {each.network_address for each in lost if each.prefixlen == each.max_prefixlen}
-    neighbours = frozenset(each for each in routing.neighbours if each.address not in hosts)
+    kept = tuple(destination for destination in routing.destinations if destination not in lost)
+    hosts = set(_hosts(lost))
+    neighbours = frozenset(neighbour for neighbour in routing.neighbours if neighbour.address not in hosts)
     return replace(routing, destinations=kept, neighbours=neighbours)
 
 
 def _main_address(uplink: Link, version: int) -> IPAddress | None:
-    """Return the first address of a link that is good beyond it."""
-    return next((each.ip for each in uplink.addresses if each.version == version and not each.ip.is_link_local), None)
+    """Return the first address of a link that is not link-local."""
+    addresses = (own.ip for own in uplink.addresses if own.version == version)
+    return next((address for address in addresses if not address.is_link_local), None)
 
 
 def _needs(
-    network: Network | None, uplink: Link, found: tuple[IPNetwork, ...], host: HostView
+    network: Network | None, uplink: Link, destinations: tuple[IPNetwork, ...], host: HostView
 ) -> tuple[list[HostObject], list[str]]:
-    """Return what the host must have so that the destinations are reached through the uplink, and warnings."""
-    needed: list[HostObject] = []
+    """Return the host objects by which the destinations are reached through the uplink, and warnings."""
+    needs: list[HostObject] = []
     warnings: list[str] = []
-    versions = sorted({each.version for each in found})
+    versions = sorted({destination.version for destination in destinations})
     forwards = {version: forwarding(version, [uplink.name], host) for version in versions}
     for sysctls in forwards.values():
-        needed += sysctls
-    for each in found:
+        needs += sysctls
+    for destination in destinations:
         if network is not None and not network.proxy:
             continue
-        if network is None and not any(_within(each, own.network) for own in uplink.addresses):
-            continue  # Its router sends it here as it is.
-        if each.num_addresses > _MOST_PROXIED:
-            warnings.append(f"{each} is too large to be answered for on {uplink.name}: let a router send it here")
+        if network is None and not any(_within(destination, own.network) for own in uplink.addresses):
+            continue  # A destination outside of the uplink's subnets comes here by a route of its router.
+        if destination.num_addresses > _MOST_PROXIED:
+            limit = f"larger than {_MOST_PROXIED} addresses, so the host does not answer for it on {uplink.name}"
+            warnings.append(f"{destination} is {limit}: let a router send it here")
             continue
-        proxies = proxying(each.version, uplink.name, host)
-        needed += proxies
-        after = keys([*forwards[each.version], *proxies])
-        needed += [ProxyNeighbour(uplink.name, address, after) for address in each]
-    return needed, warnings
+        proxies = proxying(destination.version, uplink.name, host)
+        needs += proxies
+        after = keys([*forwards[destination.version], *proxies])
+        needs += [ProxyNeighbour(uplink.name, address, after) for address in destination]
+    return needs, warnings
 
 
-def _nat_needs(uplink: Link, found: tuple[IPNetwork, ...], host: HostView) -> list[HostObject]:
-    """Return what the host must have so that the destinations go out under the uplink's address."""
-    # By the uplink's index: a guest's packets leave under its address whatever it is called.
-    elements = [SetElement(MASQUERADE4, (str(each.network_address), str(uplink.index))) for each in found]
+def _nat_needs(uplink: Link, destinations: tuple[IPNetwork, ...], host: HostView) -> list[HostObject]:
+    """Return the host objects by which packets from the guest leave under the uplink's address."""
+    # The set holds the uplink's index, not its name: so translation goes on when the uplink is renamed.
+    elements = [SetElement(MASQUERADE4, (str(ip.network_address), str(uplink.index))) for ip in destinations]
     settings: list[Sysctl] = forwarding(4, [uplink.name], host)
     return [*elements, *settings]
 
 
-def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
-    """A guest can't have an address of the host's own, nor its router's."""
-    for each in found:
-        owner = host.owner(each)
+def _check_host_addresses(destinations: Sequence[IPNetwork], host: HostView) -> None:
+    """Raise HostError if a destination holds an address of the host or of the host's router."""
+    for destination in destinations:
+        owner = host.owner(destination)
         if owner is not None:
-            sentence = f"address {each.network_address} is the host's own"
+            sentence = f"address {destination.network_address} is the host's own"
             detail = f"{sentence}, on {owner.name}"
-            guests = owner.group == GUEST_GROUP  # its name is not this guest's business
+            guests = owner.group == GUEST_GROUP  # The sentence must not name another guest's link.
             raise HostError(sentence if guests else detail, detail=detail, waits_on=frozenset({owner.name}))
-        router = host.router(each)
+        router = host.router(destination)
         if router is not None:
             raise HostError(
                 f"address {router} is that of the host's router, to which its default route leads: use another in ip=",
@@ -268,5 +283,6 @@ def _check_host_addresses(found: Sequence[IPNetwork], host: HostView) -> None:
             )
 
 
-def _within(each: IPNetwork, network: IPNetwork) -> bool:
-    return each.version == network.version and each.network_address in network and each.broadcast_address in network
+def _within(destination: IPNetwork, network: IPNetwork) -> bool:
+    addresses = (destination.network_address, destination.broadcast_address)
+    return destination.version == network.version and all(address in network for address in addresses)

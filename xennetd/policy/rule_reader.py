@@ -1,4 +1,4 @@
-"""One `[[policy]]` table to a rule whose network is still a name."""
+"""From one `[[policy]]` table to a rule. The rule's network is still a name: it may stand in a file read later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xennetd.model.ip import IPAddress
 
 @dataclass(frozen=True, slots=True)
 class RuleDraft:
-    """A rule and where it stands."""
+    """A rule as it was read, and its place. `network` is a name; it is not known yet whether the network exists."""
 
     place: Place
     name: str
@@ -27,19 +27,19 @@ class RuleDraft:
 
 
 def read_rule(place: Place, default_name: str, table: dict[str, Any], problems: list[Problem]) -> RuleDraft:
-    """Return the rule that `table` describes. What is faulty is left out after it was reported."""
+    """Return the rule that `table` describes. Faulty values are added to `problems` and left out."""
     values = read_table(place, table, RULE, problems)
     match = read_table(place / "match", values.get("match", {}), MATCH, problems)
     for key in ("uuid", "mac"):
         if key in match:
             match[key] = match[key].lower()
     if ("network" in table) == ("deny" in table):
-        wrong = "has both network and deny" if "deny" in table else "lacks network or deny"
-        problems.append(place.problem(f"{wrong}; a policy needs exactly one of them"))
+        fault = "has both network and deny" if "deny" in table else "lacks network or deny"
+        problems.append(place.problem(f"{fault}; a policy needs exactly one of them"))
     elif "deny" in table:
         for key in ("ip", "mac", *(key for key, field in RULE.items() if field.port_flag)):
             if key in table:
-                problems.append((place / key).problem("a vif that is denied has none; it belongs to network"))
+                problems.append((place / key).problem("not with deny; this key needs network"))
     return RuleDraft(
         place,
         values.get("name", default_name),

@@ -105,7 +105,7 @@ class FakeDaemon:
     def check(self) -> tuple[list[str], list[str]]:
         if self.bug is not None:
             raise self.bug
-        return self.problems, ["no policy leads to lan"]
+        return self.problems, ["no policy uses lan"]
 
     def retry(self, vif: VifId) -> str | None:
         return self._do("retry", vif)

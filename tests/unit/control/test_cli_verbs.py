@@ -234,10 +234,10 @@ def test_an_error_nobody_knows_is_still_a_sentence(run: Run, path: str) -> None:
 
 
 def test_check_asks_the_daemon(served: Served, run: Run) -> None:
-    assert run("check") == (0, "note: no policy leads to lan\nThe configuration is valid.\n", "")
+    assert run("check") == (0, "note: no policy uses lan\nThe configuration is valid.\n", "")
     served.daemon.problems = ["a: b"]
-    assert run("check") == (1, "problem: a: b\nnote: no policy leads to lan\n", "")
-    assert json.loads(run("check", "--json")[1]) == {"problems": ["a: b"], "notes": ["no policy leads to lan"]}
+    assert run("check") == (1, "problem: a: b\nnote: no policy uses lan\n", "")
+    assert json.loads(run("check", "--json")[1]) == {"problems": ["a: b"], "notes": ["no policy uses lan"]}
 
 
 def test_check_of_a_file_needs_no_daemon(run: Run, tmp_path: Path) -> None:

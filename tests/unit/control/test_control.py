@@ -43,7 +43,7 @@ def test_asyncvarlinks_own_client_understands_everything(path: str) -> None:
             shown = await client.Show(vif="vif7.0")
             assert shown["vif"] == daemon.rows[1]
             assert [(event.event, event.time) for event in shown["events"]] == [("attach", 1.5)]
-            assert await client.Check() == {"problems": [], "notes": ["no policy leads to lan"]}
+            assert await client.Check() == {"problems": [], "notes": ["no policy uses lan"]}
             assert await client.Reload() == {}
             assert (await client.Retry(vif="7.0"))["vif"] == "vif7.0"
             assert (await client.Pin(vif="web-1"))["vif"] == "vif3.0"

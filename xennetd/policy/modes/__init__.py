@@ -1,4 +1,4 @@
-"""The modes of networks, a module each. This is the one place where they are registered."""
+"""The modes of networks. Every mode is a module of this package, and this file alone registers them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MODES: dict[str, ModeModule] = {
 
 
 def module_of(network: Network) -> ModeModule:
-    """Return the module of a network's mode."""
+    """Return the module of the network's mode."""
     return MODES[network.mode.name]
 
 
 def by_script(suffix: str) -> ModeModule | None:
-    """Return the mode that a hotplug script with this suffix asks for (`route` of `vif-route`)."""
+    """Return the mode that a hotplug script with this suffix (`route` of `vif-route`) selects, None if it has none."""
     return next((module for module in MODES.values() if module.script == suffix), None)
 
 
 def keys_of(mode: Mode | None = None) -> Fields:
-    """Return the keys of a network of this mode, or of any."""
+    """Return the keys of a network of this mode; without `mode`, the keys of all modes."""
     modules = MODES.values() if mode is None else (MODES[mode.name],)
     return {key: field for module in modules for key, field in module.keys.items()}
 
 
 def modes_with(key: str) -> tuple[str, ...]:
-    """Return the names of the modes whose networks know a key."""
+    """Return the names of the modes whose networks can have the key."""
     return tuple(name for name, module in MODES.items() if key in module.keys)

@@ -1,4 +1,4 @@
-"""Mode bridge: guests are ports of a bridge that exists. With no network it is what the stock vif-bridge does."""
+"""Mode bridge: guests are ports of an existing bridge. Without a network it does what the stock vif-bridge does."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ BRIDGE = Mode("bridge")
 
 
 class BridgeMode(ModeModule):
-    """Guests on a bridge of the administrator's."""
+    """Guests are ports of a bridge that an administrator has made."""
 
     mode = BRIDGE
     keys = keys("bridge")
 
     def attach(self, request: Request, assignment: Assignment) -> Attachment:
+        """Return a port of the network's bridge, or of the bridge that the vif's own nodes select."""
         return bridged.attach(request, assignment)
 
     def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+        """Return whether `master` is that bridge."""
         return bridged.keeps(request, link, master)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
+        """Return the nodes about layer 3, and `vlan`, which is not supported yet."""
         return frozenset({"gatewaydev", "ip", "vlan"})
 
     def bridge(self, request: Request) -> str | None:
+        """Return the name of the network's bridge, or the vif's `bridge` node."""
         return request.network.bridge if request.network is not None else request.vif.bridge
 
     def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
+        """Yield a sentence if the bridge does not exist. It may appear later, so this is no error."""
         if host.bridges is not None and network.bridge not in host.bridges:
             yield f'bridge "{network.bridge}" does not exist now'

@@ -1,4 +1,4 @@
-"""Mode isolated: guests and the host on a bridge of their own; no frame and no packet leaves it."""
+"""Mode isolated: guests and the host are on the network's own bridge. No frame and no packet leaves this bridge."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ ISOLATED = Mode("isolated", own_bridge=True, way_out=False)
 
 
 class IsolatedMode(ModeModule):
-    """Guests on a bridge of ours that leads nowhere."""
+    """Guests are ports of the network's own bridge, which has no uplink."""
 
     mode = ISOLATED
     keys = keys("bridge", "subnets", "dhcp", "ra", "domain")
 
     def attach(self, request: Request, assignment: Assignment) -> Attachment:
+        """Return a port of the network's own bridge."""
         return bridged.attach(request, assignment)
 
     def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+        """Return whether `master` is the network's own bridge."""
         return bridged.keeps(request, link, master)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
+        """Return `gatewaydev`, since nothing leaves the bridge, and `vlan`, which is not supported yet."""
         return frozenset({"gatewaydev", "vlan"})
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
+        """Return the bridge, its addresses and its dnsmasq, and the sysctls that forbid forwarding from it."""
         return [*bridge_objects(network, host), *closed(network.bridge, host)]
 
     def firewall(self, network: Network) -> NetworkRules:
-        """A guest knows the host by its gateway's address alone."""
+        """Return the rules. Guests reach the host at the gateways' addresses only, and nothing is forwarded."""
         bridge = f'"{network.bridge}"'
         arriving = f"iifname {bridge} fib daddr type local"
         gateway4 = f" ip daddr != {network.gateway4.ip}" if network.gateway4 is not None else ""

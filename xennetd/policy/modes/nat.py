@@ -1,4 +1,7 @@
-"""Mode nat: guests behind the host's address, on a bridge of their own. Without a network it is the stock vif-nat."""
+"""Mode nat: guests on the network's own bridge, whose addresses are translated to the host's on the way out.
+
+Without a network it does what the stock vif-nat script does: guests are routed, and numbered by domid and devid.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ NAT = Mode("nat", own_bridge=True)
 
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")
 _NOT_ON_A_BRIDGE = ("proxy_arp", "accept_ra", "disable_ipv6")
-"""Of a routed guest's settings, those that a bridge of ours does without or has otherwise."""
+"""The sysctls of a routed guest's link that the network's own bridge does not need, or has other values of."""
 
 
 class NatMode(ModeModule):
-    """Guests on a bridge of ours, or routed ones that the stock script numbers, translated on the way out."""
+    """Guests leave the host under the host's address, or under a prefix of the network's (`nptv6`)."""
 
     mode = NAT
     keys = keys("bridge", "subnets", "uplink", "dhcp", "ra", "domain", "nat66", "nptv6", "forward")
@@ -35,19 +38,26 @@ class NatMode(ModeModule):
     needs_subnets = True
 
     def attach(self, request: Request, assignment: Assignment) -> Attachment:
+        """Return a port of the network's own bridge; without a network, the stock script's routing."""
         if request.network is None:
             return routed.attach_stock_nat(request, assignment)
         return bridged.attach(request, assignment)
 
     def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+        """Return whether `master` is the network's own bridge; without a network, whether the link is routed."""
         if request.network is None:
             return Routed.serves(link)
         return bridged.keeps(request, link, master)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
+        """Return `gatewaydev` with a network, `bridge` without one, and `vlan`, which is not supported yet."""
         return frozenset({"bridge" if network is None else "gatewaydev", "vlan"})
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
+        """Return the bridge with its addresses and dnsmasq, the sysctls for forwarding, and the forwarded ports.
+
+        Ports that are forwarded to a VM's name are needs of that VM's vif (`policy.guests`).
+        """
         bridge = [
             Sysctl(version, network.bridge, setting, value)
             for version, setting, value in guest_sysctls(host, ipv6=network.subnet6 is not None)
@@ -58,15 +68,17 @@ class NatMode(ModeModule):
             link = host.link(network.uplink) if network.uplink is not None else host.default_uplink(subnet.version)
             if link is not None:
                 way_out += forwarding(subnet.version, [link.name], host)
-        ports = [forward_element(each, each.to) for each in network.forwards if not isinstance(each.to, str)]
+        ports = [forward_element(port, port.to) for port in network.forwards if not isinstance(port.to, str)]
         return [*bridge_objects(network, host), *bridge, *way_out, *ports]
 
     def firewall(self, network: Network) -> NetworkRules:
+        """Return the rules. Guests may open connections by the uplink; others reach guests by forwarded ports only."""
         bridge = f'"{network.bridge}"'
         out = f'oifname "{network.uplink}" ' if network.uplink else ""
         unrouted: tuple[str, ...] = ()
         if network.nptv6 is not None:
-            # Answers have their guest's address again by now. The rest would go back to the router, and so on.
+            # Answers to guests have the guest's address again at this point. Other packets to the outside prefix would
+            # be routed back to the router, which would return them, until their hop limit is used up.
             unrouted = (f"{NOT_OURS} ip6 daddr {network.nptv6} drop",)
         subnets = (f"{FAMILY[subnet.version]} saddr {subnet}" for subnet in network.subnets)
         return NetworkRules(
@@ -87,8 +99,9 @@ class NatMode(ModeModule):
         )
 
     def check(self, reader: NetworkReader, network: Network) -> None:
+        """Report nat66 and nptv6 together, without an IPv6 subnet, or with a prefix of another length."""
         if network.nat66 and network.nptv6 is not None:
-            reader.wrong("nptv6", "there is nat66 = true already; a network has at most one of them")
+            reader.wrong("nptv6", "not together with nat66 = true; a network has at most one of the two")
         if "subnets" in reader.faulty:
             return
         if network.nat66 and network.subnet6 is None:
@@ -101,9 +114,11 @@ class NatMode(ModeModule):
                 reader.wrong("nptv6", f"must be a /{length} as the subnet is", found=shown(str(network.nptv6)))
 
     def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
+        """Yield a sentence if the guests' IPv6 addresses are unique local ones that nothing translates."""
         local = network.subnet6 is not None and network.subnet6.subnet_of(_UNIQUE_LOCAL)
         if local and network.nptv6 is None and not network.nat66:
-            yield f"guests have no IPv6 to the outside: {network.subnet6} is local, and neither nptv6 nor nat66 is set"
+            reason = f"{network.subnet6} is unique local, and neither nptv6 nor nat66 is set"
+            yield f"guests can't reach the outside by IPv6: {reason}"
 
 
 def _translated(network: Network) -> Iterator[str]:
@@ -115,5 +130,6 @@ def _translated(network: Network) -> Iterator[str]:
             yield f"{source} {out} masquerade"
         elif network.nptv6 is not None:
             yield f"{source} {out} snat ip6 prefix to {network.nptv6}"
-        # A guest that asks for the host's own address and is sent to its neighbour must get the answer from us.
+        # A guest that connects to a forwarded port at the host's address reaches another guest of its own bridge. The
+        # answer must come back by the host, or else the first guest would get it from an address that it did not ask.
         yield f"{source} oifname {bridge} ct status dnat masquerade"

@@ -1,4 +1,7 @@
-"""Mode route: no bridge; a host route for each address of a guest. Without a network it is the stock vif-route."""
+"""Mode route: guests have no bridge; the host has a route to every address of a guest.
+
+Without a network it does what the stock vif-route script does.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,21 @@ ROUTE = Mode("route", routed=True)
 
 
 class RouteMode(ModeModule):
-    """Guests that the host routes to."""
+    """The host routes to its guests."""
 
     mode = ROUTE
     keys = keys("subnets", "uplink", "dhcp", "ra", "domain", "gateway", "proxy")
     script = "route"
 
     def attach(self, request: Request, assignment: Assignment) -> Attachment:
+        """Return the routing to the guest's addresses."""
         return routed.attach(request, assignment)
 
     def keeps(self, request: Request, link: Link, master: str | None) -> bool:
-        """What is routed to the link must be the network's, lest a guest stays where another network has been."""
+        """Return whether the link is routed and all its routes are within the network's subnets.
+
+        Routes outside of them belong to the network that the guest was in before.
+        """
         network = request.network
         if not Routed.serves(link):
             return False
@@ -39,28 +46,29 @@ class RouteMode(ModeModule):
         return all(_within(route.destination, network) for route in link.routes)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
+        """Return `bridge`, and `vlan`, which is not supported yet."""
         return frozenset({"bridge", "vlan"})
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
-        """Return the link without ports whose addresses dnsmasq serves routed guests by."""
+        """Return the served link (`Network.served_link`) with its addresses and dnsmasq; nothing without `dhcp`."""
         if not network.dhcp:
             return []
         name = network.served_link
         addresses = dnsmasq_files.unported_addresses(network)
-        found: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
-        if any(each.version == 6 for each in addresses):
-            found.append(Sysctl(6, name, "disable_ipv6", 0))
-        return [*found, *(HostAddress(name, each) for each in addresses), *dhcp_objects(network)]
+        objects: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
+        if any(address.version == 6 for address in addresses):
+            objects.append(Sysctl(6, name, "disable_ipv6", 0))
+        return [*objects, *(HostAddress(name, address) for address in addresses), *dhcp_objects(network)]
 
     def firewall(self, network: Network) -> NetworkRules:
-        """A dnsmasq of routed guests listens on an address, which can be reached from anywhere."""
+        """Return the rules that keep others than guests from dnsmasq's DNS, which listens on a routable address."""
         if not network.dhcp:
             return NetworkRules()
-        served = (f"{FAMILY[gateway.version]} daddr {gateway.ip}" for gateway in network.gateways)
+        destinations = (f"{FAMILY[gateway.version]} daddr {gateway.ip}" for gateway in network.gateways)
         return NetworkRules(
             arriving=tuple(
-                f'iifgroup != {GUEST_GROUP} iifname != "lo" {each} meta l4proto {{ tcp, udp }} th dport 53 drop'
-                for each in served
+                f'iifgroup != {GUEST_GROUP} iifname != "lo" {destination} meta l4proto {{ tcp, udp }} th dport 53 drop'
+                for destination in destinations
             )
         )
 
