@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xennetd.daemon.reconcile.registry import GuestRegistry
@@ -18,7 +18,7 @@ class TableHost:
     `ways_out` names the default routes' links by IP version, `routers` are where these routes lead to.
     """
 
-    links: tuple[Link, ...] = ()
+    links: Sequence[Link] = ()
     settings: Mapping[tuple[int, str, str], int] = field(default_factory=dict)
     ways_out: Mapping[int, str] = field(default_factory=dict)
     routers: tuple[IPAddress, ...] = ()

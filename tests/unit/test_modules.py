@@ -1,0 +1,49 @@
+"""The modules of xennetd among themselves: each has a name of its own, and each can be imported first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+
+import grimp
+import pytest
+
+SAME_NAME = {"client", "text"}
+"""Names that two modules still share; none may be added."""
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("xennetd", cache_dir=None)
+
+
+def is_package(graph: grimp.ImportGraph, module: str) -> bool:
+    return bool(graph.find_children(module))
+
+
+def test_no_two_modules_have_one_name(graph: grimp.ImportGraph) -> None:
+    named: dict[str, list[str]] = defaultdict(list)
+    for module in graph.modules:
+        if not is_package(graph, module):
+            named[module.rpartition(".")[2]].append(module)
+    twice = {name: sorted(modules) for name, modules in named.items() if len(modules) > 1 and name != "main"}
+    assert twice.keys() == SAME_NAME, twice
+
+
+def test_no_module_needs_itself_to_be_imported(graph: grimp.ImportGraph) -> None:
+    """An import of a module is one of the packages that it is in, too, but for those that the importer is in itself."""
+    needs: dict[str, set[str]] = {module: set() for module in graph.modules}
+    for module, needed in needs.items():
+        around = {module, *packages(module)}
+        for imported in graph.find_modules_directly_imported_by(module):
+            needed |= {imported, *packages(imported)} - around
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(" is imported by ".join(error.args[1]), pytrace=False)
+
+
+def packages(module: str) -> set[str]:
+    """Return the packages that a module is in."""
+    parts = module.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts))}
