@@ -6,16 +6,12 @@ from collections.abc import Callable, Mapping
 
 from tests.golden.change import Book, Change
 from tests.golden.defects import (
-    ADDRESS_KEPT,
     FILTERS_FIRST,
     HANDED_OVER,
     LEFT_BEHIND,
-    PREFIX_LENGTH,
     ROUTE_GAP,
-    RULESET_KEPT,
     RULESET_OF_AN_ERROR,
     SETTINGS_KEPT,
-    UNCLAIMED,
 )
 from tests.golden.examples import EXAMPLES, Example
 
@@ -92,8 +88,7 @@ def nat(book: Book) -> None:
     with book.known(FILTERS_FIRST, LEFT_BEHIND):
         book.remove_network("lab")
     book.policy("jump host", "ip", ["10.77.0.6"], None)
-    with book.known(ADDRESS_KEPT):
-        book.policy("jump host", "match.vm", "db-1", also=("web-1", "db-1"))
+    book.policy("jump host", "match.vm", "db-1", also=("web-1", "db-1"))
     book.policy("jump host", "match.vm", None, also=("web-1", "db-1"))
     book.policy("jump host", "match.devid", 1, None)
     book.policy("jump host", "isolated", True)
@@ -114,7 +109,7 @@ def dual_stack(book: Book) -> None:
     four, six = "10.77.0.0/24", "fd77:0:0:1::/64"
     with book.known(SETTINGS_KEPT):
         book.networks("lab", {"mode": "isolated", **dict.fromkeys(("uplink", "nptv6", "forward"))})
-    with book.known(FILTERS_FIRST, SETTINGS_KEPT, PREFIX_LENGTH):
+    with book.known(FILTERS_FIRST, SETTINGS_KEPT):
         book.networks("lab", {"mode": "route", **dict.fromkeys(("nptv6", "forward"))})
     with book.known(FILTERS_FIRST):
         book.network("lab", "bridge", "lab0")
@@ -127,15 +122,13 @@ def dual_stack(book: Book) -> None:
     book.network("lab", "nptv6", "2001:db8:78:1::/64", None)
     book.networks("lab", {"nptv6": None, "nat66": True})
     book.network("lab", "forward", [{**web, "port": 8443}], None, only=("web-1",))
-    with book.known(UNCLAIMED):
-        book.network("lab", "forward", [{**web, "to": "[fd77:0:0:1::80]:443"}], only=("web-1",))
+    book.network("lab", "forward", [{**web, "to": "[fd77:0:0:1::80]:443"}], only=("web-1",))
     with book.known(HANDED_OVER):
         book.network("lab", "forward", [{**web, "to": "db-1:443"}], only=("web-1", "db-1"))
     book.rename("lab", "office")
     book.remove_network("lab")
     book.policy("web server", "ip", ["10.77.0.81", "fd77:0:0:1::80"], ["10.77.0.80"], ["fd77:0:0:1::80"], None)
-    with book.known(ADDRESS_KEPT):
-        book.policy("web server", "match.vm", "db-1", also=("db-1",))
+    book.policy("web server", "match.vm", "db-1", also=("db-1",))
     book.policy("web server", "match.devid", 1, None)
     book.outcome("web server", deny="no web")
     book.remove_policy("web server")
@@ -147,21 +140,20 @@ def dual_stack(book: Book) -> None:
 
 def isolated(book: Book) -> None:
     wired = {"mode": "bridge", "bridge": "xenbr0"}
-    with book.known(RULESET_KEPT):
-        book.networks("storage", {"mode": "nat"})
-        book.networks("storage", {**wired, "subnets": None, "dhcp": None})
-        book.network("storage", "subnets", [SUBNETS4], ["10.78.0.0/24", SUBNETS6], [SUBNETS6])
-        book.networks("storage", {"subnets": None, "dhcp": None})
-        book.networks("wire", {"mode": "nat", "subnets": [SUBNETS4]})
-        book.network("wire", "subnets", [SUBNETS4])
-        book.networks("wire", {"subnets": [SUBNETS4], "dhcp": True})
-    with book.known(FILTERS_FIRST, RULESET_KEPT):
+    book.networks("storage", {"mode": "nat"})
+    book.networks("storage", {**wired, "subnets": None, "dhcp": None})
+    book.network("storage", "subnets", [SUBNETS4], ["10.78.0.0/24", SUBNETS6], [SUBNETS6])
+    book.networks("storage", {"subnets": None, "dhcp": None})
+    book.networks("wire", {"mode": "nat", "subnets": [SUBNETS4]})
+    book.network("wire", "subnets", [SUBNETS4])
+    book.networks("wire", {"subnets": [SUBNETS4], "dhcp": True})
+    with book.known(FILTERS_FIRST, SETTINGS_KEPT):
         book.networks("storage", {"mode": "route"})
+    with book.known(FILTERS_FIRST):
         book.network("storage", "bridge", "store0")
         book.rename_with_what_follows("storage", "disks")
         book.networks("wire", wired)
         book.network("wire", "bridge", "wire0")
-    with book.known(FILTERS_FIRST):
         book.rename_with_what_follows("wire", "cable")
         book.remove_network("storage")
         book.remove_network("wire")
@@ -187,8 +179,7 @@ def isolated(book: Book) -> None:
 
 def route_link_local(book: Book) -> None:
     four, six = "198.51.100.0/26", "2001:db8:5::/64"
-    with book.known(UNCLAIMED):
-        book.networks("edge", {"mode": "nat", "gateway": None})
+    book.networks("edge", {"mode": "nat", "gateway": None})
     book.networks("edge", {"mode": "isolated", "gateway": None})
     book.network("edge", "subnets", [six, four], ["198.51.100.0/25", six], None)
     book.network("edge", "uplink", "eth0", "eth1", "eth9")
@@ -212,8 +203,7 @@ def route_link_local(book: Book) -> None:
 def route(book: Book) -> None:
     moved = {"mail server": ["10.99.0.25"]}
     book.networks("public", {"mode": "isolated", "subnets": [SUBNETS4], "uplink": None, "proxy": None}, ips=moved)
-    with book.known(UNCLAIMED):
-        book.networks("public", {"mode": "nat", "subnets": [SUBNETS4], "proxy": None}, ips=moved)
+    book.networks("public", {"mode": "nat", "subnets": [SUBNETS4], "proxy": None}, ips=moved)
     book.networks("public", {"subnets": [SUBNETS4]}, ips=moved)
     book.network("public", "subnets", ["192.0.2.16/28", SUBNETS6], None)
     with book.known(ROUTE_GAP):

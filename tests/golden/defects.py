@@ -23,10 +23,6 @@ class Defect:
 
 _NOT_AS_AFTER_A_START = r"^not (as|there) after a start: "
 
-RULESET_KEPT = Defect(
-    "a network without a Step of its own goes on wanting the old ruleset, and refuses the new one to another network",
-    rf"network \"\w+\" and `nft table .* for network|{_NOT_AS_AFTER_A_START}|was taken down in between$",
-)
 RULESET_OF_AN_ERROR = Defect(
     "a guest in error goes on wanting the old ruleset, and refuses the new one to its network",
     r"network \"\w+\" and `nft table .* for vif",
@@ -39,10 +35,6 @@ LEFT_BEHIND = Defect(
     "a guest without bridge= stays in the bridge of a network to which no policy leads it any more",
     r"is removed while vif|^still to be done: ip link set dev vif\S+ down$|, to which no policy leads it$",
 )
-UNCLAIMED = Defect(
-    "what guests needed before and their network needs now is taken away in between",
-    r"^removed and made again: (sysctl|element) ",
-)
 HANDED_OVER = Defect(
     "what goes from one guest to another is taken away in between",
     r"^removed and made again: (element|proxy) ",
@@ -51,15 +43,7 @@ ROUTE_GAP = Defect(
     "a route is taken away before it is there with another source",
     r"^removed and made again: the route to ",
 )
-ADDRESS_KEPT = Defect(
-    "a guest keeps the address that a policy fixes for another guest now, as if it had been allocated",
-    r"^not so after a start: .* is vif\S+ of \S+ already$",
-)
 SETTINGS_KEPT = Defect(
     "the settings of a bridge that stays are said to be removed, and stay",
     rf"{_NOT_AS_AFTER_A_START}sysctl ",
-)
-PREFIX_LENGTH = Defect(
-    "an IPv6 address that gets another prefix length is lost until another look: the kernel does not take it again",
-    rf"^still to be done: ip addr add |{_NOT_AS_AFTER_A_START}link ",
 )

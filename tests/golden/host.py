@@ -225,9 +225,9 @@ class SimulatedHost:
                 link = self._bridge(wanted.link)
                 if link is None:
                     raise HostError(f"{wanted.describe()}: there is no such bridge", errno=errno.ENODEV)
-                # The kernel takes an IPv6 address once, whatever the length of its prefix (ipv6_chk_same_addr()).
-                if wanted.address.version == 4 or wanted.address.ip not in [each.ip for each in link.addresses]:
-                    self.put(replace(link, addresses=(*link.addresses, wanted.address)))
+                # A link has an IPv6 address once, so the adapter removes it first if its prefix has another length.
+                kept = [each for each in link.addresses if wanted.address.version == 4 or each.ip != wanted.address.ip]
+                self.put(replace(link, addresses=(*kept, wanted.address)))
             case _:
                 if isinstance(wanted, Ruleset):
                     self._check_filters(wanted)

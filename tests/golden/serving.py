@@ -71,10 +71,16 @@ class RecordingHostState(HostState):
         """Return the Step that was planned, of one that is being done."""
         return self._planned.get(step.object.key, step)
 
-    async def ensure(self, owner: Owner, steps: Collection[HostStep], domain: str | None = None) -> None:
+    async def ensure(
+        self,
+        owner: Owner,
+        steps: Collection[HostStep],
+        domain: str | None = None,
+        wanted: Collection[HostObject] = (),
+    ) -> None:
         self.owner = owner
         self._planned = {step.object.key: step for step in steps}
-        await super().ensure(owner, steps, domain)
+        await super().ensure(owner, steps, domain, wanted)
         self._planned = {}
 
     async def settle(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> frozenset[str]:

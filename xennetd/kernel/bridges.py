@@ -13,6 +13,7 @@ from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import Ack
 from xennetd.kernel.refused import refused
 from xennetd.model.errors import HostError
+from xennetd.model.ip import IPInterface
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import HostAddress, ManagedBridge
@@ -100,6 +101,8 @@ class HostAddresses:
                 )
             if host_address.address not in link.addresses:
                 self._links.mark_addresses_stale(link.index)
+                for other in _other_prefix_lengths(host_address.address, link):
+                    self._ask(rtnl_ip.delete_address, link.index, other)
                 ack = self._ask(rtnl_ip.add_address, link.index, host_address.address)
                 if ack.errno not in (0, errno.EEXIST):
                     raise refused(host_address, ack)
@@ -120,6 +123,15 @@ class HostAddresses:
 
 def _bridge(link: Link) -> ManagedBridge:
     return ManagedBridge(link.name, link.address, link.up)
+
+
+def _other_prefix_lengths(address: IPInterface, link: Link) -> list[IPInterface]:
+    """Return the same IPv6 address with other prefix lengths, as the link has it.
+
+    A link has an IPv6 address only once (ipv6_chk_same_addr() in net/ipv6/addrconf.c): the kernel refuses a second one
+    with EEXIST, and no request changes the length of the first.
+    """
+    return [other for other in link.addresses if address.version == 6 and other.ip == address.ip]
 
 
 def _is_ours(link: Link) -> bool:

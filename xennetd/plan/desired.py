@@ -18,6 +18,7 @@ Owner = VifId | str
 """A vif, or the name of a network."""
 
 _NOTHING: Mapping[Key, HostObject] = {}
+_NO_POLICIES: Mapping[Key, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,12 @@ class Conflict:
 class _Claim:
     """The objects that one owner wants. `domain` is the UUID of a vif's domain.
 
-    `policy` is the number of the policy that the owner was evaluated under.
+    `policies` gives for each object the number of the last policy under which the owner wanted it.
     """
 
     objects: Mapping[Key, HostObject]
+    policies: Mapping[Key, int]
     domain: str | None
-    policy: int
 
 
 class DesiredState:
@@ -76,7 +77,7 @@ class DesiredState:
         if self.of(owner).get(wanted.key) != wanted:
             return False
         other, has = next(reversed(self._owners[wanted.key].items()))
-        return has != wanted and self._claims[other].policy == self._policy
+        return has != wanted and self._claims[other].policies[wanted.key] == self._policy
 
     def conflict(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> Conflict | None:
         """Return the conflict that keeps an owner from having these objects, None if there is none."""
@@ -85,14 +86,15 @@ class DesiredState:
                 if has == wanted or other == owner:
                     continue
                 claim = self._claims[other]
-                if claim.policy == self._policy and (domain is None or claim.domain != domain):
+                if claim.policies[wanted.key] == self._policy and (domain is None or claim.domain != domain):
                     return Conflict(wanted, other, has)
         return None
 
     def add(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> None:
         """Let an owner want these objects in addition. The caller must have found no `conflict`."""
         before = self.of(owner)
-        self._put(owner, {**before, **{wanted.key: wanted for wanted in objects}}, domain)
+        added = {wanted.key: wanted for wanted in objects}
+        self._put(owner, {**before, **added}, added.keys(), domain)
 
     def replace(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> list[HostObject]:
         """Let an owner want exactly these objects. Returns the objects (key and value) that it no longer wants.
@@ -101,15 +103,19 @@ class DesiredState:
         """
         before = self.of(owner)
         after = {wanted.key: wanted for wanted in objects}
-        self._put(owner, after, domain)
+        self._put(owner, after, after.keys(), domain)
         return [wanted for key, wanted in before.items() if after.get(key) != wanted]
 
-    def _put(self, owner: Owner, objects: Mapping[Key, HostObject], domain: str | None) -> None:
+    def _put(
+        self, owner: Owner, objects: Mapping[Key, HostObject], confirmed: Collection[Key], domain: str | None
+    ) -> None:
+        """Let an owner want exactly these objects. Of these, the current policy wants the `confirmed` ones."""
         claim = self._claims.get(owner)
-        before = self.of(owner)
-        newer = claim is not None and claim.policy != self._policy
+        before, policies = (claim.objects, claim.policies) if claim is not None else (_NOTHING, _NO_POLICIES)
+        newer = {key for key in confirmed if policies.get(key) != self._policy}
         if objects:
-            self._claims[owner] = _Claim(objects, domain, self._policy)
+            numbers = {key: self._policy if key in newer else policies[key] for key in objects}
+            self._claims[owner] = _Claim(objects, numbers, domain)
         else:
             self._claims.pop(owner, None)
         if before == objects and not newer:
@@ -121,7 +127,7 @@ class DesiredState:
                 del self._owners[key]
         for key, wanted in objects.items():
             owners = self._owners.setdefault(key, {})
-            if newer or owners.get(owner) != wanted:
+            if key in newer or owners.get(owner) != wanted:
                 owners.pop(owner, None)  # so that the latest value comes last
                 owners[owner] = wanted
 

@@ -105,8 +105,8 @@ def guest_destinations(
     """Return the addresses and prefixes of a guest, IPv4 first.
 
     They are `fixed`, else those of the vif= line; for an IP version in which these have none, one is allocated if the
-    network assigns addresses. `reserved` returns the addresses that policies fix for other guests; it is called for a
-    new allocation only. Raises GuestError for an address that a guest of the network can't have, HostError for a full
+    network assigns addresses. `reserved` returns the addresses that policies fix for other guests; it is called for an
+    allocation only. Raises GuestError for an address that a guest of the network can't have, HostError for a full
     subnet.
     """
     faults = [fault.sentence for fault in vif.faults if fault.node == "ip"]
@@ -196,7 +196,7 @@ def _allocate(
 ) -> IPNetwork:
     key = allocation_key(vif)
     for ip in others.allocated(network.name, key):
-        if ip in subnet and not _unusable(network, subnet, ip):
+        if ip in subnet and not _unusable(network, subnet, ip) and ip not in reserved():
             return _host(ip)
     taken = {*others.taken(network.name), *reserved()}
     leased = [ip for ip in others.lease(network.served_link, vif.mac) if ip in subnet] if vif.mac else []

@@ -64,13 +64,21 @@ class HostState:
         conflict = self._desired.conflict(owner, objects, domain)
         return _refusal(owner, conflict) if conflict is not None else None
 
-    async def ensure(self, owner: Owner, steps: Collection[HostStep], domain: str | None = None) -> None:
+    async def ensure(
+        self,
+        owner: Owner,
+        steps: Collection[HostStep],
+        domain: str | None = None,
+        wanted: Collection[HostObject] = (),
+    ) -> None:
         """Execute Steps for an owner, which wants the objects of the Steps from now on.
 
+        The owner also wants the objects `wanted`, which need no Step. A new policy may change an object of which the
+        host already has the new value, because another owner has made it.
         Raises HostError for the first Step that the host refuses. Objects made before stay until the owner gives them
         up.
         """
-        self._desired.add(owner, [step.object for step in steps], domain)
+        self._desired.add(owner, [*wanted, *(step.object for step in steps)], domain)
         for does, kind, objects in batches(steps):
             adapter = self._adapters[kind]
             later = adapter.remove(objects) if does is Remove else adapter.apply(objects)

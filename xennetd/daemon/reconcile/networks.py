@@ -169,7 +169,7 @@ class Networks:
             self._again(wait)
             return
         lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
-        await self._host.ensure(name, missing)
+        await self._host.ensure(name, missing, wanted=needed)
         if not self._guests_move:
             self._cured(await self._host.settle(name, needed))
         if self._problems.pop(name, None) is None and lost:
