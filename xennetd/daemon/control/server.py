@@ -250,7 +250,7 @@ async def _answer(registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall) -
 
 
 def _passed_socket() -> tuple[socket.socket, Callable[[], None]] | None:
-    """Return the listening socket that systemd passed, None if there is none, and what removes its file: nothing."""
+    """Return the listening socket that systemd passed, and a function that leaves its file alone; else None."""
     for name in _PASSED:
         passed = get_listen_fd(name)
         if passed is not None:

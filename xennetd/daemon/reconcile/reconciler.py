@@ -215,7 +215,7 @@ class Reconciler:
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
         record = self._records.get(vif)
         if record is not None and record.broken_until > time.monotonic() and self._directory.get(vif) is not None:
-            return  # Hints during this time most likely come from what the defect did.
+            return  # Hints during this time are most likely effects of the defect.
         try:
             await self._reconcile(vif, hinted_at)
         except ConnectionLost:

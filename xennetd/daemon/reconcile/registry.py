@@ -99,8 +99,9 @@ class GuestRegistry:
     def meet(self, vif: VifId, *, connected: bool, in_service: bool) -> None:
         """Register whether a vif is connected and its link is up, before the vif is decided.
 
-        A connected vif owns what it was granted. After the daemon's start that is not known yet. Until the vif's first
-        decision it owns whatever it asks for, if its link is up; the link of a refused vif is down.
+        A connected vif owns the addresses and names that it was granted. After the daemon's start these are not known
+        yet. Until its first decision the vif owns every address and name that it asks for, if its link is up. The link
+        of a refused vif is down.
         """
         self.came(vif)
         self._in_service.pop(vif, None)
@@ -147,7 +148,7 @@ class GuestRegistry:
         return {host for vif in self._by_network.get(network, ()) for host in self._entries[vif].hosts}
 
     def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Affected:
-        """Register what a vif claims by its new attachment, in place of its earlier claims.
+        """Register the claims of a vif's new attachment in place of its earlier claims.
 
         `title` names the vif in errors about other vifs. Returns the vifs that the change concerns.
         """
