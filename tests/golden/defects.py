@@ -53,7 +53,7 @@ ROUTE_GAP = Defect(
 )
 ADDRESS_KEPT = Defect(
     "a guest keeps the address that a policy fixes for another guest now, as if it had been allocated",
-    r"^not so after a start: .* is vif\S+ of \S+ already$",
+    r"^not so after a start: .* belongs to vif\S+ of \S+ already$",
 )
 SETTINGS_KEPT = Defect(
     "the settings of a bridge that stays are said to be removed, and stay",
