@@ -108,9 +108,9 @@ class Network:
     def served_link(self) -> str:
         """The name of the link that xennetd makes for the network, on whose addresses dnsmasq serves; empty if none.
 
-        A network with its own bridge has this bridge. A network of mode route with `dhcp` has a bridge without ports:
-        it carries the addresses that the guests' links lack (dnsmasq(8), --bridge-interface), which are the gateways'
-        and an IPv6 link-local address. All other networks have no such link.
+        For a network with its own bridge this link is the bridge. For a network of mode route with `dhcp` the link is a
+        bridge without ports, with the addresses that the guests' links lack (dnsmasq(8), --bridge-interface):
+        the gateways' addresses and an IPv6 link-local address. Other networks have no such link.
         """
         if self.own or not self.mode.routed or not self.dhcp:
             return self.bridge if self.own else ""

@@ -33,16 +33,16 @@ RULESET = Key("table", f"inet {TABLE}")
 
 
 class HostObject(Protocol):
-    """Anything that the host itself must have: a frozen value with a key. An adapter makes it (`model.adapter`)."""
+    """The contract of a host object, which is a frozen value. An adapter (`model.adapter`) makes it on the host."""
 
     @property
     def key(self) -> Key:
-        """What it is in the kernel."""
+        """The object's identity in the kernel."""
         ...
 
     @property
     def requires(self) -> Keys:
-        """The keys of objects that must be there first."""
+        """The keys of the objects that must exist first."""
         ...
 
     def describe(self) -> str:

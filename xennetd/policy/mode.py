@@ -84,7 +84,7 @@ class ModeModule(ABC):
         """Return whether networks of this mode need nftables."""
         return self.mode.own_bridge or self.mode.routed
 
-    def check(self, reader: NetworkReader, network: Network) -> None:  # noqa: B027 # most have nothing to check
+    def check(self, reader: NetworkReader, network: Network) -> None:  # noqa: B027 # most modes have nothing to check
         """Report faults of a network that no single key shows. `reader` takes them (`wrong`, `missing`)."""
 
     def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
