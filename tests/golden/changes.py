@@ -141,7 +141,8 @@ def dual_stack(book: Book) -> None:
 def isolated(book: Book) -> None:
     wired = {"mode": "bridge", "bridge": "xenbr0"}
     book.networks("storage", {"mode": "nat"})
-    book.networks("storage", {**wired, "subnets": None, "dhcp": None})
+    with book.known(FILTERS_FIRST):
+        book.networks("storage", {**wired, "subnets": None, "dhcp": None})
     book.network("storage", "subnets", [SUBNETS4], ["10.78.0.0/24", SUBNETS6], [SUBNETS6])
     book.networks("storage", {"subnets": None, "dhcp": None})
     book.networks("wire", {"mode": "nat", "subnets": [SUBNETS4]})
