@@ -200,7 +200,7 @@ class Serving:
 
     async def reload(self, policy: Policy) -> None:
         """Put a policy into force that `check` has no error of, in the order of `Supervisor.reload`."""
-        self._in_force.policy = policy
+        self._in_force.put(policy)
         self.state.supersede()
         await self.networks.follow_policy()
         await self.reconciler.follow_policy()

@@ -326,14 +326,15 @@ def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments
 
 def check_replays(reconciler: Reconciler) -> None:
     """Each last decision is made again from what `show --debug` would print of it."""
-    for record in reconciler.records.values():
-        told = {"observation": record.observed, "decision": record.decided, "policy": reconciler._in_force.policy}
+    for vif, record in reconciler.records.items():
+        observed = reconciler.last_observation(vif)
+        told = {"observation": observed, "decision": record.decided, "policy": reconciler._in_force.policy}
         text = json.dumps({name: to_json(value) for name, value in told.items()} | dict.fromkeys(CAPABILITIES, False))
         dump = replay.read(text)
-        assert record.observed is not None
+        assert observed is not None
         assert record.decided is not None
         assert replay.same(replay.again(dump), record.decided)
-        assert to_json(dump.observation) == to_json(record.observed)
+        assert to_json(dump.observation) == to_json(observed)
 
 
 class HastyKernel(SimulatedKernel):

@@ -271,7 +271,7 @@ class Supervisor:
             self._runtime.claim(observing=policy.daemon.mode == "observe")
         except HostError as error:
             return [error.detail]
-        self._in_force.policy, self._in_force.notes = policy, notes
+        self._in_force.put(policy, notes)
         self._hooks.enabled = policy.daemon.hooks
         self._host.supersede()
         await self._networks.follow_policy()

@@ -178,6 +178,8 @@ class Policy:
     """The whole configuration. The first rule that matches a vif applies to it. `files` are the files that were read.
 
     `ruleset` is the filter that follows from the networks (`policy.network_needs.ruleset`), None until it is computed.
+    `port_flags` are the bridge port's flags that policy decides for every guest: those that any rule names. All other
+    flags are left as they are.
     """
 
     daemon: DaemonConfig = DaemonConfig()
@@ -185,3 +187,4 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     files: tuple[str, ...] = ()
     ruleset: Ruleset | None = field(default=None, compare=False)
+    port_flags: frozenset[str] = frozenset()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from errno import ENODEV, EOPNOTSUPP
+from functools import lru_cache
 
-from xennetd.config.schema import RULE
 from xennetd.model.attachment import Assignment, Attachment, Name, segment
-from xennetd.model.configuration import Network, Rule
+from xennetd.model.configuration import Network, Policy, Rule
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPNetwork
 from xennetd.model.link import HostView, Link, is_link_name
@@ -45,7 +45,7 @@ def attach(request: Request, assignment: Assignment) -> Attachment:
     return Attachment(
         vif=vif.id,
         assignment=assignment,
-        placement=BridgePort(bridge.name, bridge.index, bridge.mtu, port_flags(request.rule)),
+        placement=_bridge_port(bridge.name, bridge.index, bridge.mtu, port_flags(request.policy, request.rule)),
         mtu=mtu,
         mac=mac,
         ips=addresses,
@@ -55,14 +55,21 @@ def attach(request: Request, assignment: Assignment) -> Attachment:
     )
 
 
-_DEFAULT_FLAGS = {field.port_flag: False for field in RULE.values() if field.port_flag}
+@lru_cache(256)
+def _bridge_port(bridge: str, index: int, mtu: int, flags: tuple[tuple[str, bool], ...]) -> BridgePort:
+    """Return a placement; guests with the same one share the object."""
+    return BridgePort(bridge, index, mtu, flags)
 
 
-def port_flags(rule: Rule | None) -> tuple[tuple[str, bool], ...]:
-    """Return the bridge port's flags that policy decides, as (flag, whether it must be on)."""
-    if rule is None or not rule.flags:
-        return tuple(_DEFAULT_FLAGS.items())
-    return tuple({**_DEFAULT_FLAGS, **dict(rule.flags)}.items())
+def port_flags(policy: Policy, rule: Rule | None) -> tuple[tuple[str, bool], ...]:
+    """Return the bridge port's flags that policy decides, as (flag, whether it must be on).
+
+    A flag that a guest's rule does not name is off for this guest, if policy decides the flag at all.
+    """
+    flags = dict.fromkeys(sorted(policy.port_flags), False)
+    if rule is not None:
+        flags.update(rule.flags)
+    return tuple(flags.items())
 
 
 def network_bridge(network: Network, host: HostView) -> Link:

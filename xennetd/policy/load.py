@@ -145,7 +145,8 @@ class _Merged:
             for rule in self.rules
         )
         filtered = tuple(networks.values()) if not self.problems else ()
-        return Policy(daemon, networks, rules, files, compile_ruleset(filtered))
+        port_flags = frozenset(flag for rule in rules for flag, _ in rule.flags)
+        return Policy(daemon, networks, rules, files, compile_ruleset(filtered), port_flags)
 
     def check_network(self, rule: RuleDraft) -> None:
         if rule.network is None or rule.network in self.network_places or not self.complete:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from errno import EAFNOSUPPORT
+from functools import lru_cache
 from ipaddress import ip_interface
 
 from xennetd.config.pattern import matches
@@ -75,16 +76,22 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
     network = rule.network if rule is not None else None
     request = Request(policy, vif, rule, network, host, others, ruleset(policy))
     module = _module(request)
-    assignment = Assignment(
-        mode=module.mode.name,
-        network=network.name if network is not None else None,
-        policy=rule.name if rule is not None else None,
-        bridge=module.bridge(request),
+    assignment = _assignment(
+        module.mode.name,
+        network.name if network is not None else None,
+        rule.name if rule is not None else None,
+        module.bridge(request),
     )
     try:
         return Resolution(assignment, _attach(module, request, assignment), request)
     except XennetdError as error:
         return Resolution(assignment, error, request)
+
+
+@lru_cache(256)
+def _assignment(mode: str, network: str | None, policy: str | None, bridge: str | None) -> Assignment:
+    """Return an assignment; guests with the same one share the object."""
+    return Assignment(mode, network, policy, bridge)
 
 
 def _module(request: Request) -> ModeModule:

@@ -17,10 +17,11 @@ from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import HostView, Link, Route
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
+from xennetd.model.vif import Vif
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
 from xennetd.policy.facts import Answers, Facts
-from xennetd.policy.resolve import owned, resolve
+from xennetd.policy.resolve import Resolution, owned, resolve
 
 Leaves = Callable[[Link], bool]
 """Returns whether all vifs of a guest's link are gone or being removed."""
@@ -51,10 +52,7 @@ class Observer:
         answers: Answers = {}
         before = record.attachment
         if is_owned and not vif.removing and not (vif.pinned and vif.hotplug_status != CONNECTED):
-            view: HostView = DryRunHost(self._links, policy) if policy.daemon.mode == "observe" else self._links
-            facts = Facts(view, self._registry)
-            resolution = resolve(policy, vif, facts, facts)
-            answers = facts.answers
+            resolution, answers = self._resolve(vif, policy)
             assignment, outcome = resolution.assignment, resolution.outcome
             if isinstance(outcome, Attachment) and not vif.pinned:
                 outcome, steps = self._host_steps(record, outcome)
@@ -80,6 +78,18 @@ class Observer:
             removes_backend=policy.daemon.devd,
             answers=answers,
         )
+
+    def with_answers(self, seen: Observation, policy: Policy) -> Observation:
+        """Return an observation that lost its `answers` with the answers of now."""
+        if seen.answers or seen.outcome is None:
+            return seen
+        return replace(seen, answers=self._resolve(seen.vif, policy)[1])
+
+    def _resolve(self, vif: Vif, policy: Policy) -> tuple[Resolution, Answers]:
+        """Return what policy says of a vif, and the answers that policy got about the host and the other guests."""
+        view: HostView = DryRunHost(self._links, policy) if policy.daemon.mode == "observe" else self._links
+        facts = Facts(view, self._registry)
+        return resolve(policy, vif, facts, facts), facts.answers
 
     def _host_steps(
         self, record: Record, attachment: Attachment

@@ -36,7 +36,7 @@ from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import Decision, PortDecision, decide
-from xennetd.plan.observation import CONNECTED, incarnation
+from xennetd.plan.observation import CONNECTED, Observation, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
 from xennetd.xenstore import backend
@@ -114,6 +114,11 @@ class Reconciler:
         """
         observations = (record.observed for record in self._records.values())
         return all(seen is None or not seen.established or seen.before is not None for seen in observations)
+
+    def last_observation(self, vif: VifId) -> Observation | None:
+        """Return the last observation of a vif, None if there was none yet. Raises KeyError for an unknown vif."""
+        seen = self._records[vif].observed
+        return self._observer.with_answers(seen, self._in_force.policy) if seen is not None else None
 
     def problems(self) -> list[str]:
         """Return a sentence for each vif that must be repaired again and again."""
@@ -300,7 +305,8 @@ class Reconciler:
             record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
         )
         decision = decide(seen)
-        record.observed, record.decided = seen, decision
+        at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
+        record.observed, record.decided = seen.condensed() if at_rest else seen, decision
         if seen.assignment is not None:
             record.assignment = seen.assignment
         for port, is_tap in ((decision.port, False), (decision.tap, True)):
