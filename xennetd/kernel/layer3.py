@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from xennetd.kernel import netlink, rtnl_ip
 from xennetd.kernel.netlink import Header
 from xennetd.kernel.rtnl_ip import AddressChange, DefaultRoute, NeighbourChange, RouteChange
+from xennetd.model.empty import NONE
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import Link, Neighbour, Route
 
@@ -62,9 +63,9 @@ class Layer3:
         """Return the link with its addresses, routes and neighbours."""
         on = self._on.get(link.index)
         if on is None:
-            return replace(link, addresses=(), routes=frozenset(), neighbours=frozenset()) if _has_ip(link) else link
-        neighbours = frozenset(Neighbour(address, mac) for address, mac in on.neighbours.items())
-        routes = frozenset(on.routes.values())
+            return replace(link, addresses=(), routes=NONE, neighbours=NONE) if _has_ip(link) else link
+        neighbours = frozenset(Neighbour(address, mac) for address, mac in on.neighbours.items()) or NONE
+        routes = frozenset(on.routes.values()) or NONE
         addresses = tuple(sorted(on.addresses, key=lambda address: address.version))  # the order of a dump
         return replace(link, addresses=addresses, routes=routes, neighbours=neighbours)
 

@@ -157,7 +157,7 @@ def _parse_flags(data: bytes, offset: int, end: int, was: frozenset[str]) -> fro
     found = {
         _FLAG_NAMES[kind]: data[at] for kind, at, stop in attributes(data, offset, end, _PORT_ATTRIBUTES) if stop > at
     }
-    return frozenset(flag for flag in PORT_FLAGS if found.get(flag, flag in was))
+    return frozenset(flag for flag in PORT_FLAGS if found.get(flag, flag in was)) or _NO_FLAGS
 
 
 def _parse_addr_gen_mode(data: bytes, offset: int, end: int) -> int:

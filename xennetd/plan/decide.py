@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from xennetd.model.attachment import Attachment
+from xennetd.model.empty import NONE
 from xennetd.model.errors import Denied, HostError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC
@@ -103,7 +104,7 @@ class Decision:
     def waits_on(self) -> frozenset[str]:
         """The names of links and of other objects whose change calls for another observation."""
         waits_on = self.port.waits_on | self.tap.waits_on
-        return waits_on | self.attachment.waits_on if self.attachment is not None else waits_on
+        return (waits_on | self.attachment.waits_on if self.attachment is not None else waits_on) or NONE
 
     @property
     def look_at(self) -> float | None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from xennetd.model.attachment import Assignment, Attachment, Name, segment
 from xennetd.model.configuration import Network, Policy, Rule
+from xennetd.model.empty import NONE
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPNetwork
 from xennetd.model.link import HostView, Link, is_link_name
@@ -35,7 +36,7 @@ def attach(request: Request, assignment: Assignment) -> Attachment:
     mac, warnings = guest_mac(request, segment(bridge.name, assignment.network))
     addresses: tuple[IPNetwork, ...] = ()
     needs: list[HostObject] = []
-    granted: frozenset[IPNetwork | Name] = frozenset()
+    granted: frozenset[IPNetwork | Name] = NONE
     if network is not None and network.own:
         addresses = guest_addresses(request)
         kept, _ = uncontested(vif, addresses, request.others)

@@ -22,14 +22,17 @@ _TOLD_FROM = 1.0
 
 @dataclass(slots=True)
 class _Work:
-    """The last work on a subject. `needed_at` is when the same work was first needed again, None until then."""
+    """The last work on a subject: its hash, since the words of a thousand works would take a megabyte.
 
-    what: tuple[str, ...]
-    links: Hashable
+    `needed_at` is when the same work was first needed again, None until then.
+    """
+
+    what: int
     done_at: float
     pause: float = 0.0
     times: int = 1
     needed_at: float | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def next_pause(self) -> float:
@@ -48,19 +51,19 @@ class Pace:
         After a 0 the work counts as done at `now`. `what` describes the work, one line for each Step. `links` names
         the links that the work is on: the same work on other links undoes nothing.
         """
-        work = self._works.get(subject)
-        if work is None or (work.what, work.links) != (what, links):
-            self._works[subject] = _Work(what, links, now)
+        work, same = self._works.get(subject), hash((what, links))
+        if work is None or work.what != same:
+            self._works[subject] = _Work(same, now)
             return 0.0
         if work.needed_at is None:
             work.needed_at = now
         if work.needed_at - work.done_at > _WINDOW:
-            self._works[subject] = _Work(what, links, now)
+            self._works[subject] = _Work(same, now)
             return 0.0
         left = work.done_at + work.next_pause - now
         if left > 0:
             return left
-        self._works[subject] = _Work(what, links, now, work.next_pause, work.times + 1)
+        self._works[subject] = _Work(same, now, work.next_pause, work.times + 1, words=what)
         return 0.0
 
     def forget(self, subject: Hashable) -> None:
@@ -76,6 +79,6 @@ class Pace:
         if work is None or work.pause < _TOLD_FROM or now - work.done_at > max(_WINDOW, 2 * work.next_pause):
             return None
         return (
-            f"changed back after each repair ({work.times} times: {'; '.join(work.what)}), so xennetd repairs it less "
+            f"changed back after each repair ({work.times} times: {'; '.join(work.words)}), so xennetd repairs it less "
             "and less often; find the program that changes it"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from xennetd.model.attachment import Attachment, Name
+from xennetd.model.empty import NONE
 from xennetd.model.errors import XennetdError
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.vif import Vif, VifId
@@ -155,11 +156,11 @@ class GuestRegistry:
         ips = attachment.ips
         entry = _Entry(
             claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
-            names=frozenset(_names(vif, attachment)),
+            names=frozenset(_names(vif, attachment)) or NONE,
             network=attachment.network,
             key=allocation_key(vif),
-            hosts=frozenset(ip.network_address for ip in ips if ip.prefixlen == ip.max_prefixlen),
-            prefixes=frozenset(ip for ip in ips if ip.prefixlen != ip.max_prefixlen),
+            hosts=frozenset(ip.network_address for ip in ips if ip.prefixlen == ip.max_prefixlen) or NONE,
+            prefixes=frozenset(ip for ip in ips if ip.prefixlen != ip.max_prefixlen) or NONE,
             held=attachment.granted,
         )
         old = self._entries.get(vif.id)
