@@ -121,7 +121,7 @@ def decide(observation: Observation) -> Decision:
     vif = observation.vif
     remove_backend = observation.removes_backend and vif.removing and vif.state is XenbusState.CLOSED
     if vif.pinned:
-        reason = "pinned: hands off until unpin"
+        reason = "pinned: xennetd does not touch it until unpin"
         return Decision(_state(vif), reason, attachment=_attachment_of(observation), remove_backend=remove_backend)
     if not observation.owned:
         script = vif.script.rpartition("/")[2] or "(none)"

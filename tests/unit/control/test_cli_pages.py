@@ -109,7 +109,7 @@ def test_show_says_what_a_vif_waits_for(served: Served, run: Run) -> None:
 
 
 def test_show_says_how_a_pin_ends(served: Served, run: Run) -> None:
-    served.daemon.rows = [row(7, pinned=True, reason="pinned: hands off until unpin")]
+    served.daemon.rows = [row(7, pinned=True, reason="pinned: xennetd does not touch it until unpin")]
     out = run("show", "7.0")[1]
     assert "Pinned       xennetd does not touch it until: xennetctl unpin vif7.0\n" in out
     assert out.count("until") == 1
