@@ -38,7 +38,6 @@ XENBR0 = Link(2, "xenbr0", "bridge")
 XENBR1 = Link(3, "xenbr1", "bridge", mtu=9000)
 ETH0 = Link(4, "eth0", master=2)
 LAN = Network("lan", BRIDGE, "xenbr1")
-NOT_ISOLATED = (("isolated", False),)
 
 
 def Host(links: tuple[Link, ...] = (XENBR0, XENBR1, ETH0)) -> TableHost:
@@ -79,7 +78,7 @@ def test_without_configuration_the_vif_line_decides() -> None:
     assert resolve(Policy(), VIF, HOST) == Attachment(
         VIF.id,
         Assignment("bridge", bridge="xenbr0"),
-        BridgePort("xenbr0", 2, 1500, NOT_ISOLATED),
+        BridgePort("xenbr0", 2, 1500),
         mtu=1500,
         mac=VIF.mac,
     )
@@ -90,7 +89,7 @@ def test_a_policy_decides_over_the_vif_line_and_the_script() -> None:
     expected = Attachment(
         VIF.id,
         Assignment("bridge", network="lan", policy="web", bridge="xenbr1"),
-        BridgePort("xenbr1", 3, 9000, NOT_ISOLATED),
+        BridgePort("xenbr1", 3, 9000),
         mtu=9000,
         mac=VIF.mac,
     )
@@ -444,13 +443,24 @@ def test_nothing_is_assigned_where_not_even_the_policy_can_be_told() -> None:
     assert found.assignment is None
 
 
-@pytest.mark.parametrize(("written", "isolated"), [("isolated = true", True), ("isolated = false", False), ("", False)])
-def test_a_port_is_isolated_where_its_policy_says_so(written: str, isolated: bool) -> None:
-    text = f"[network.lan]\nmode = 'bridge'\nbridge = 'xenbr1'\n[[policy]]\nnetwork = 'lan'\n{written}\n"
+ON, OFF = (("isolated", True),), (("isolated", False),)
+
+
+@pytest.mark.parametrize(
+    ("written", "web", "other"),
+    [("isolated = true", ON, OFF), ("isolated = false", OFF, OFF), ("", (), ())],
+)
+def test_a_flag_that_any_policy_names_is_decided_for_every_guest(
+    written: str, web: tuple[tuple[str, bool], ...], other: tuple[tuple[str, bool], ...]
+) -> None:
+    text = (
+        f"[network.lan]\nmode = 'bridge'\nbridge = 'xenbr1'\n[[policy]]\nmatch.vm = 'web'\nnetwork = 'lan'\n{written}\n"
+    )
     policy = load([("x.toml", text.encode())])
     assert isinstance(policy, Policy)
-    assert port(policy, VIF).flags == (("isolated", isolated),)
+    assert port(policy, replace(VIF, vm="web")).flags == web
+    assert port(policy, replace(VIF, vm="other")).flags == other
 
 
-def test_a_port_that_no_policy_is_about_is_not_isolated() -> None:
-    assert port(Policy(), VIF).flags == (("isolated", False),)
+def test_a_flag_that_no_policy_names_is_left_alone() -> None:
+    assert port(Policy(), VIF).flags == ()

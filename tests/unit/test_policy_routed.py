@@ -205,7 +205,7 @@ def test_a_guest_of_a_nat_network_is_told_its_address_and_gets_its_ports() -> No
         DhcpHost("xn-lab", MAC, (address.network_address,), "web-1.lab.internal"),
         SetElement("forward4", ("tcp", "8080"), (str(address.network_address), "80")),
     )
-    assert found.placement == BridgePort("xn-lab", 9, 1500, (("isolated", False),))
+    assert found.placement == BridgePort("xn-lab", 9, 1500)
     assert found.assignment.mode == "nat"
     again = got(to(LAB), replace(VIF, id=VifId(12, 0)), host=TableHost((ETH0, XN_LAB), IPV6, HOST.ways_out))
     assert again.ips == found.ips, "the same domain gets the same address under another domid"
