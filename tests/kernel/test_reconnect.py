@@ -11,6 +11,7 @@ from tests.bed.news import LinkNews
 from tests.bed.systemd import Journal
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.verdict import connected
+from tests.kernel.wait import eventually
 
 
 @pytest.mark.parametrize("forgets", [False, True], ids=["hotplug-status stays", "hotplug-status is deleted"])
@@ -22,7 +23,7 @@ def test_a_guest_is_on_the_network_again(
     daemon()
     web = guest("web", address="10.0.0.1/24")
     web.connect()
-    assert web.ping("10.0.0.254")
+    assert eventually(lambda: web.ping("10.0.0.254"))
     index = bed.host.rtnl.index(web.vif.netdev)
 
     # when: kexec in the guest, 5 -> 6 -> 2 -> 4

@@ -116,7 +116,7 @@ class TestARestart:
         assert served("lab", "store") == dnsmasqs
         rows = xennetd.ask("list")
         assert {row["vm"]: row["state"] for row in rows} == dict.fromkeys(SPECS, "connected")
-        assert "left as they were" in xennetd.stderr()
+        assert "stay as they are" in xennetd.stderr()
         # The trace would have shown it.
         guest("lab-2").connect()
         assert all((trace.netlink(), trace.files()))
