@@ -8,7 +8,6 @@ from tests.golden.change import Book, Change
 from tests.golden.defects import (
     FILTERS_FIRST,
     HANDED_OVER,
-    LEFT_BEHIND,
     ROUTE_GAP,
     RULESET_OF_AN_ERROR,
     SETTINGS_KEPT,
@@ -85,8 +84,7 @@ def nat(book: Book) -> None:
     book.rename("lab", "office")
     with book.known(FILTERS_FIRST):
         book.rename_with_what_follows("lab", "office")
-    with book.known(FILTERS_FIRST, LEFT_BEHIND):
-        book.remove_network("lab")
+    book.remove_network("lab")
     book.policy("jump host", "ip", ["10.77.0.6"], None)
     book.policy("jump host", "match.vm", "db-1", also=("web-1", "db-1"))
     book.policy("jump host", "match.vm", None, also=("web-1", "db-1"))
@@ -94,13 +92,11 @@ def nat(book: Book) -> None:
     book.policy("jump host", "isolated", True)
     book.outcome("jump host", deny="no jumps")
     book.remove_policy("jump host")
-    with book.known(LEFT_BEHIND):
-        book.policy("lab", "match", {"vm": "web-*"})
+    book.policy("lab", "match", {"vm": "web-*"})
     book.policy("lab", "isolated", True)
     book.policy("lab", "mac", "stable")
     book.outcome("lab", deny="closed")
-    with book.known(LEFT_BEHIND):
-        book.remove_policy("lab")
+    book.remove_policy("lab")
     book.reverse("jump")
 
 

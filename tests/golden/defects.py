@@ -31,10 +31,6 @@ FILTERS_FIRST = Defect(
     "the rules of a bridge are taken away before its guests have left it",
     r"^the rules of .* go while ",
 )
-LEFT_BEHIND = Defect(
-    "a guest without bridge= stays in the bridge of a network to which no policy leads it any more",
-    r"is removed while vif|^still to be done: ip link set dev vif\S+ down$|, to which no policy leads it$",
-)
 HANDED_OVER = Defect(
     "what goes from one guest to another is taken away in between",
     r"^removed and made again: (element|proxy) ",

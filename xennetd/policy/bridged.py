@@ -142,11 +142,17 @@ def substitute_for(bridge: str) -> str | None:
 
 
 def keeps(request: Request, link: Link, master: str | None) -> bool:
-    """Return whether a link, a port of the bridge `master`, is in the bridge that the network or the vif names."""
+    """Return whether a link, a port of the bridge `master`, is in the bridge that the network or the vif names.
+
+    A vif that names no bridge may be in any bridge but xennetd's own, to which only a policy leads.
+    """
     if master is None:
         return False
     wanted = request.network.bridge if request.network is not None else request.vif.bridge
-    return not wanted or master in (wanted, substitute_for(wanted))
+    if not wanted:
+        bridge = request.host.link(master)
+        return bridge is not None and bridge.group != BRIDGE_GROUP
+    return master in (wanted, substitute_for(wanted))
 
 
 def _not_a_bridge(link: Link, remedy: str) -> str:
