@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 from tests.bed.netns import FE_FF, NetNs
 from tests.bed.toolstack import Vif
@@ -109,8 +110,8 @@ class Netback:
         self.forget_hotplug_status(vif)
 
     def forget_hotplug_status(self, vif: Vif) -> None:
-        """`netback_remove`'s first act, by itself; the directory may be gone already."""
-        if self.xs.exists(vif.backend):
+        """`netback_remove`'s first act, by itself. Like netback, ignore that the directory is gone already."""
+        with suppress(FileNotFoundError):
             self.xs.rm(f"{vif.backend}/hotplug-status")
 
     def destroy(self, vif: Vif) -> None:

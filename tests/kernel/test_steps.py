@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -256,6 +257,19 @@ def test_a_setting_of_a_link_without_ipv6_is_not_missed(lane: Lane) -> None:
     missing = SetSysctl(index, "vif1.0", Sysctl(6, "vif1.0", "forwarding", 1))
     assert lane.do(missing, set_up(lane.link(), "vif1.0")) == []
     assert lane.link().up
+
+
+def test_a_setting_of_a_link_that_goes_while_it_is_read_is_none(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane.index()
+
+    def open_and_lose(path: str, flags: int) -> int:
+        monkeypatch.undo()
+        file = os.open(path, flags)
+        ip("link", "del", "vif1.0")
+        return file
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    assert read_sysctl(4, "vif1.0", "forwarding") is None
 
 
 def test_a_setting_of_a_link_that_is_gone_says_so(lane: Lane) -> None:

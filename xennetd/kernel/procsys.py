@@ -24,17 +24,18 @@ def forces_ipv6() -> bool:
 def read_sysctl(version: int, link: str, setting: str) -> int | None:
     """Return the value of net.ipvVERSION.conf.LINK.SETTING, None if the kernel has no such sysctl.
 
-    Raises OSError other than ENOENT.
+    A link may go away while its sysctl is open: the kernel then refuses the read with ENOENT, as it refuses to open it
+    (proc_sys_call_handler(), fs/proc/proc_sysctl.c). Raises OSError other than ENOENT.
     """
     try:
         # Three system calls; a file object takes seven, and the observation of a routed guest reads several values.
         file = os.open(f"{_NET}/ipv{version}/conf/{link}/{setting}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(file, _LONGEST))
+        finally:
+            os.close(file)
     except FileNotFoundError:
         return None
-    try:
-        return int(os.read(file, _LONGEST))
-    finally:
-        os.close(file)
 
 
 def write_sysctl(sysctl: Sysctl) -> None:
