@@ -24,7 +24,7 @@ from xennetd.plan import difference, observation, steps
 from xennetd.plan.decide import Decision, decide
 from xennetd.plan.observation import Observation
 from xennetd.policy import addresses
-from xennetd.policy.facts import Facts
+from xennetd.policy.facts import Answers, Facts
 from xennetd.policy.resolve import resolve
 
 _MODULES = (
@@ -37,6 +37,7 @@ _MODULES = (
 class Dump:
     """What the daemon had, and what it made of it."""
 
+    answers: Answers
     observation: Observation
     decision: Decision
     policy: Policy
@@ -47,8 +48,10 @@ class Dump:
 def read(text: str) -> Dump:
     """Return the dump that `text` is."""
     told = json.loads(text)
-    seen, decision, by = (from_json(told[name], types()) for name in ("observation", "decision", "policy"))
-    return Dump(seen, decision, by, told["has_ipv6"], told["forces_ipv6"])
+    answers, seen, decision, policy = (
+        from_json(told[name], types()) for name in ("answers", "observation", "decision", "policy")
+    )
+    return Dump(answers, seen, decision, policy, told["has_ipv6"], told["forces_ipv6"])
 
 
 def types() -> Iterator[type]:
@@ -61,7 +64,7 @@ def again(dump: Dump) -> Decision:
     """Return what this code decides. What the host lacked, and whom it refused, is taken from the dump."""
     seen = dump.observation
     if seen.outcome is not None:
-        facts = Facts.of(seen.answers, has_ipv6=dump.has_ipv6, forces_ipv6=dump.forces_ipv6)
+        facts = Facts.of(dump.answers, has_ipv6=dump.has_ipv6, forces_ipv6=dump.forces_ipv6)
         resolution = resolve(dump.policy, seen.vif, facts, facts)
         refused_by_host = isinstance(resolution.outcome, Attachment) and not isinstance(seen.outcome, Attachment)
         outcome = seen.outcome if refused_by_host else resolution.outcome

@@ -222,7 +222,7 @@ class Serving:
                 found += self.state.difference(name, needs(self.policy, network, self.host.links))
         for record in self.records.values():
             link = self.host.links.of(record.vif.id)
-            found += decide(self._observer.observe(record, link, None, self.policy, lambda holder: False)).steps
+            found += decide(self._observer.observe(record, link, None, self.policy, lambda holder: False)[0]).steps
         return [*found, *self.state.leftovers()]
 
     def _told(self, step: Step) -> None:

@@ -40,6 +40,6 @@ def test_an_error_is_in_it_with_what_led_to_it(bed: Bed, guest: MakeGuest, daemo
     dump = replay.read(text)
     assert dump.decision.error is not None
     assert "xenbr7" in dump.decision.error.sentence
-    assert dump.observation.answers[("link", "xenbr7")] is None
+    assert dump.answers[("link", "xenbr7")] is None
     assert replay.same(replay.again(dump), dump.decision)
     assert json.loads(text)["version"]

@@ -326,9 +326,10 @@ def check(world: World, reconciler: Reconciler, lives: tuple[Life, ...], moments
 
 def check_replays(reconciler: Reconciler) -> None:
     """Each last decision is made again from what `show --debug` would print of it."""
-    for vif, record in reconciler.records.items():
-        observed = reconciler.last_observation(vif)
-        told = {"observation": observed, "decision": record.decided, "policy": reconciler._in_force.policy}
+    for record in reconciler.records.values():
+        answers, observed = reconciler.answers_of(record), record.observed
+        told: dict[str, Any] = {"answers": answers, "observation": observed, "decision": record.decided}
+        told["policy"] = reconciler._in_force.policy
         text = json.dumps({name: to_json(value) for name, value in told.items()} | dict.fromkeys(CAPABILITIES, False))
         dump = replay.read(text)
         assert observed is not None

@@ -166,7 +166,8 @@ class Answers:
             "version": __version__,
             "has_ipv6": links.has_ipv6,
             "forces_ipv6": links.forces_ipv6,
-            "observation": to_json(self._reconciler.last_observation(vif)),
+            "answers": to_json(self._reconciler.answers_of(record)),
+            "observation": to_json(record.observed),
             "decision": to_json(record.decided),
             "policy": to_json(self._in_force.policy),
         }

@@ -15,6 +15,7 @@ from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation, PortMemory
+from xennetd.policy.facts import Answers
 
 
 @dataclass(slots=True)
@@ -28,7 +29,9 @@ class Record:
 
     `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
     attachment. `waits_on` names the links and other things whose change calls for a new decision. `observed` and
-    `decided` are the latest observation and its decision; `xennetctl show --debug` prints them.
+    `decided` are the latest observation and its decision; `xennetctl show --debug` prints them. `answers` are what
+    policy was told of the host and the other guests on the way. They are None for a connected vif: policy would get
+    them again, and those of a thousand vifs would take a megabyte.
     """
 
     vif: Vif
@@ -47,6 +50,7 @@ class Record:
     waits_on: frozenset[str] = frozenset()
     observed: Observation | None = None
     decided: Decision | None = None
+    answers: Answers | None = None
 
     @property
     def connected(self) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import Link, Route
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.difference import HostStep
-from xennetd.policy.facts import Answers
 
 CONNECTED = "connected"
 """The value of `hotplug-status` for a connected vif."""
@@ -119,8 +118,7 @@ class Observation:
     needed. `established` says that, by xenstore and the kernel, the vif is connected and its link is where this
     assignment puts it. `before` is the attachment of the last decision. `host` holds the Steps for host objects that
     the attachment needs and the host lacks. `removes_backend` says that xennetd removes backend directories, in place
-    of `xl devd`. `now` is a monotonic clock in seconds. `answers` are the host facts that policy asked for on the way
-    to `outcome`, with the answers. The daemon keeps them of a vif that is not connected only.
+    of `xl devd`. `now` is a monotonic clock in seconds.
     """
 
     vif: Vif
@@ -135,17 +133,6 @@ class Observation:
     established: bool = False
     before: Attachment | None = None
     removes_backend: bool = False
-    answers: Answers = field(default_factory=dict)
-
-    def condensed(self) -> Observation:
-        """Return the observation without `answers`, and with one object for two equal attachments.
-
-        Observations of a thousand vifs at rest would otherwise take some megabytes.
-        """
-        before = self.before
-        if isinstance(self.outcome, Attachment) and self.outcome == before:
-            before = self.outcome
-        return replace(self, answers={}, before=before)
 
     @property
     def link(self) -> Link | None:

@@ -67,10 +67,10 @@ def port_flags(policy: Policy, rule: Rule | None) -> tuple[tuple[str, bool], ...
 
     A flag that a guest's rule does not name is off for this guest, if policy decides the flag at all.
     """
+    if not policy.port_flags:
+        return rule.flags if rule is not None else ()
     flags = dict.fromkeys(sorted(policy.port_flags), False)
-    if rule is not None:
-        flags.update(rule.flags)
-    return tuple(flags.items())
+    return tuple({**flags, **dict(rule.flags if rule is not None else ())}.items())
 
 
 def network_bridge(network: Network, host: HostView) -> Link:

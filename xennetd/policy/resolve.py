@@ -16,7 +16,7 @@ from ipaddress import ip_interface
 
 from xennetd.config.pattern import matches
 from xennetd.model.attachment import Assignment, Attachment
-from xennetd.model.configuration import Match, Network, Policy, Rule
+from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.ip import plain
 from xennetd.model.link import HostView, Link
@@ -56,10 +56,15 @@ def owned(policy: Policy, vif: Vif) -> bool:
 
     In the place of `xl devd` xennetd also manages the vifs of stock scripts: no other program runs these scripts there.
     """
-    script = _basename(vif.script)
-    if script in _STOCK_SCRIPTS and (policy.daemon.mode == "observe" or policy.daemon.devd):
+    return _is_managed(vif.script, policy.daemon)
+
+
+@lru_cache(256)
+def _is_managed(script: str, daemon: DaemonConfig) -> bool:
+    name = _basename(script)
+    if name in _STOCK_SCRIPTS and (daemon.mode == "observe" or daemon.devd):
         return True
-    return any(matches(pattern, script) for pattern in policy.daemon.scripts)
+    return any(matches(pattern, name) for pattern in daemon.scripts)
 
 
 def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Resolution:
@@ -147,6 +152,7 @@ def _without_ipv6(request: Request, network: Network) -> tuple[Request, tuple[st
     return replace(request, vif=vif, rule=rule, network=usable(network, request.host)), warnings
 
 
+@lru_cache(256)
 def _script_mode(script: str) -> str | None:
     """Return the mode that the name of a hotplug script selects, None if the name selects none."""
     name = _basename(script)

@@ -37,8 +37,8 @@ class Observer:
 
     def observe(
         self, record: Record, link: Link | None, tap: Link | None, policy: Policy, leaves: Leaves
-    ) -> Observation:
-        """Return the observation of a vif under this policy.
+    ) -> tuple[Observation, Answers]:
+        """Return the observation of a vif under this policy, and the answers that policy got.
 
         `link` and `tap` are the vif's links, None where they do not exist. `leaves` is called for another link that
         holds the name that one of them must get.
@@ -55,6 +55,8 @@ class Observer:
             resolution, answers = self._resolve(vif, policy)
             assignment, outcome = resolution.assignment, resolution.outcome
             if isinstance(outcome, Attachment) and not vif.pinned:
+                if outcome == before:
+                    outcome = before  # The record, too, refers to this object: a thousand copies take a megabyte.
                 outcome, steps = self._host_steps(record, outcome)
             if isinstance(outcome, XennetdError) and link is not None and link.up:
                 # hotplug-status and the port's bridge show that the vif was connected rightly. Earlier attempts of this
@@ -63,7 +65,7 @@ class Observer:
                 established = connected and resolution.keeps(link, self._master(link))
                 before = before if before is not None and before.assignment == assignment else None
         placement = outcome.placement if isinstance(outcome, Attachment) else None
-        return Observation(
+        seen = Observation(
             vif=vif,
             port=self._port(link, vif.link_name, placement, VIF_METRIC, leaves),
             tap=self._port(tap, vif.tap_name, placement, TAP_METRIC, leaves),
@@ -76,14 +78,12 @@ class Observer:
             established=established,
             before=before,
             removes_backend=policy.daemon.devd,
-            answers=answers,
         )
+        return seen, answers
 
-    def with_answers(self, seen: Observation, policy: Policy) -> Observation:
-        """Return an observation that lost its `answers` with the answers of now."""
-        if seen.answers or seen.outcome is None:
-            return seen
-        return replace(seen, answers=self._resolve(seen.vif, policy)[1])
+    def answers(self, vif: Vif, policy: Policy) -> Answers:
+        """Return the answers that policy gets about this vif now."""
+        return self._resolve(vif, policy)[1]
 
     def _resolve(self, vif: Vif, policy: Policy) -> tuple[Resolution, Answers]:
         """Return what policy says of a vif, and the answers that policy got about the host and the other guests."""
@@ -95,6 +95,8 @@ class Observer:
         self, record: Record, attachment: Attachment
     ) -> tuple[Attachment | XennetdError, tuple[HostStep, ...]]:
         """Return the attachment with the Steps to its missing host objects, or its conflict with another owner."""
+        if not attachment.needs:
+            return attachment, ()
         vif = record.vif
         conflict = self._host.conflict(vif.id, attachment.needs, vif.uuid)
         if conflict is not None:

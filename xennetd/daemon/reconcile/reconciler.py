@@ -36,9 +36,10 @@ from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import Decision, PortDecision, decide
-from xennetd.plan.observation import CONNECTED, Observation, incarnation
+from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
+from xennetd.policy.facts import Answers
 from xennetd.xenstore import backend
 from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
@@ -115,10 +116,14 @@ class Reconciler:
         observations = (record.observed for record in self._records.values())
         return all(seen is None or not seen.established or seen.before is not None for seen in observations)
 
-    def last_observation(self, vif: VifId) -> Observation | None:
-        """Return the last observation of a vif, None if there was none yet. Raises KeyError for an unknown vif."""
-        seen = self._records[vif].observed
-        return self._observer.with_answers(seen, self._in_force.policy) if seen is not None else None
+    def answers_of(self, record: Record) -> Answers:
+        """Return what policy was told of the host and the other guests for a vif's last decision.
+
+        For a connected vif policy asks again.
+        """
+        if record.answers is not None:
+            return record.answers
+        return self._observer.answers(record.vif, self._in_force.policy)
 
     def problems(self) -> list[str]:
         """Return a sentence for each vif that must be repaired again and again."""
@@ -301,12 +306,12 @@ class Reconciler:
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
         vif = record.vif
         self._registry.meet(vif.id, connected=record.connected, in_service=link is not None and link.up)
-        seen = self._observer.observe(
+        seen, answers = self._observer.observe(
             record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
         )
         decision = decide(seen)
         at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
-        record.observed, record.decided = seen.condensed() if at_rest else seen, decision
+        record.observed, record.decided, record.answers = seen, decision, None if at_rest else answers
         if seen.assignment is not None:
             record.assignment = seen.assignment
         for port, is_tap in ((decision.port, False), (decision.tap, True)):
