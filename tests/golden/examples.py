@@ -61,7 +61,7 @@ class Example:
         """Return the host, without guests and without anything of xennetd's."""
         return SimulatedHost(self.bridges, forces_ipv6=forces_ipv6)
 
-    @cache  # noqa: B019 # there are six, for good
+    @cache  # noqa: B019 # the cache keeps the examples alive: they are six constants of this module
     def vifs(self) -> Mapping[Guest, Vif]:
         """Return the guests' interfaces when they have just come. Those of one domain share its number and UUID."""
         domains = {vm: domid for domid, vm in enumerate(dict.fromkeys(guest.vm for guest in self.guests), start=1)}

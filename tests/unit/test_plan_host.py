@@ -99,5 +99,6 @@ def test_things_of_one_kind_come_together_where_they_can() -> None:
 
 
 def test_a_circle_is_no_endless_loop() -> None:
-    found: Any = {Thing(name, 0, needs).key: Thing(name, 0, needs) for name, needs in ((1, {2}), (2, {1}))}  # type: ignore[arg-type]
+    circle = (Thing(1, 0, frozenset({2})), Thing(2, 0, frozenset({1})))
+    found: Any = {thing.key: thing for thing in circle}
     assert len(difference(found, {})) == 2

@@ -10,8 +10,8 @@ from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.modes import MODES, module_of
+from xennetd.policy.resolve import STOCK_SCRIPTS
 
-_STOCK_SCRIPTS = ("vif-bridge", "vif-nat", "vif-openvswitch", "vif-route")
 _WILD = frozenset("*?[")
 _CONDITIONS = tuple(field.name for field in fields(Match))
 
@@ -94,7 +94,7 @@ def _daemon_notes(policy: Policy, host: HostNotes) -> list[Note]:
     if host.hooks and not policy.daemon.hooks:
         hooks = ", ".join(host.hooks)
         notes.append(Note(f"daemon.hooks is false: xennetd does not run these hooks of the stock scripts: {hooks}"))
-    stock = [name for name in _STOCK_SCRIPTS if any(matches(pattern, name) for pattern in policy.daemon.scripts)]
+    stock = [name for name in sorted(STOCK_SCRIPTS) if any(matches(pattern, name) for pattern in policy.daemon.scripts)]
     if stock and policy.daemon.mode == "enforce" and not policy.daemon.devd:
         scripts = ", ".join(stock)
         notes.append(

@@ -27,7 +27,8 @@ from xennetd.policy.modes import BRIDGE, MODES, ModeModule, Request, by_script, 
 from xennetd.policy.network_needs import ruleset, usable
 from xennetd.policy.routed import NO_IPV6
 
-_STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
+STOCK_SCRIPTS = frozenset({"vif-bridge", "vif-route", "vif-nat", "vif-openvswitch"})
+"""The hotplug scripts that Xen installs."""
 
 # Only the basename of a backend's script says which mode the backend is for.
 _SCRIPT_PREFIXES = ("vif-xennetd-", "vif-")
@@ -62,7 +63,7 @@ def owned(policy: Policy, vif: Vif) -> bool:
 @lru_cache(256)
 def _is_managed(script: str, daemon: DaemonConfig) -> bool:
     name = _basename(script)
-    if name in _STOCK_SCRIPTS and (daemon.mode == "observe" or daemon.devd):
+    if name in STOCK_SCRIPTS and (daemon.mode == "observe" or daemon.devd):
         return True
     return any(matches(pattern, name) for pattern in daemon.scripts)
 
