@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 from tests.golden.change import Book, Change
 from tests.golden.defects import (
-    FILTERS_FIRST,
     HANDED_OVER,
     ROUTE_GAP,
     RULESET_OF_AN_ERROR,
@@ -59,12 +58,11 @@ def nat(book: Book) -> None:
     plain = {"mode": "isolated", "uplink": None, "forward": None}
     with book.known(SETTINGS_KEPT):
         book.networks("lab", plain)
-    with book.known(FILTERS_FIRST, SETTINGS_KEPT):
+    with book.known(SETTINGS_KEPT):
         book.networks("lab", {"mode": "route", "forward": None})
     wire = {"mode": "bridge", "bridge": "xenbr0", **dict.fromkeys(("subnets", "uplink", "dhcp", "forward"))}
     book.networks("lab", wire, ips={"jump host": None})
-    with book.known(FILTERS_FIRST):
-        book.network("lab", "bridge", "lab0")
+    book.network("lab", "bridge", "lab0")
     book.networks("lab", {"subnets": [SUBNETS4], "forward": [to_web]}, ips={"jump host": ["10.99.0.5"]})
     book.network("lab", "subnets", ["10.77.0.0/16"], ["10.77.0.0/24", SUBNETS6])
     book.networks("lab", {"subnets": ["10.77.0.0/24", SUBNETS6], "ra": "stateful"})
@@ -82,8 +80,7 @@ def nat(book: Book) -> None:
     book.network("lab", "forward", [to_jump, to_web], only=("nobody",))
     book.network("lab", "forward", None, only=("web-1", "jump"))
     book.rename("lab", "office")
-    with book.known(FILTERS_FIRST):
-        book.rename_with_what_follows("lab", "office")
+    book.rename_with_what_follows("lab", "office")
     book.remove_network("lab")
     book.policy("jump host", "ip", ["10.77.0.6"], None)
     book.policy("jump host", "match.vm", "db-1", also=("web-1", "db-1"))
@@ -105,10 +102,9 @@ def dual_stack(book: Book) -> None:
     four, six = "10.77.0.0/24", "fd77:0:0:1::/64"
     with book.known(SETTINGS_KEPT):
         book.networks("lab", {"mode": "isolated", **dict.fromkeys(("uplink", "nptv6", "forward"))})
-    with book.known(FILTERS_FIRST, SETTINGS_KEPT):
+    with book.known(SETTINGS_KEPT):
         book.networks("lab", {"mode": "route", **dict.fromkeys(("nptv6", "forward"))})
-    with book.known(FILTERS_FIRST):
-        book.network("lab", "bridge", "lab0")
+    book.network("lab", "bridge", "lab0")
     book.network("lab", "subnets", [six, four])
     book.network("lab", "subnets", ["10.77.0.0/25", six])
     book.network("lab", "uplink", "eth1", None)
@@ -137,23 +133,21 @@ def dual_stack(book: Book) -> None:
 def isolated(book: Book) -> None:
     wired = {"mode": "bridge", "bridge": "xenbr0"}
     book.networks("storage", {"mode": "nat"})
-    with book.known(FILTERS_FIRST):
-        book.networks("storage", {**wired, "subnets": None, "dhcp": None})
+    book.networks("storage", {**wired, "subnets": None, "dhcp": None})
     book.network("storage", "subnets", [SUBNETS4], ["10.78.0.0/24", SUBNETS6], [SUBNETS6])
     book.networks("storage", {"subnets": None, "dhcp": None})
     book.networks("wire", {"mode": "nat", "subnets": [SUBNETS4]})
     book.network("wire", "subnets", [SUBNETS4])
     book.networks("wire", {"subnets": [SUBNETS4], "dhcp": True})
-    with book.known(FILTERS_FIRST, SETTINGS_KEPT):
+    with book.known(SETTINGS_KEPT):
         book.networks("storage", {"mode": "route"})
-    with book.known(FILTERS_FIRST):
-        book.network("storage", "bridge", "store0")
-        book.rename_with_what_follows("storage", "disks")
-        book.networks("wire", wired)
-        book.network("wire", "bridge", "wire0")
-        book.rename_with_what_follows("wire", "cable")
-        book.remove_network("storage")
-        book.remove_network("wire")
+    book.network("storage", "bridge", "store0")
+    book.rename_with_what_follows("storage", "disks")
+    book.networks("wire", wired)
+    book.network("wire", "bridge", "wire0")
+    book.rename_with_what_follows("wire", "cable")
+    book.remove_network("storage")
+    book.remove_network("wire")
     book.network("storage", "dhcp", False, None)
     book.network("storage", "domain", "example.org")
     book.rename("storage", "disks")

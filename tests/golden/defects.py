@@ -27,10 +27,6 @@ RULESET_OF_AN_ERROR = Defect(
     "a guest in error goes on wanting the old ruleset, and refuses the new one to its network",
     r"network \"\w+\" and `nft table .* for vif",
 )
-FILTERS_FIRST = Defect(
-    "the rules of a bridge are taken away before its guests have left it",
-    r"^the rules of .* go while ",
-)
 HANDED_OVER = Defect(
     "what goes from one guest to another is taken away in between",
     r"^removed and made again: (element|proxy) ",

@@ -24,6 +24,7 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.reconcile.registry import GuestRegistry
+from xennetd.daemon.reconcile.reload import follow
 from xennetd.daemon.record import Record
 from xennetd.daemon.toolstack import reporter
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
@@ -199,12 +200,8 @@ class Serving:
         return check(policy, notes)
 
     async def reload(self, policy: Policy) -> None:
-        """Put a policy into force that `check` has no error of, in the order of `Supervisor.reload`."""
-        self._in_force.put(policy)
-        self.state.supersede()
-        await self.networks.follow_policy()
-        await self.reconciler.follow_policy()
-        await self.networks.retire()
+        """Put a policy into force that `check` has no error of, as `Supervisor.reload` does."""
+        await follow(policy, (), self._in_force, self.state, self.networks, self.reconciler)
         if not self.observes and self.reconciler.knows_all_needs:
             await self.state.prune()
         await self.rest()

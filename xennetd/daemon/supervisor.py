@@ -27,6 +27,7 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.reconcile.registry import GuestRegistry
+from xennetd.daemon.reconcile.reload import follow
 from xennetd.daemon.runtime_dir import RuntimeDirectory
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
@@ -271,12 +272,8 @@ class Supervisor:
             self._runtime.claim(observing=policy.daemon.mode == "observe")
         except HostError as error:
             return [error.detail]
-        self._in_force.put(policy, notes)
         self._hooks.enabled = policy.daemon.hooks
-        self._host.supersede()
-        await self._networks.follow_policy()
-        await self._reconciler.follow_policy()
-        await self._networks.retire()
+        await follow(policy, notes, self._in_force, self._host, self._networks, self._reconciler)
         self._prune_due = True
         await self._prune()
         return []

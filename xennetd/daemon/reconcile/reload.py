@@ -1,0 +1,23 @@
+"""The order in which networks and guests follow a new policy."""
+
+from __future__ import annotations
+
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.networks import Networks
+from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.model.configuration import Policy
+from xennetd.policy.check import Notes
+from xennetd.policy.transition import transition
+
+
+async def follow(  # a reload concerns all of these
+    policy: Policy, notes: Notes, in_force: InForce, host: HostState, networks: Networks, reconciler: Reconciler
+) -> None:
+    """Put a policy into force: make what networks need, move the guests, remove what only the old policy needed."""
+    for stage in transition(in_force.policy, policy):
+        in_force.put(stage, notes)
+        host.supersede()
+        await networks.follow_policy()
+        await reconciler.follow_policy()
+        await networks.retire()
