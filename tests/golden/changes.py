@@ -8,7 +8,6 @@ from tests.golden.change import Book, Change
 from tests.golden.defects import (
     HANDED_OVER,
     ROUTE_GAP,
-    RULESET_OF_AN_ERROR,
     SETTINGS_KEPT,
 )
 from tests.golden.examples import EXAMPLES, Example
@@ -203,8 +202,7 @@ def route(book: Book) -> None:
     book.network("public", "proxy", False, None)
     with book.known(ROUTE_GAP):
         book.network("public", "gateway", "link-local")
-    with book.known(RULESET_OF_AN_ERROR):
-        book.network("public", "dhcp", True)
+    book.network("public", "dhcp", True)
     book.rename("public", "open")
     book.remove_network("public")
     book.policy("mail server", "match.vm", "nobody", None, also=("pub-1",))

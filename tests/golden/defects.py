@@ -23,10 +23,6 @@ class Defect:
 
 _NOT_AS_AFTER_A_START = r"^not (as|there) after a start: "
 
-RULESET_OF_AN_ERROR = Defect(
-    "a guest in error goes on wanting the old ruleset, and refuses the new one to its network",
-    r"network \"\w+\" and `nft table .* for vif",
-)
 HANDED_OVER = Defect(
     "what goes from one guest to another is taken away in between",
     r"^removed and made again: (element|proxy) ",

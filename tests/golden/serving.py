@@ -84,9 +84,11 @@ class RecordingHostState(HostState):
         await super().ensure(owner, steps, domain, wanted)
         self._planned = {}
 
-    async def settle(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> frozenset[str]:
+    async def settle(
+        self, owner: Owner, objects: Collection[HostObject], domain: str | None = None, *, confirmed: bool = True
+    ) -> frozenset[str]:
         self.owner = owner
-        return await super().settle(owner, objects, domain)
+        return await super().settle(owner, objects, domain, confirmed=confirmed)
 
     async def prune(self) -> None:
         self.owner = LEFT_OVER

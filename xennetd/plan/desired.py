@@ -19,6 +19,8 @@ Owner = VifId | str
 
 _NOTHING: Mapping[Key, HostObject] = {}
 _NO_POLICIES: Mapping[Key, int] = {}
+_EARLIER = -1
+"""The number of an unknown earlier policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +98,17 @@ class DesiredState:
         added = {wanted.key: wanted for wanted in objects}
         self._put(owner, {**before, **added}, added.keys(), domain)
 
-    def replace(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> list[HostObject]:
+    def replace(
+        self, owner: Owner, objects: Collection[HostObject], domain: str | None = None, *, confirmed: bool = True
+    ) -> list[HostObject]:
         """Let an owner want exactly these objects. Returns the objects (key and value) that it no longer wants.
 
-        The caller must have found no `conflict`.
+        With `confirmed` the current policy wants them, and the caller must have found no `conflict`. Else the owner
+        keeps them from an earlier policy, and gives way to owners under the current one.
         """
         before = self.of(owner)
         after = {wanted.key: wanted for wanted in objects}
-        self._put(owner, after, after.keys(), domain)
+        self._put(owner, after, after.keys() if confirmed else (), domain)
         return [wanted for key, wanted in before.items() if after.get(key) != wanted]
 
     def _put(
@@ -114,7 +119,7 @@ class DesiredState:
         before, policies = (claim.objects, claim.policies) if claim is not None else (_NOTHING, _NO_POLICIES)
         newer = {key for key in confirmed if policies.get(key) != self._policy}
         if objects:
-            numbers = {key: self._policy if key in newer else policies[key] for key in objects}
+            numbers = {key: self._policy if key in newer else policies.get(key, _EARLIER) for key in objects}
             self._claims[owner] = _Claim(objects, numbers, domain)
         else:
             self._claims.pop(owner, None)

@@ -85,14 +85,17 @@ class HostState:
             if later is not None:
                 await later
 
-    async def settle(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> frozenset[str]:
+    async def settle(
+        self, owner: Owner, objects: Collection[HostObject], domain: str | None = None, *, confirmed: bool = True
+    ) -> frozenset[str]:
         """Record that an owner wants exactly these objects, which exist; remove objects that lost their last owner.
 
+        Without `confirmed` the owner keeps the objects from an earlier policy (`DesiredState.replace`).
         Returns the names (see `released`) under which other owners may wait for the objects that this owner gave up.
         """
         if not objects and not self._desired.of(owner):
             return frozenset()
-        given_up = self._desired.replace(owner, objects, domain)
+        given_up = self._desired.replace(owner, objects, domain, confirmed=confirmed)
         if not given_up:
             return frozenset()
         still_wanted = (self._desired.get(old.key) for old in given_up)

@@ -300,7 +300,10 @@ class Reconciler:
         if self._in_force.observes:
             record.settle(_would(decision), link)
             return
-        self.wake(await self._host.settle(record.vif.id, _needs(record, decision), record.vif.uuid))
+        seen = record.observed
+        confirmed = seen is None or decision.attachment is seen.outcome  # Else it is kept in spite of an error.
+        needs = _needs(record, decision)
+        self.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
         await self._reporter.tell(record, decision, link, done)
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
