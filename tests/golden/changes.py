@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from tests.golden.change import Book, Change
 from tests.golden.defects import (
     HANDED_OVER,
-    ROUTE_GAP,
     SETTINGS_KEPT,
 )
 from tests.golden.examples import EXAMPLES, Example
@@ -173,8 +172,7 @@ def route_link_local(book: Book) -> None:
     book.networks("edge", {"mode": "isolated", "gateway": None})
     book.network("edge", "subnets", [six, four], ["198.51.100.0/25", six], None)
     book.network("edge", "uplink", "eth0", "eth1", "eth9")
-    with book.known(ROUTE_GAP):
-        book.network("edge", "gateway", "uplink", None)
+    book.network("edge", "gateway", "uplink", None)
     book.network("edge", "proxy", True)
     book.network("edge", "dhcp", True)
     book.networks("edge", {"dhcp": True, "domain": "example.org"})
@@ -196,12 +194,10 @@ def route(book: Book) -> None:
     book.networks("public", {"mode": "nat", "subnets": [SUBNETS4], "proxy": None}, ips=moved)
     book.networks("public", {"subnets": [SUBNETS4]}, ips=moved)
     book.network("public", "subnets", ["192.0.2.16/28", SUBNETS6], None)
-    with book.known(ROUTE_GAP):
-        book.network("public", "uplink", "eth1")
+    book.network("public", "uplink", "eth1")
     book.network("public", "uplink", "eth9", None)
     book.network("public", "proxy", False, None)
-    with book.known(ROUTE_GAP):
-        book.network("public", "gateway", "link-local")
+    book.network("public", "gateway", "link-local")
     book.network("public", "dhcp", True)
     book.rename("public", "open")
     book.remove_network("public")

@@ -27,10 +27,6 @@ HANDED_OVER = Defect(
     "what goes from one guest to another is taken away in between",
     r"^removed and made again: (element|proxy) ",
 )
-ROUTE_GAP = Defect(
-    "a route is taken away before it is there with another source",
-    r"^removed and made again: the route to ",
-)
 SETTINGS_KEPT = Defect(
     "the settings of a bridge that stays are said to be removed, and stay",
     rf"{_NOT_AS_AFTER_A_START}sysctl ",

@@ -236,6 +236,28 @@ def test_a_route_with_another_source_address_is_not_the_same(lane: Lane) -> None
     assert ROUTE not in lane.link().routes
 
 
+@pytest.mark.parametrize(
+    ("destination", "old", "new"),
+    [
+        ("10.9.0.5/32", "198.51.100.1/32", "203.0.113.9/32"),
+        ("2001:db8:9::5/128", "2001:db8:1::1/128", "2001:db8:2::2/128"),
+    ],
+    ids=["ipv4", "ipv6"],
+)
+def test_a_route_gets_another_source_and_outlives_its_former_one(
+    lane: Lane, destination: str, old: str, new: str
+) -> None:
+    index, name = lane.index(), "vif1.0"
+    one, two = ip_interface(old), ip_interface(new)
+    route = Route(ip_network(destination), 2, one.ip)
+    moved = replace(route, source=two.ip)
+    lane.do(set_up(lane.link(), name), AddAddress(index, name, one), AddRoute(index, name, route))
+    assert lane.link().routes == {route}
+    lane.do(AddAddress(index, name, two), AddRoute(index, name, moved, replace=True), DeleteAddress(index, name, one))
+    assert lane.link().routes == {moved}
+    assert flat(lane.view) == flat(lane.dumped())
+
+
 def test_a_link_stays_down_when_a_step_before_is_refused(lane: Lane) -> None:
     index = lane.index()
     for wrong in (

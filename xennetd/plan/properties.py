@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from xennetd.model.link import Link, LinkGoal
+from xennetd.model.link import Link, LinkGoal, Route
 from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.objects import Sysctl
 from xennetd.plan.steps import (
@@ -31,6 +31,8 @@ from xennetd.plan.steps import (
 Row = Callable[[Link, LinkGoal], Iterable[LinkStep]]
 
 _T = TypeVar("_T")
+
+_NO_ROUTES: frozenset[Route] = frozenset()
 
 PORT_FLAGS: dict[str, int] = {
     "isolated": 33,  # the port's frames go to ports that are not isolated, and to the bridge itself
@@ -67,11 +69,23 @@ def _surplus(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
     if not (link.routes or link.neighbours or link.addresses):
         return ()
     index, name = link.index, goal.name
+    replaced = _replaced(link, goal)
+    sources = {route.source for route in replaced}
+    addresses = {address for address in set(link.addresses) - set(goal.addresses) if address.ip not in sources}
     return (
-        *(DeleteRoute(index, name, route) for route in _ordered(link.routes - goal.routes)),
+        *(DeleteRoute(index, name, route) for route in _ordered(link.routes - goal.routes - replaced)),
         *(DeleteNeighbour(index, name, neighbour) for neighbour in _ordered(link.neighbours - goal.neighbours)),
-        *(DeleteAddress(index, name, address) for address in _ordered(set(link.addresses) - set(goal.addresses))),
+        *(DeleteAddress(index, name, address) for address in _ordered(addresses)),
     )
+
+
+def _replaced(link: Link, goal: LinkGoal) -> frozenset[Route]:
+    """Return the routes that differ from a route of the goal in their source only."""
+    surplus, missing = link.routes - goal.routes, goal.routes - link.routes
+    if not (surplus and missing):
+        return _NO_ROUTES
+    keys = {(route.destination, route.metric) for route in missing}
+    return frozenset(route for route in surplus if (route.destination, route.metric) in keys)
 
 
 def _mtu(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
@@ -130,11 +144,28 @@ def _missing(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
     if not (goal.addresses or goal.routes or goal.neighbours):
         return ()
     index, name = link.index, goal.name
+    replaced = {(route.destination, route.metric) for route in _replaced(link, goal)}
     return (
         *(AddAddress(index, name, address) for address in goal.addresses if address not in link.addresses),
         *(SetNeighbour(index, name, neighbour) for neighbour in _ordered(goal.neighbours - link.neighbours)),
-        *(AddRoute(index, name, route, replace=route in goal.taken) for route in _ordered(goal.routes - link.routes)),
+        *(
+            AddRoute(index, name, route, replace=route in goal.taken or (route.destination, route.metric) in replaced)
+            for route in _ordered(goal.routes - link.routes)
+        ),
     )
+
+
+def _former_sources(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
+    """Delete the surplus addresses that were sources of routes, now that these routes have other sources.
+
+    The kernel deletes an IPv4 route along with the address that is its source (fib_sync_down_addr(),
+    net/ipv4/fib_semantics.c), so an earlier deletion would leave the guest without a route for a moment.
+    """
+    if not link.addresses:
+        return ()
+    sources = {route.source for route in _replaced(link, goal)}
+    surplus = {address for address in set(link.addresses) - set(goal.addresses) if address.ip in sources}
+    return [DeleteAddress(link.index, goal.name, address) for address in _ordered(surplus)]
 
 
 TABLE: tuple[Row, ...] = (
@@ -149,6 +180,7 @@ TABLE: tuple[Row, ...] = (
     _sysctls,
     _up,
     _missing,
+    _former_sources,
 )
 
 

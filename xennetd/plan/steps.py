@@ -121,8 +121,9 @@ class DeleteAddress:
 class AddRoute:
     """Route a destination through the link, which must be up.
 
-    With `replace`, the new route takes the place of a route with the same destination and metric, with xennetd's mark
-    and through another link, in one step. Without `replace`, the kernel refuses the Step if such a route exists.
+    With `replace`, the new route takes the place of a route with the same destination and metric and with xennetd's
+    mark, through this link or another, in one step. Without `replace`, the kernel refuses the Step if there is such a
+    route.
     """
 
     index: int
@@ -137,7 +138,9 @@ class AddRoute:
 
     def effect(self, link: Link) -> Link:
         """Return `link` as it is after this Step."""
-        return replace(link, routes=link.routes | {self.route})
+        key = (self.route.destination, self.route.metric)
+        others = frozenset(route for route in link.routes if (route.destination, route.metric) != key)
+        return replace(link, routes=others | {self.route})
 
 
 @dataclass(frozen=True, slots=True)
