@@ -159,6 +159,9 @@ class HostView(Protocol):
         ...
 
 
+_NOT_IN_NAMES = frozenset(" /:%*,\"'\\")
+
+
 def is_link_name(text: str) -> bool:
     """Return whether both the kernel and xennetd accept `text` as a link's name.
 
@@ -170,5 +173,7 @@ def is_link_name(text: str) -> bool:
         0 < len(text) < IFNAMSIZ
         and text not in (".", "..")
         and not text.isdigit()
-        and all("!" <= c <= "~" and c not in "/:%*,\"'\\" for c in text)
+        and text.isascii()
+        and text.isprintable()
+        and _NOT_IN_NAMES.isdisjoint(text)
     )
