@@ -1,18 +1,18 @@
 """The placement of a guest's link: a port of a bridge, or routed. `Placement` is a sum type of these.
 
 A placement says whether a link is where the placement puts it (`holds`), whether a link that is up serves its guest in
-this manner at all (`serves`), and what properties the link must have (`goal`). No other module examines a link's master
-or group to learn this.
+this manner at all (`serves`), what properties the link must have (`goal`), and how the link is out of service
+(`idle`). No other module examines a link's master or group to learn this.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from xennetd.model.ip import IPInterface, IPNetwork
-from xennetd.model.link import Link, LinkGoal, Neighbour, Route
+from xennetd.model.link import IFF_UP, Link, LinkGoal, Neighbour, Route
 from xennetd.model.marks import GUEST_GROUP
 
 TAP_METRIC = 1
@@ -67,6 +67,11 @@ class BridgePort:
         """Return whether the link is a port of any bridge."""
         return bool(link.master)
 
+    @staticmethod
+    def idle(link: Link) -> Link:
+        """Return the link as it is out of service: down, and no bridge's port."""
+        return replace(_down(link), master=0)
+
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
         """Return the link's desired properties. `mtu` None leaves the MTU alone. A port has no routes."""
         return LinkGoal(
@@ -115,6 +120,11 @@ class Routed:
         """Return whether the link is a routed guest's: in GUEST_GROUP, and no bridge's port."""
         return not link.master and link.group == GUEST_GROUP
 
+    @staticmethod
+    def idle(link: Link) -> Link:
+        """Return the link as it is out of service: down. The kernel deletes its routes and neighbours by itself."""
+        return _down(link)
+
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
         """Return the link's desired properties. `mtu` None leaves the MTU alone.
 
@@ -133,3 +143,15 @@ class Routed:
 
 
 Placement = BridgePort | Routed
+
+_PLACEMENTS = (BridgePort, Routed)
+
+
+def idle(link: Link) -> Link:
+    """Return a guest's link as it is out of service, whatever placement it has now."""
+    now = next((placement for placement in _PLACEMENTS if placement.serves(link)), None)
+    return now.idle(link) if now is not None else _down(link)
+
+
+def _down(link: Link) -> Link:
+    return replace(link, flags=link.flags & ~IFF_UP)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xennetd.model.link import Link, LinkGoal
+from xennetd.model.placement import idle
 from xennetd.plan.properties import TABLE
 from xennetd.plan.steps import LinkStep, set_down, set_master
 
@@ -45,15 +46,12 @@ def _must_be_down(goal: LinkGoal, link: Link) -> bool:
 
 
 def release(link: Link) -> tuple[LinkStep, ...]:
-    """Return the Steps that take a link out of service: down first, then out of its bridge.
-
-    The kernel itself deletes the routes and neighbours of a link that goes down.
-    """
-    steps: list[LinkStep] = []
-    if link.up:
+    """Return the Steps that take a link out of service, as its placement has it: down first, then out of its bridge."""
+    goal, steps = idle(link), []
+    if link.up and not goal.up:
         steps.append(set_down(link))
-    if link.master:
-        steps.append(set_master(link.index, link.name, 0))
+    if link.master != goal.master:
+        steps.append(set_master(link.index, link.name, goal.master))
     return tuple(steps)
 
 
