@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ip import plain
@@ -15,7 +16,25 @@ from xennetd.model.status import VifState, VifStatus
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation, PortMemory
-from xennetd.policy.facts import Answers
+from xennetd.policy.facts import Facts
+from xennetd.policy.resolve import Resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What policy said of a vif, and what it was told of the host and the other guests for that.
+
+    Policy is pure: as long as `policy` and `vif` are these objects and `facts` hold, it would say the same again.
+    """
+
+    policy: Policy
+    vif: Vif
+    facts: Facts
+    resolution: Resolution
+
+    def holds(self, policy: Policy, vif: Vif) -> bool:
+        """Return whether policy would say the same of this vif now."""
+        return self.vif is vif and self.policy is policy and self.facts.hold()
 
 
 @dataclass(slots=True)
@@ -29,9 +48,9 @@ class Record:
 
     `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
     attachment. `waits_on` names the links and other things whose change calls for a new decision. `observed` and
-    `decided` are the latest observation and its decision; `xennetctl show --debug` prints them. `answers` are what
-    policy was told of the host and the other guests on the way. They are None for a connected vif: policy would get
-    them again, and those of a thousand vifs would take a megabyte.
+    `decided` are the latest observation and its decision; `xennetctl show --debug` prints them. `resolved` is what
+    policy said on the way. It is None for a connected vif: policy would say it again, and the answers that it got
+    would take a megabyte for a thousand vifs.
     """
 
     vif: Vif
@@ -50,7 +69,7 @@ class Record:
     waits_on: frozenset[str] = frozenset()
     observed: Observation | None = None
     decided: Decision | None = None
-    answers: Answers | None = None
+    resolved: Resolved | None = None
 
     @property
     def connected(self) -> bool:

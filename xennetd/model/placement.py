@@ -1,18 +1,18 @@
 """The placement of a guest's link: a port of a bridge, or routed. `Placement` is a sum type of these.
 
 A placement says whether a link is where the placement puts it (`holds`), whether a link that is up serves its guest in
-this manner at all (`serves`), what properties the link must have (`goal`), and how the link is out of service
-(`idle`). No other module examines a link's master or group to learn this.
+this manner at all (`serves`), what properties the link must have (`goal`), and which master the link keeps when it is
+down and out of service (`idle_master`). No other module examines a link's master or group to learn this.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from xennetd.model.ip import IPInterface, IPNetwork
-from xennetd.model.link import IFF_UP, Link, LinkGoal, Neighbour, Route
+from xennetd.model.link import Link, LinkGoal, Neighbour, Route
 from xennetd.model.marks import GUEST_GROUP
 
 TAP_METRIC = 1
@@ -68,9 +68,9 @@ class BridgePort:
         return bool(link.master)
 
     @staticmethod
-    def idle(link: Link) -> Link:
-        """Return the link as it is out of service: down, and no bridge's port."""
-        return replace(_down(link), master=0)
+    def idle_master(link: Link) -> int:
+        """Return 0: out of service the link is no bridge's port."""
+        return 0
 
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
         """Return the link's desired properties. `mtu` None leaves the MTU alone. A port has no routes."""
@@ -121,9 +121,9 @@ class Routed:
         return not link.master and link.group == GUEST_GROUP
 
     @staticmethod
-    def idle(link: Link) -> Link:
-        """Return the link as it is out of service: down. The kernel deletes its routes and neighbours by itself."""
-        return _down(link)
+    def idle_master(link: Link) -> int:
+        """Return the master that the link has now. The kernel deletes routes and neighbours of a link that is down."""
+        return link.master
 
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
         """Return the link's desired properties. `mtu` None leaves the MTU alone.
@@ -147,11 +147,12 @@ Placement = BridgePort | Routed
 _PLACEMENTS = (BridgePort, Routed)
 
 
-def idle(link: Link) -> Link:
-    """Return a guest's link as it is out of service, whatever placement it has now."""
-    now = next((placement for placement in _PLACEMENTS if placement.serves(link)), None)
-    return now.idle(link) if now is not None else _down(link)
+def idle_master(link: Link) -> int:
+    """Return the index of the master that a guest's link has when it is out of service, 0 for none.
 
-
-def _down(link: Link) -> Link:
-    return replace(link, flags=link.flags & ~IFF_UP)
+    The placement that the link has now decides this.
+    """
+    for placement in _PLACEMENTS:
+        if placement.serves(link):
+            return placement.idle_master(link)
+    return link.master

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xennetd.model.link import Link, LinkGoal
-from xennetd.model.placement import idle
+from xennetd.model.placement import idle_master
 from xennetd.plan.properties import TABLE
 from xennetd.plan.steps import LinkStep, set_down, set_master
 
@@ -47,12 +47,9 @@ def _must_be_down(goal: LinkGoal, link: Link) -> bool:
 
 def release(link: Link) -> tuple[LinkStep, ...]:
     """Return the Steps that take a link out of service, as its placement has it: down first, then out of its bridge."""
-    goal, steps = idle(link), []
-    if link.up and not goal.up:
-        steps.append(set_down(link))
-    if link.master != goal.master:
-        steps.append(set_master(link.index, link.name, goal.master))
-    return tuple(steps)
+    master = idle_master(link)
+    down = (set_down(link),) if link.up else ()
+    return (*down, set_master(link.index, link.name, master)) if link.master != master else down
 
 
 def apply(steps: Iterable[LinkStep], link: Link) -> Link:

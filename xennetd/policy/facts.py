@@ -37,6 +37,7 @@ class Facts:
         self.has_ipv6 = host.has_ipv6
         self.forces_ipv6 = host.forces_ipv6
         self.answers: dict[tuple[Any, ...], Any] = {}
+        self._asked: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @classmethod
     def of(cls, answers: Answers, *, has_ipv6: bool, forces_ipv6: bool) -> Facts:
@@ -52,7 +53,13 @@ class Facts:
             return self.answers[question]
         except KeyError:
             answer = self.answers[question] = ask(*about)
+            self._asked[question] = ask
             return answer
+
+    def hold(self) -> bool:
+        """Return whether the host and the other guests would answer all questions as before."""
+        answers = self.answers
+        return all(ask(*question[1:]) == answers[question] for question, ask in self._asked.items())
 
     def link(self, name: str) -> Link | None:
         """Return the link with this name (`HostView.link`)."""

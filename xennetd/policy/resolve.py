@@ -16,7 +16,7 @@ from ipaddress import ip_interface
 
 from xennetd.config.pattern import matches
 from xennetd.model.attachment import Assignment, Attachment
-from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.configuration import Match, Network, Policy, Rule
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.ip import plain
 from xennetd.model.link import HostView, Link
@@ -57,15 +57,14 @@ def owned(policy: Policy, vif: Vif) -> bool:
 
     In the place of `xl devd` xennetd also manages the vifs of stock scripts: no other program runs these scripts there.
     """
-    return _is_managed(vif.script, policy.daemon)
+    daemon = policy.daemon
+    return _is_managed(vif.script, daemon.scripts, daemon.mode == "observe" or daemon.devd)
 
 
 @lru_cache(256)
-def _is_managed(script: str, daemon: DaemonConfig) -> bool:
+def _is_managed(script: str, patterns: tuple[str, ...], stock: bool) -> bool:
     name = _basename(script)
-    if name in STOCK_SCRIPTS and (daemon.mode == "observe" or daemon.devd):
-        return True
-    return any(matches(pattern, name) for pattern in daemon.scripts)
+    return (stock and name in STOCK_SCRIPTS) or any(matches(pattern, name) for pattern in patterns)
 
 
 def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Resolution:

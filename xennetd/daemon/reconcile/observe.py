@@ -9,7 +9,7 @@ from dataclasses import replace
 from xennetd.daemon.reconcile.dry_run import DryRunHost
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.registry import GuestRegistry
-from xennetd.daemon.record import Record
+from xennetd.daemon.record import Record, Resolved
 from xennetd.kernel.links import Links
 from xennetd.kernel.procsys import read_sysctl
 from xennetd.model.attachment import Assignment, Attachment
@@ -17,11 +17,10 @@ from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import HostView, Link, Route
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
-from xennetd.model.vif import Vif
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
 from xennetd.policy.facts import Answers, Facts
-from xennetd.policy.resolve import Resolution, owned, resolve
+from xennetd.policy.resolve import owned, resolve
 
 Leaves = Callable[[Link], bool]
 """Returns whether all vifs of a guest's link are gone or being removed."""
@@ -37,8 +36,8 @@ class Observer:
 
     def observe(
         self, record: Record, link: Link | None, tap: Link | None, policy: Policy, leaves: Leaves
-    ) -> tuple[Observation, Answers]:
-        """Return the observation of a vif under this policy, and the answers that policy got.
+    ) -> tuple[Observation, Resolved | None]:
+        """Return the observation of a vif under this policy, and what policy said of the vif if it was asked.
 
         `link` and `tap` are the vif's links, None where they do not exist. `leaves` is called for another link that
         holds the name that one of them must get.
@@ -49,10 +48,11 @@ class Observer:
         outcome: Attachment | XennetdError | None = None
         steps: tuple[HostStep, ...] = ()
         established = False
-        answers: Answers = {}
+        resolved: Resolved | None = None
         before = record.attachment
         if is_owned and not vif.removing and not (vif.pinned and vif.hotplug_status != CONNECTED):
-            resolution, answers = self._resolve(vif, policy)
+            resolved = self._resolve(record, policy)
+            resolution = resolved.resolution
             assignment, outcome = resolution.assignment, resolution.outcome
             if isinstance(outcome, Attachment) and not vif.pinned:
                 if outcome == before:
@@ -79,17 +79,20 @@ class Observer:
             before=before,
             removes_backend=policy.daemon.devd,
         )
-        return seen, answers
+        return seen, resolved
 
-    def answers(self, vif: Vif, policy: Policy) -> Answers:
-        """Return the answers that policy gets about this vif now."""
-        return self._resolve(vif, policy)[1]
+    def answers(self, record: Record, policy: Policy) -> Answers:
+        """Return the answers that policy gets about the host and the other guests for a decision about this vif."""
+        return (record.resolved or self._resolve(record, policy)).facts.answers
 
-    def _resolve(self, vif: Vif, policy: Policy) -> tuple[Resolution, Answers]:
-        """Return what policy says of a vif, and the answers that policy got about the host and the other guests."""
+    def _resolve(self, record: Record, policy: Policy) -> Resolved:
+        """Return what policy says of a vif. Policy is not asked again while nothing has changed since the last time."""
+        vif, last = record.vif, record.resolved
+        if last is not None and last.holds(policy, vif):
+            return last
         view: HostView = DryRunHost(self._links, policy) if policy.daemon.mode == "observe" else self._links
         facts = Facts(view, self._registry)
-        return resolve(policy, vif, facts, facts), facts.answers
+        return Resolved(policy, vif, facts, resolve(policy, vif, facts, facts))
 
     def _host_steps(
         self, record: Record, attachment: Attachment

@@ -121,9 +121,7 @@ class Reconciler:
 
         For a connected vif policy asks again.
         """
-        if record.answers is not None:
-            return record.answers
-        return self._observer.answers(record.vif, self._in_force.policy)
+        return self._observer.answers(record, self._in_force.policy)
 
     def problems(self) -> list[str]:
         """Return a sentence for each vif that must be repaired again and again."""
@@ -309,12 +307,12 @@ class Reconciler:
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
         vif = record.vif
         self._registry.meet(vif.id, connected=record.connected, in_service=link is not None and link.up)
-        seen, answers = self._observer.observe(
+        seen, resolved = self._observer.observe(
             record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
         )
         decision = decide(seen)
         at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
-        record.observed, record.decided, record.answers = seen, decision, None if at_rest else answers
+        record.observed, record.decided, record.resolved = seen, decision, None if at_rest else resolved
         if seen.assignment is not None:
             record.assignment = seen.assignment
         for port, is_tap in ((decision.port, False), (decision.tap, True)):
@@ -324,10 +322,11 @@ class Reconciler:
         # This comes before anything is awaited: decisions about other vifs depend on these claims, and what this vif
         # waits for may come meanwhile.
         self._claim(record, decision)
-        self._waiters.wait(vif.id, record.waits_on, decision.waits_on)
-        record.waits_on = decision.waits_on
-        if decision.look_at is not None:
-            self._queue.hint_later(vif.id, max(0.0, decision.look_at - time.monotonic()))
+        waits_on, look_at = decision.waits_on, decision.look_at
+        self._waiters.wait(vif.id, record.waits_on, waits_on)
+        record.waits_on = waits_on
+        if look_at is not None:
+            self._queue.hint_later(vif.id, max(0.0, look_at - time.monotonic()))
         return decision
 
     def _claim(self, record: Record, decision: Decision) -> None:

@@ -116,10 +116,15 @@ class AuditEvents:
         self._hooks.run("online", record.vif, record.vif.link_name, (attachment.bridge if attachment else None) or "")
 
     def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
-        steps = "; ".join(step.describe() for step in done)
-        before, after = (place.where if place is not None else None for place in (was, record.attachment))
-        if before is not None and after is not None and before != after:
-            message = f"{record.title} moved from {before} to {after}: {steps}"
-            self._audit.record(record.event(EventKind.CHANGE, message))
+        """Audit the Steps for a vif that was connected before, with the attachment `was` if this run knows it.
+
+        Another attachment than before means that policy, xenstore or the host changed, and nobody meddled with the vif.
+        """
+        now, steps = record.attachment, "; ".join(step.describe() for step in done)
+        if was is None or now is None or was == now:
+            kind, message = EventKind.DRIFT, f"{record.title} repaired: {steps}"
+        elif was.where != now.where:
+            kind, message = EventKind.CHANGE, f"{record.title} moved from {was.where} to {now.where}: {steps}"
         else:
-            self._audit.record(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"))
+            kind, message = EventKind.CHANGE, f"{record.title} changed: {steps}"
+        self._audit.record(record.event(kind, message))
