@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tests.golden.change import Book, Change
-from tests.golden.defects import (
-    HANDED_OVER,
-    SETTINGS_KEPT,
-)
+from tests.golden.defects import SETTINGS_KEPT
 from tests.golden.examples import EXAMPLES, Example
 
 SUBNETS4, SUBNETS6 = "10.99.0.0/24", "fd99:0:0:1::/64"
@@ -70,8 +67,7 @@ def nat(book: Book) -> None:
     book.network("lab", "forward", [{**to_web, "port": 8081}, to_jump], only=("web-1",))
     book.network("lab", "forward", [{**to_web, "to": "web-1:8000"}, to_jump], only=("web-1",))
     book.network("lab", "forward", [{**to_web, "proto": "udp"}, to_jump], only=("web-1",))
-    with book.known(HANDED_OVER):
-        book.network("lab", "forward", [{**to_web, "to": "db-1:80"}, to_jump], only=("web-1", "db-1"))
+    book.network("lab", "forward", [{**to_web, "to": "db-1:80"}, to_jump], only=("web-1", "db-1"))
     book.network("lab", "forward", [{**to_web, "to": "nobody:80"}, to_jump], [to_jump], only=("web-1",))
     book.network("lab", "forward", [to_web, {**to_jump, "to": "jump:22"}], only=("jump",))
     book.network("lab", "forward", [to_web, {**to_jump, "to": "10.77.0.6:22"}], [to_web], only=("jump",))
@@ -113,8 +109,7 @@ def dual_stack(book: Book) -> None:
     book.networks("lab", {"nptv6": None, "nat66": True})
     book.network("lab", "forward", [{**web, "port": 8443}], None, only=("web-1",))
     book.network("lab", "forward", [{**web, "to": "[fd77:0:0:1::80]:443"}], only=("web-1",))
-    with book.known(HANDED_OVER):
-        book.network("lab", "forward", [{**web, "to": "db-1:443"}], only=("web-1", "db-1"))
+    book.network("lab", "forward", [{**web, "to": "db-1:443"}], only=("web-1", "db-1"))
     book.rename("lab", "office")
     book.remove_network("lab")
     book.policy("web server", "ip", ["10.77.0.81", "fd77:0:0:1::80"], ["10.77.0.80"], ["fd77:0:0:1::80"], None)
@@ -202,8 +197,7 @@ def route(book: Book) -> None:
     book.rename("public", "open")
     book.remove_network("public")
     book.policy("mail server", "match.vm", "nobody", None, also=("pub-1",))
-    with book.known(HANDED_OVER):
-        book.policy("mail server", "match.vm", "pub-1", also=("pub-1",))
+    book.policy("mail server", "match.vm", "pub-1", also=("pub-1",))
     book.policy("mail server", "match.devid", 1, None)
     book.policy("mail server", "ip", ["192.0.2.26"], None)
     book.policy("mail server", "mac", "stable")

@@ -23,10 +23,6 @@ class Defect:
 
 _NOT_AS_AFTER_A_START = r"^not (as|there) after a start: "
 
-HANDED_OVER = Defect(
-    "what goes from one guest to another is taken away in between",
-    r"^removed and made again: (element|proxy) ",
-)
 SETTINGS_KEPT = Defect(
     "the settings of a bridge that stays are said to be removed, and stay",
     rf"{_NOT_AS_AFTER_A_START}sysctl ",

@@ -50,10 +50,16 @@ _ROUNDS = 3
 LEFT_OVER = "left over"
 """Whom a Step is for that removes what nobody wants."""
 
+GIVEN_UP = "given up by guests"
+"""Whom a Step is for that removes what no guest wants any more, once all guests follow the new policy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A Step, or what the toolstack or the journal was told, and whom it is for: a network, a vif, or LEFT_OVER."""
+    """A Step, or what the toolstack or the journal was told.
+
+    `owner` says whom it is for: a network, a vif, GIVEN_UP or LEFT_OVER.
+    """
 
     owner: Owner
     what: Step | str
@@ -89,6 +95,10 @@ class RecordingHostState(HostState):
     ) -> frozenset[str]:
         self.owner = owner
         return await super().settle(owner, objects, domain, confirmed=confirmed)
+
+    async def release(self) -> None:
+        self.owner = GIVEN_UP
+        await super().release()
 
     async def prune(self) -> None:
         self.owner = LEFT_OVER
@@ -204,7 +214,7 @@ class Serving:
     async def reload(self, policy: Policy) -> None:
         """Put a policy into force that `check` has no error of, as `Supervisor.reload` does."""
         await follow(policy, (), self._in_force, self.state, self.networks, self.reconciler)
-        if not self.observes and self.reconciler.knows_all_needs:
+        if not self.observes and self.state.knows_all:
             await self.state.prune()
         await self.rest()
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from tests.golden.serving import LEFT_OVER, Done, Serving
+from tests.golden.serving import GIVEN_UP, LEFT_OVER, Done, Serving
 from xennetd.model.objects import DhcpService, HostObject, Ruleset
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
@@ -45,7 +45,7 @@ def state_lines(daemon: Serving) -> list[str]:
 
 def _heading(daemon: Serving, owner: VifId | str) -> str:
     if not isinstance(owner, VifId):
-        return owner if owner == LEFT_OVER else f"network {owner}"
+        return owner if owner in (GIVEN_UP, LEFT_OVER) else f"network {owner}"
     record = daemon.records[owner]
     assignment = record.assignment
     by = [f'policy "{assignment.policy}"'] if assignment is not None and assignment.policy is not None else []

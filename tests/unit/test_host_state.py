@@ -56,6 +56,7 @@ class Heap:
         self.objects: dict[Key, HostObject] = {each.key: each for each in there}
         self.done: list[str] = []
         self.refuses: HostObject | None = None
+        self.keeps: HostObject | None = None
 
     @property
     def there(self) -> list[HostObject]:
@@ -74,6 +75,8 @@ class Heap:
 
     def remove(self, objects: Sequence[HostObject]) -> None:
         for each in objects:
+            if each == self.keeps:
+                raise HostError(f"{each.describe()}: it stays")
             if self.objects.get(each.key) == each:
                 del self.objects[each.key]
                 self.done.append(f"- {each.describe()}")
@@ -126,6 +129,48 @@ def test_things_are_made_in_the_order_in_which_they_require_each_other_and_go_in
     heap.done.clear()
     run(have(host, ONE))
     assert [line.removeprefix("- ") for line in heap.done] == made[::-1]
+
+
+def test_what_guests_share_stays_while_the_needs_of_one_are_unknown() -> None:
+    heap = Heap()
+    host = state(heap)
+    run(have(host, ONE, PROXY, FORWARDING))
+    host.know(OTHER, known=False)
+    run(have(host, ONE))
+    assert heap.there == [FORWARDING], "the proxy entry was one guest's alone"
+    assert host.withholds
+    host.know(OTHER, known=True)
+    run(host.prune())
+    assert heap.there == []
+    assert not host.withholds
+
+
+def test_what_passes_from_one_guest_to_another_in_a_reload_is_not_removed_in_between() -> None:
+    heap = Heap()
+    host = state(heap)
+    run(have(host, ONE, PROXY, ELEMENT, FORWARDING))
+    heap.done.clear()
+    host.hold()
+    run(have(host, ONE))
+    run(have(host, OTHER, PROXY, OTHER_ELEMENT))
+    assert heap.done == [f"~ {OTHER_ELEMENT.describe()}"]
+    run(host.release())
+    assert sorted(heap.objects.values(), key=str) == sorted([PROXY, OTHER_ELEMENT], key=str)
+
+
+def test_a_refused_removal_stops_no_other_and_is_tried_again() -> None:
+    heap = Heap()
+    host = state(heap)
+    forwarding1 = Sysctl(4, "eth1", "forwarding", 1, after=frozenset({RULESET}))
+    run(have(host, ONE, RULES, FORWARDING, forwarding1))
+    heap.keeps = forwarding1
+    run(have(host, ONE))
+    assert heap.there == [RULES, forwarding1], "a link that forwards still must keep its filter"
+    assert host.withholds
+    heap.keeps = None
+    run(host.prune())
+    assert heap.there == []
+    assert not host.withholds
 
 
 def test_what_an_owner_wants_otherwise_now_is_changed_in_place() -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from tests.unit.hosts import TableHost
+from tests.unit.test_host_state import KINDS, Heap
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
+from xennetd.daemon.reconcile.reload import follow
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange
 from xennetd.model.configuration import Network, Policy
 from xennetd.model.errors import HostError
 from xennetd.model.link import Link
-from xennetd.model.objects import ManagedBridge
+from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.objects import RULESET, ManagedBridge
 from xennetd.model.vif import VifId
 from xennetd.plan.difference import Make
 from xennetd.policy.modes import BRIDGE, NAT, ROUTE
@@ -153,5 +157,87 @@ def test_a_network_that_is_put_right_again_and_again_is_so_less_and_less_often(h
             await asyncio.sleep(0.05)
         assert 2 <= host.ensure.await_count < 8, "0.1, 0.2, 0.4, 0.8, ... seconds apart"
         running.cancel()
+
+    asyncio.run(scenario())
+
+
+class Live:
+    """A view whose links a test changes."""
+
+    def __init__(self, *links: Link) -> None:
+        self.now = TableHost(links)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.now, name)
+
+
+UPLINK = Link(2, "eth0")
+OWN = Link(9, "xn-lab", "bridge", group=BRIDGE_GROUP)
+SERVED = replace(LAB, dhcp=True, domain="lab.internal")
+
+
+class Real:
+    """Networks over a real `HostState`, whose adapter is a heap."""
+
+    def __init__(self, network: Network, heap: Heap, *links: Link) -> None:
+        self.view, self.heap = Live(*links), heap
+        self.host = HostState(dict.fromkeys(KINDS, heap))
+        self.in_force = InForce(Policy(networks={network.name: network}))
+        view: Any = self.view
+        self.networks = Networks(self.in_force, view, self.host, mock.Mock(), mock.Mock())
+
+    async def reload(self, network: Network) -> None:
+        guests = mock.Mock(follow_policy=mock.AsyncMock())
+        policy = Policy(networks={network.name: network})
+        await follow(policy, (), self.in_force, self.host, self.networks, guests)
+
+
+def kinds(heap: Heap) -> set[str]:
+    return {key.kind for key in heap.objects}
+
+
+def test_a_network_keeps_what_it_has_while_its_uplink_is_gone_whatever_it_is_called() -> None:
+    async def scenario() -> None:
+        real = Real(SERVED, Heap(), UPLINK, OWN)
+        await real.networks.look()
+        made = kinds(real.heap)
+        real.view.now = TableHost((OWN,))
+        await real.reload(replace(SERVED, name="office"))
+        assert kinds(real.heap) == made
+        assert not [line for line in real.heap.done if line.startswith("-") and "eth0" not in line]
+        assert "eth0" in (real.networks.problem("office") or HostError("")).sentence
+
+        again = Real(SERVED, real.heap, OWN)  # a new daemon
+        await again.networks.look()
+        await again.host.prune()
+        assert kinds(real.heap) == made
+
+    asyncio.run(scenario())
+
+
+def test_a_network_gets_its_filter_back_although_its_uplink_is_gone() -> None:
+    async def scenario() -> None:
+        real = Real(LAB, Heap(), UPLINK, OWN)
+        await real.networks.look()
+        real.view.now = TableHost((OWN,))
+        del real.heap.objects[RULESET]
+        await real.networks.look()
+        assert RULESET in real.heap.objects
+
+    asyncio.run(scenario())
+
+
+def test_no_guest_joins_a_network_whose_filter_another_program_keeps_removing() -> None:
+    async def scenario() -> None:
+        real = Real(LAB, Heap(), UPLINK, OWN)
+        for _ in range(4):
+            real.heap.objects.pop(RULESET, None)
+            await real.networks.look()
+            assert (RULESET in real.heap.objects) is (real.networks.problem("lab") is None)
+        assert RULESET not in real.heap.objects
+        await asyncio.sleep(0.3)
+        await real.networks.look()
+        assert RULESET in real.heap.objects
+        assert real.networks.problem("lab") is None
 
     asyncio.run(scenario())

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.daemon.reconcile.pace import Pace
+from xennetd.plan.steps import SetLink
 
-UP = ("ip link set dev vif7.0 up",)
+UP = (SetLink(7, "vif7.0", "up", True, "up"),)
+JOIN = (SetLink(7, "vif7.0", "master", 3, "master xenbr0"),)
 
 
 def test_work_is_done_at_once_and_the_same_again_waits_twice_as_long_each_time() -> None:
@@ -35,7 +37,7 @@ def test_other_work_and_other_subjects_do_not_wait() -> None:
     assert pace.wait("vif7.0", UP, 0.0) == 0.0
     assert pace.wait("vif7.0", UP, 0.0) > 0.0
     assert pace.wait("vif8.0", UP, 0.0) == 0.0
-    assert pace.wait("vif7.0", ("ip link set dev vif7.0 master xenbr0",), 0.0) == 0.0
+    assert pace.wait("vif7.0", JOIN, 0.0) == 0.0
 
 
 def test_what_stayed_done_is_forgotten() -> None:
@@ -72,3 +74,19 @@ def test_the_same_work_on_a_new_link_does_not_wait() -> None:
     assert pace.wait("vif7.0", UP, 0.0, links=11) == 0.0
     assert pace.wait("vif7.0", UP, 0.0, links=12) == 0.0
     assert pace.wait("vif7.0", UP, 0.0, links=12) > 0.0
+
+
+def test_works_that_alternate_wait_as_well() -> None:
+    pace, now, done = Pace(), 0.0, 0
+    while now < 30.0:
+        waits = []
+        for work in (UP, JOIN):
+            wait = pace.wait("vif7.0", work, now)
+            done += wait == 0.0
+            waits.append(wait)
+            now += 0.001
+        now += max(min(waits) - 0.002, 0.0)
+    assert done < 30
+    problem = pace.problem("vif7.0", now)
+    assert problem is not None
+    assert "vif7.0" in problem

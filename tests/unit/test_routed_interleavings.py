@@ -66,7 +66,7 @@ class RoutedWorld(World):
         before = self.links.get(link.index, Link(link.index, ""))
         if link.up and before.up:
             for gone in before.routes - link.routes:
-                self.unheard_links.append(_route(link.index, gone, gone=True))
+                self.unheard_links.append(route_bytes(link.index, gone, gone=True))
         super().put(link)
         for address in set(before.addresses) - set(link.addresses):
             self.unheard_links.append(address_message(link.index, address.ip.packed, 32, gone=True))
@@ -82,7 +82,7 @@ class RoutedWorld(World):
                 if other.index != link.index and new in other.routes:
                     self._route_moves(other.parent, link.parent)
                     self.links[other.index] = replace(other, routes=other.routes - {new})
-            self.unheard_links.append(_route(link.index, new))
+            self.unheard_links.append(route_bytes(link.index, new))
 
     def _route_moves(self, before: VifId | None, after: VifId | None) -> None:
         assert before is not None
@@ -105,7 +105,7 @@ class RoutedWorld(World):
             self.put(replace(link, routes=frozenset(), neighbours=frozenset()))
 
 
-def _route(index: int, route: Route, *, gone: bool = False) -> bytes:
+def route_bytes(index: int, route: Route, *, gone: bool = False) -> bytes:
     source = attribute(7, route.source.packed) if route.source is not None else b""
     return route_message(index, route.destination.network_address.packed, source, gone=gone)
 
@@ -128,7 +128,7 @@ class RoutedKernel(SimulatedKernel):
         super().poll()
         if self.links.stale.routes:
             links = self._routed_world.links.values()
-            dump = [_route(link.index, route) for link in links for route in link.routes]
+            dump = [route_bytes(link.index, route) for link in links for route in link.routes]
             self.changed(self.links.reload_routes([route_message(UPLINK, b"\0\0\0\0", length=0, protocol=16), *dump]))
         for index in tuple(self.links.stale.addresses):
             link = self._routed_world.links.get(index, Link(index, ""))

@@ -161,9 +161,9 @@ class Supervisor:
         tasks.create_task(self._networks.run(), name="networks")
         tasks.create_task(self._reconciler.run(), name="reconciler")
         tasks.create_task(self._hooks.work(), name="hooks")
-        tasks.create_task(self._follow_renames(), name="renames")
         tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
         await self._reconciler.look_at_all()
+        tasks.create_task(self._follow_renames(), name="renames")
         self._prune_due = True
         await self._prune()
         # Objects that exist now live long, and an attach makes hardly any reference cycles. So the garbage collector
@@ -183,7 +183,8 @@ class Supervisor:
 
     async def _prune(self) -> None:
         """Remove marked host objects without an owner, once the needs of every vif are known."""
-        if self._prune_due and not self._in_force.observes and self._reconciler.knows_all_needs:
+        due = self._prune_due or self._host.withholds
+        if due and not self._in_force.observes and self._host.knows_all:
             self._prune_due = False
             await self._host.prune()
 
@@ -215,7 +216,7 @@ class Supervisor:
     def _links_changed(self, changes: list[LinkChange]) -> None:
         self._reconciler.links_changed(changes)
         self._networks.links_changed(changes)
-        if self._ready and any(map(_renames, changes)):
+        if any(map(_renames, changes)):
             self._renamed.set()
 
     def _cured(self, awaited: Iterable[str]) -> None:

@@ -71,7 +71,7 @@ class Proxies:
                 ack = self._ask(rtnl_ip.delete_proxy, *key)
                 if ack.errno not in (0, errno.ENOENT, errno.ENODEV):
                     raise refused(proxy, ack)
-                del self._protocols[key]
+                self._protocols.pop(key, None)  # The answer may have come with news that the entry is gone.
 
     def list_owned(self) -> Collection[ProxyNeighbour]:
         """Return all marked entries."""

@@ -121,7 +121,12 @@ class Sysctls:
             unchanged = read_sysctl(sysctl.version, sysctl.link, sysctl.setting) == sysctl.value
             if unchanged:
                 value = before - _U32 if before >= _U32 >> 1 else before
-                _write(Sysctl(sysctl.version, sysctl.link, sysctl.setting, value))
+                original = Sysctl(sysctl.version, sysctl.link, sysctl.setting, value)
+                try:
+                    _write(original)
+                except HostError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENODEV):  # Else the link and its value are gone.
+                        raise
             if sysctl.key == _ALL6.key:
                 self._forget_forwarding(restore=unchanged)
             self._saved.forget(key, _guest_only(sysctl))
@@ -133,10 +138,11 @@ class Sysctls:
             index, number = int(key[0]), int(key[1])
             link = _name(index)
             if link is None:
-                self._saved.forget(key, None)
-                for guest_only in GUEST_ONLY_LINKS.values():
-                    self._saved.forget(key, guest_only)
-            elif key[1] != _FORWARDED:
+                with suppress(HostError):  # The next call tries again.
+                    self._saved.forget(key, None)
+                    for guest_only in GUEST_ONLY_LINKS.values():
+                        self._saved.forget(key, guest_only)
+            elif key[1] != _FORWARDED and number & 0xFF < len(_SETTINGS):  # A newer xennetd may know more settings.
                 version, setting = number >> 8, _SETTINGS[number & 0xFF]
                 now = read_sysctl(version, link, setting)
                 if now is not None:

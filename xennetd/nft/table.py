@@ -86,8 +86,11 @@ class NftTable:
     def poll(self) -> None:
         """Process the waiting events."""
         if self._transactions() and self._relist():
-            _log.warning("another program has changed the nftables table of xennetd", table=f"inet {TABLE}")
-            self._changed()
+            self._tell()
+
+    def _tell(self) -> None:
+        _log.warning("another program has changed the nftables table of xennetd", table=f"inet {TABLE}")
+        self._changed()
 
     def present(self, wanted: Ruleset | SetElement) -> Ruleset | SetElement | None:
         """Return the current chains as a Ruleset, or the element with its current value; None if it does not exist."""
@@ -208,10 +211,11 @@ class NftTable:
             refusal = self._nft.commit("\n".join(commands))
             if not refusal:
                 self._now = then
-                if self._transactions() > 1:
-                    self._relist()
+                if self._transactions() > 1 and self._relist():
+                    self._tell()
                 return
-            self._relist()
+            if self._relist():
+                self._tell()
             if last:
                 raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
 

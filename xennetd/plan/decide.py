@@ -146,7 +146,12 @@ def decide(observation: Observation) -> Decision:
 
 
 def _attachment_of(observation: Observation) -> Attachment | None:
-    """Return the attachment of a pinned vif: other guests may not take its addresses or remove its host objects."""
+    """Return the attachment of a pinned vif: other guests may not take its addresses or remove its host objects.
+
+    A connected vif keeps what it had when it was pinned, whatever policy says now.
+    """
+    if observation.vif.hotplug_status == CONNECTED and observation.before is not None:
+        return observation.before
     return observation.outcome if isinstance(observation.outcome, Attachment) else None
 
 

@@ -9,7 +9,7 @@ xennetd's mark, or that an owner has just given up.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xennetd.model.objects import HostObject, Key
 
@@ -27,10 +27,13 @@ class Make:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Give an object, whose value is `was` now, its desired value."""
+    """Give an object, whose value is `was` now, its desired value.
+
+    The hash leaves out `was`: the same Step against another program is the same work, whatever that program has set.
+    """
 
     object: HostObject
-    was: HostObject
+    was: HostObject = field(hash=False)
 
     def describe(self) -> str:
         """Return the line that plan, log, audit and tests show."""

@@ -14,13 +14,29 @@ from xennetd.render import nft_ruleset
 
 
 def needs(policy: Policy, network: Network, host: HostView) -> tuple[HostObject, ...]:
-    """Return the host objects that a network needs. Raises PolicyError for a subnet or an uplink that it can't have."""
+    """Return the host objects that a network needs, also if there is an `obstacle` to make them now.
+
+    A network that the host can't provide at all (`usable`) needs none.
+    """
     module = module_of(network)
     if not module.filtered():
         return ()
-    network = usable(network, host)
-    _check(network, host)
+    try:
+        network = usable(network, host)
+    except PolicyError:
+        return ()
     return (ruleset(policy), *module.host_objects(network, host))
+
+
+def obstacle(network: Network, host: HostView) -> PolicyError | None:
+    """Return why the network can't be made now: a subnet or an uplink that it can't have. None if it can."""
+    if not module_of(network).filtered():
+        return None
+    try:
+        _check(usable(network, host), host)
+    except PolicyError as error:
+        return error
+    return None
 
 
 def usable(network: Network, host: HostView) -> Network:

@@ -1,13 +1,15 @@
 """Keeps the host objects that guests and networks need: made for their first owner, removed after their last.
 
 Rule 1: `plan.desired` holds the desired objects, adapters observe the existing ones, and `plan.difference` compares.
-Rule 2: marked objects without an owner are pruned only after every owner has been evaluated (`prune`). A mark says that
+Rule 2: what somebody may still need is not removed. While the needs of any guest are unknown, objects that guests share
+stay; while guests move to a new policy, what one guest gives up may be what another guest needs.
+Rule 3: marked objects without an owner are pruned only after every owner has been evaluated (`prune`). A mark says that
 xennetd, this run or an earlier one, made the object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -18,6 +20,10 @@ from xennetd.plan.desired import Conflict, DesiredState, Owner
 from xennetd.plan.difference import Change, HostStep, Make, Remove, batches, by_key, difference
 
 _log = structlog.get_logger(__name__)
+
+
+_OF_ONE_GUEST = frozenset({"element", "proxy", "dhcp host"})
+"""The kinds of objects that belong to the address of one guest, so that no other guest needs them."""
 
 
 def released(key: Key) -> str:
@@ -36,10 +42,43 @@ class HostState:
     def __init__(self, adapters: Adapters) -> None:
         self._adapters = adapters
         self._desired = DesiredState()
+        self._unknown: set[Owner] = set()
+        self._guests_move = False
+        self._withheld: dict[Key, HostObject] = {}
+        self._refusals: set[str] = set()
 
     def supersede(self) -> None:
         """Begin a new policy: an owner decided by it takes precedence over owners decided by the old policy."""
         self._desired.supersede()
+
+    def know(self, owner: Owner, *, known: bool) -> None:
+        """Record whether it is known what an owner needs.
+
+        It is unknown of a guest that an earlier daemon connected, and that this daemon could not connect anew.
+        """
+        if known:
+            self._unknown.discard(owner)
+        else:
+            self._unknown.add(owner)
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether the needs of all owners are known."""
+        return not self._unknown
+
+    @property
+    def withholds(self) -> bool:
+        """Whether objects without an owner wait for their removal."""
+        return bool(self._withheld)
+
+    def hold(self) -> None:
+        """Keep what owners give up, until `release`: guests move to a new policy, in which others may need it."""
+        self._guests_move = True
+
+    async def release(self) -> None:
+        """Remove what owners have given up since `hold`, and nobody needs."""
+        self._guests_move = False
+        await self._remove({})
 
     def owners(self) -> list[Owner]:
         """Return all owners of at least one object."""
@@ -100,8 +139,26 @@ class HostState:
             return frozenset()
         still_wanted = (self._desired.get(old.key) for old in given_up)
         desired = by_key([wanted for wanted in still_wanted if wanted is not None])
-        await self._withdraw(difference(desired, {**by_key(given_up), **self._observed(desired.values())}))
+        await self._withdraw(difference(desired, self._observed(desired.values())))
+        await self._remove(by_key(given_up))
         return frozenset(released(old.key) for old in given_up)
+
+    async def _remove(self, surplus: Mapping[Key, HostObject]) -> None:
+        """Remove objects that lost an owner, and those withheld before, as far as nobody needs them."""
+        self._withheld.update(surplus)
+        due = {key: item for key, item in self._withheld.items() if not self._stays(key)}
+        for key in due:
+            del self._withheld[key]
+        await self._withdraw(difference({}, {key: item for key, item in due.items() if self._desired.get(key) is None}))
+
+    def _stays(self, key: Key) -> bool:
+        """Return whether an object without an owner must not be removed yet.
+
+        Addresses are assigned to MACs one by one (`DhcpHost`). An entry that stays would keep its address from others.
+        """
+        if self._guests_move:
+            return key.kind != "dhcp host"
+        return bool(self._unknown) and key.kind not in _OF_ONE_GUEST
 
     def leftovers(self) -> tuple[HostStep, ...]:
         """Return the Steps that remove marked objects without an owner."""
@@ -110,7 +167,11 @@ class HostState:
         return difference({}, surplus)
 
     async def prune(self) -> None:
-        """Remove marked objects without an owner. An earlier run of the daemon, or an earlier policy, left them."""
+        """Remove marked objects without an owner. An earlier run of the daemon, or an earlier policy, left them.
+
+        The needs of all owners must be known (`knows_all`).
+        """
+        await self._remove({})
         await self._withdraw(self.leftovers())
 
     def _observed(self, objects: Iterable[HostObject]) -> dict[Key, HostObject]:
@@ -118,15 +179,38 @@ class HostState:
         return {key: present for key, present in observed if present is not None}
 
     async def _withdraw(self, steps: Collection[HostStep]) -> None:
-        """Execute Steps that no owner waits for. A refusal is logged and does not stop the other Steps."""
-        for does, kind, objects in batches(steps):
-            adapter = self._adapters[kind]
-            try:
-                later = adapter.remove(objects) if does is Remove else adapter.apply(objects)
-                if later is not None:
-                    await later
-            except HostError as error:
-                _log.error("a host object that has no owner any more could not be removed", why=error.detail)
+        """Execute Steps that no owner waits for. A refusal is logged and does not stop the other Steps.
+
+        What could not be removed waits for the next removal. So does what it requires: a link that still forwards keeps
+        its filter.
+        """
+        required: set[Key] = set()
+        for does, _kind, batch in batches(steps):
+            if does is not Remove:
+                await self._try(does, batch)
+                continue
+            objects = [item for item in batch if item.key not in required]
+            stay = [item for item in batch if item.key in required]
+            if objects and not await self._try(does, objects):
+                stay += [item for item in objects if not await self._try(does, [item])]
+            for item in stay:
+                required |= item.requires
+                self._withheld[item.key] = item
+
+    async def _try(self, does: type[HostStep], objects: Sequence[HostObject]) -> bool:
+        """Execute Steps for objects of one kind. Returns whether the host has accepted them; logs a new refusal."""
+        adapter = self._adapters[objects[0].key.kind]
+        try:
+            later = adapter.remove(objects) if does is Remove else adapter.apply(objects)
+            if later is not None:
+                await later
+        except HostError as error:
+            if len(objects) == 1 and error.detail not in self._refusals:
+                self._refusals.add(error.detail)
+                _log.error("xennetd could not put back or remove a host object that nothing needs", why=error.detail)
+            return False
+        self._refusals.clear()
+        return True
 
 
 def _refusal(owner: Owner, conflict: Conflict) -> HostError:

@@ -17,8 +17,9 @@ from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
+from xennetd.model.objects import RULESET
 from xennetd.plan.difference import HostStep
-from xennetd.policy.network_needs import lacks, named_links, needs
+from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
 
 _log = structlog.get_logger(__name__)
 
@@ -152,29 +153,45 @@ class Networks:
             self._wake.set()  # `run` waits without a time limit while there is no problem; now it must try again.
 
     async def _look_at(self, network: Network, *, observes: bool) -> None:
-        """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem."""
+        """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem.
+
+        A network with a problem keeps what it has of its objects, since guests may be in it. Of the missing objects it
+        gets only the filter.
+        """
         name = network.name
         needed = needs(self._in_force.policy, network, self._view)
         if (lack := lacks(network, self._view)) is not None:
             self._lacks[name] = lack
-        missing = self._host.difference(name, needed)
+        problem: XennetdError | None = obstacle(network, self._view)
         if observes:
-            self._missing[name] = missing
+            if problem is not None:
+                raise problem
+            self._missing[name] = self._host.difference(name, needed)
             self._problems.pop(name, None)
             return
         self._known.add(name)
         if (conflict := self._host.conflict(name, needed)) is not None:
-            raise conflict
-        if missing and (wait := self._pace.wait(name, _words(missing), time.monotonic())) > 0:
+            problem = problem or conflict
+            needed = tuple(wanted for wanted in needed if self._host.conflict(name, (wanted,)) is None)
+        missing = self._host.difference(name, needed)
+        if problem is not None:
+            missing = tuple(step for step in missing if step.object.key == RULESET)
+        if missing and (wait := self._pace.wait(name, missing, time.monotonic())) > 0:
             self._again(wait)
-            return
-        lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
-        await self._host.ensure(name, missing, wanted=needed)
-        if not self._guests_move:
-            self._cured(await self._host.settle(name, needed))
-        if self._problems.pop(name, None) is None and lost:
-            message = f"network {name} repaired: {'; '.join(lost)}"
-            self._audit.record(Event(EventKind.DRIFT, message, network=name))
+            if problem is None and any(step.object.key == RULESET for step in missing):
+                problem = self._problems.get(name) or HostError(
+                    f'network "{name}" is not ready: another program keeps removing the filter'
+                )
+        else:
+            lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
+            await self._host.ensure(name, missing, wanted=needed)
+            if not self._guests_move:
+                self._cured(await self._host.settle(name, needed))
+            if problem is None and self._problems.pop(name, None) is None and lost:
+                message = f"network {name} repaired: {'; '.join(lost)}"
+                self._audit.record(Event(EventKind.DRIFT, message, network=name))
+        if problem is not None:
+            raise problem
 
     async def retire(self) -> None:
         """Remove the host objects that only the old policy needed. All guests have moved to the new policy by now."""

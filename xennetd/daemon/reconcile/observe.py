@@ -63,7 +63,6 @@ class Observer:
                 # daemon show nothing.
                 connected = vif.hotplug_status == CONNECTED and not record.memory.fresh
                 established = connected and resolution.keeps(link, self._master(link))
-                before = before if before is not None and before.assignment == assignment else None
         placement = outcome.placement if isinstance(outcome, Attachment) else None
         seen = Observation(
             vif=vif,

@@ -107,15 +107,6 @@ class Reconciler:
         """The number of vifs that were connected rightly when xennetd first observed them."""
         return self._audit_events.adopted
 
-    @property
-    def knows_all_needs(self) -> bool:
-        """Whether the daemon knows the host objects that every vif needs.
-
-        It does not know those of a guest that an earlier daemon connected and that it could not connect anew itself.
-        """
-        observations = (record.observed for record in self._records.values())
-        return all(seen is None or not seen.established or seen.before is not None for seen in observations)
-
     def answers_of(self, record: Record) -> Answers:
         """Return what policy was told of the host and the other guests for a vif's last decision.
 
@@ -282,7 +273,7 @@ class Reconciler:
                 before = None
                 continue
             links = tuple(None if each is None else incarnation(each) for each in (link, tap))
-            if before is None and (wait := self._pace.wait(vif_id, _words(decision), time.monotonic(), links)) > 0:
+            if before is None and (wait := self._pace.wait(vif_id, decision.steps, time.monotonic(), links)) > 0:
                 self._queue.hint_later(vif_id, wait)
                 return
             before = decision
@@ -299,9 +290,10 @@ class Reconciler:
             record.settle(_would(decision), link)
             return
         seen = record.observed
-        confirmed = seen is None or decision.attachment is seen.outcome  # Else it is kept in spite of an error.
-        needs = _needs(record, decision)
-        self.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
+        if decision.attachment is not None or seen is None or not seen.established:
+            confirmed = seen is None or decision.attachment is seen.outcome  # Else it is kept in spite of an error.
+            needs = _needs(decision, link)
+            self.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
         await self._reporter.tell(record, decision, link, done)
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
@@ -313,6 +305,7 @@ class Reconciler:
         decision = decide(seen)
         at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
         record.observed, record.decided, record.resolved = seen, decision, None if at_rest else resolved
+        self._host.know(vif.id, known=decision.attachment is not None or not seen.established)
         if seen.assignment is not None:
             record.assignment = seen.assignment
         for port, is_tap in ((decision.port, False), (decision.tap, True)):
@@ -390,6 +383,7 @@ class Reconciler:
             self._audit_events.detached(record)
 
     async def _settle(self, vif_id: VifId) -> None:
+        self._host.know(vif_id, known=True)
         self.wake(await self._host.settle(vif_id, ()))
 
     def _namesakes(self, name: str) -> list[Record]:
@@ -404,14 +398,10 @@ class Reconciler:
         return all(owner is None or owner.removing for owner in owners)
 
 
-def _words(decision: Decision) -> tuple[str, ...]:
-    return tuple(step.describe() for step in decision.steps)
-
-
-def _needs(record: Record, decision: Decision) -> tuple[HostObject, ...]:
-    """Return the host objects that a vif needs. A vif in error that was never connected needs none."""
+def _needs(decision: Decision, link: Link | None) -> tuple[HostObject, ...]:
+    """Return the host objects that a vif needs. A vif in error needs none once its link is down."""
     attachment = decision.attachment
-    if attachment is None or (decision.state is VifState.ERROR and record.memory.connected is None):
+    if attachment is None or (decision.state is VifState.ERROR and not (link is not None and link.up)):
         return ()
     return attachment.needs
 

@@ -18,6 +18,10 @@ async def follow(  # a reload concerns all of these
     for stage in transition(in_force.policy, policy):
         in_force.put(stage, notes)
         host.supersede()
-        await networks.follow_policy()
-        await reconciler.follow_policy()
+        host.hold()
+        try:
+            await networks.follow_policy()
+            await reconciler.follow_policy()
+        finally:
+            await host.release()
         await networks.retire()

@@ -1,0 +1,229 @@
+"""A guest that was connected rightly keeps its host objects when the host gets worse, even through a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from tests.schedules import Life, Op
+from tests.unit.hosts import nobody
+from tests.unit.test_host_state import KINDS, Heap
+from tests.unit.test_interleavings import NO_POLICY, SimulatedBackend
+from tests.unit.test_routed_interleavings import (
+    ADDRESSES,
+    BIRTH,
+    UPLINK,
+    RoutedDirectory,
+    RoutedKernel,
+    RoutedWorld,
+    route_bytes,
+)
+from tests.unit.test_rtnl import route_message
+from xennetd.daemon.reconcile import observe
+from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
+from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.daemon.toolstack import reporter
+from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
+from xennetd.model.configuration import Match, Network, Policy, Rule
+from xennetd.model.objects import RULESET, HostObject, ProxyNeighbour
+from xennetd.model.status import VifState
+from xennetd.model.vif import VifId
+from xennetd.policy.modes import ROUTE
+
+GUEST, OTHER = VifId(1, 0), VifId(2, 0)
+EDGE = Network("edge", ROUTE, proxy=True)
+BOOTPROTO = 16
+DEFAULT_ROUTE = route_message(UPLINK, b"\0\0\0\0", length=0, protocol=BOOTPROTO)
+
+
+def rules(name: str) -> Policy:
+    """Return a policy whose one rule, of this name, leads every guest to EDGE."""
+    return Policy(networks={"edge": EDGE}, rules=(Rule(name, Match(), network=EDGE),))
+
+
+class Host:
+    """A routed guest on a simulated host, and the daemon that serves it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.world = RoutedWorld(wanted=ADDRESSES, domains=[1, 2])
+        self.kernel, self.directory, self.heap = RoutedKernel(self.world), RoutedDirectory(self.world), Heap()
+        self.policy = policy
+        self._start()
+
+    def _start(self) -> None:
+        adapters: Any = dict.fromkeys(KINDS, self.heap)
+        self.state, self.in_force = HostState(adapters), InForce(self.policy)
+        nothing: Any = SimpleNamespace(record=lambda event: None)
+        parts: Any = (self.kernel, self.directory, None, nothing, mock.Mock(), HotplugFiles(), self.state, nobody())
+        self.reconciler = Reconciler(*(self.in_force, *parts, _nothing_first))
+        self.kernel.changed, self.directory.hint = self.reconciler.links_changed, self.reconciler.vif_changed
+        self._running = asyncio.ensure_future(self.reconciler.run())
+
+    async def stop(self) -> None:
+        self._running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._running
+
+    async def restart(self) -> None:
+        await self.stop()
+        self._start()
+        await self.rest()
+        if self.state.knows_all:
+            await self.state.prune()
+
+    async def rest(self) -> None:
+        for _ in range(4):
+            self.kernel.poll()
+            self.directory.poll()
+            await self.reconciler.look_at_all()
+
+    async def reload(self, policy: Policy) -> None:
+        self.in_force.put(policy)
+        self.state.supersede()
+        await self.reconciler.follow_policy()
+        await self.rest()
+
+    async def attach(self, vif: VifId, number: int = 0) -> None:
+        for op in BIRTH:
+            self.world.happen(Life(vif, None, BIRTH, number), op)
+        await self.rest()
+        assert self.reconciler.records[vif].state is VifState.CONNECTED
+
+    async def detach(self, vif: VifId, number: int = 0) -> None:
+        for op in (Op.OFFLINE, Op.CLOSED, Op.LINK_GONE, Op.DIRECTORY_GONE):
+            self.world.happen(Life(vif, None, BIRTH, number), op)
+        await self.rest()
+        assert vif not in self.reconciler.records
+
+    @property
+    def up(self) -> bool:
+        link = self.world.link_of(GUEST)
+        return link is not None and link.up
+
+    async def default_route(self, *, there: bool) -> None:
+        ours = [route_bytes(link.index, route) for link in self.world.links.values() for route in link.routes]
+        self.kernel.changed(self.kernel.links.reload_routes([DEFAULT_ROUTE, *ours] if there else ours))
+        await self.rest()
+
+
+async def _nothing_first() -> None:
+    """There are no networks to look at before a vif."""
+
+
+@contextmanager
+def simulated(host: Host) -> Iterator[None]:
+    world = host.world
+
+    def read_sysctl(version: int, link: str, setting: str) -> int | None:
+        return world.settings.get((link, setting), 0) if version == 4 else None
+
+    with (
+        mock.patch.object(observe, "read_sysctl", read_sysctl),
+        mock.patch.object(reporter, "backend", SimulatedBackend(world)),
+    ):
+        yield
+
+
+def play(policy: Policy, scenario: Callable[[Host], Awaitable[None]]) -> None:
+    async def scene() -> None:
+        host = Host(policy)
+        with simulated(host):
+            await host.attach(GUEST)
+            await scenario(host)
+            await host.stop()
+
+    asyncio.run(scene())
+
+
+async def pin(host: Host) -> None:
+    host.world.write(GUEST, xennetd_pin="1")
+    await host.rest()
+
+
+async def nothing(host: Host) -> None:
+    await host.rest()
+
+
+async def restart(host: Host) -> None:
+    await host.restart()
+
+
+async def rename_the_rule(host: Host) -> None:
+    await host.reload(rules("everybody"))
+
+
+async def deny_if_pinned(host: Host) -> None:
+    await pin(host)
+    await host.reload(Policy(rules=(Rule("nobody", Match(), deny="no more guests"),)))
+
+
+@pytest.mark.parametrize("then", [nothing, pin, restart, rename_the_rule])
+def test_a_guest_keeps_its_host_objects_while_the_default_route_is_away(
+    then: Callable[[Host], Awaitable[None]],
+) -> None:
+    async def scenario(host: Host) -> None:
+        before = host.heap.there
+        await host.default_route(there=False)
+        await then(host)
+        assert host.heap.there == before
+        assert host.up
+        await host.default_route(there=True)
+        assert host.heap.there == before
+        assert host.reconciler.records[GUEST].state is VifState.CONNECTED
+
+    play(rules("all"), scenario)
+
+
+def test_a_pinned_guest_keeps_its_host_objects_whatever_a_new_policy_says() -> None:
+    async def scenario(host: Host) -> None:
+        before = host.heap.there
+        await deny_if_pinned(host)
+        assert host.heap.there == before
+
+    play(rules("all"), scenario)
+
+
+@pytest.mark.parametrize("then", [nothing, restart])
+def test_one_refused_host_object_takes_no_other_from_a_connected_guest(
+    then: Callable[[Host], Awaitable[None]],
+) -> None:
+    async def scenario(host: Host) -> None:
+        before = host.heap.there
+        host.heap.refuses = host.heap.objects.pop(RULESET)
+        await then(host)
+        assert host.heap.there == [each for each in before if each.key != RULESET]
+        assert host.up
+
+    play(NO_POLICY, scenario)
+
+
+def test_a_guest_that_leaves_takes_nothing_from_a_guest_whose_needs_are_unknown() -> None:
+    async def scenario(host: Host) -> None:
+        await host.attach(OTHER, 1)
+        before = host.heap.there
+        await host.default_route(there=False)
+        await host.restart()
+        assert not host.state.knows_all
+        await host.detach(OTHER, 1)
+        assert shared(host.heap.there) == shared(before)
+        await host.default_route(there=True)
+        assert host.state.knows_all
+        await host.state.prune()
+        assert [each for each in before if each not in host.heap.there] == [proxy(ADDRESSES[1], before)]
+
+    play(NO_POLICY, scenario)
+
+
+def shared(objects: list[HostObject]) -> list[HostObject]:
+    return [each for each in objects if not isinstance(each, ProxyNeighbour)]
+
+
+def proxy(address: str, objects: list[HostObject]) -> HostObject:
+    return next(each for each in objects if isinstance(each, ProxyNeighbour) and str(each.address) == address)
