@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from xennetd.model import attachment, configuration, errors, link, objects, placement, status, vif
-from xennetd.model.attachment import Attachment
 from xennetd.model.configuration import Policy
 from xennetd.model.dump import from_json
 from xennetd.plan import decide as deciding
@@ -61,14 +60,12 @@ def types() -> Iterator[type]:
 
 
 def again(dump: Dump) -> Decision:
-    """Return what this code decides. What the host lacked, and whom it refused, is taken from the dump."""
+    """Return what this code decides. What the host lacked, and a conflict with other owners, is taken from the dump."""
     seen = dump.observation
     if seen.outcome is not None:
         facts = Facts.of(dump.answers, has_ipv6=dump.has_ipv6, forces_ipv6=dump.forces_ipv6)
         resolution = resolve(dump.policy, seen.vif, facts, facts)
-        refused_by_host = isinstance(resolution.outcome, Attachment) and not isinstance(seen.outcome, Attachment)
-        outcome = seen.outcome if refused_by_host else resolution.outcome
-        seen = replace(seen, assignment=resolution.assignment, outcome=outcome)
+        seen = replace(seen, assignment=resolution.assignment, outcome=resolution.outcome)
     return decide(seen)
 
 

@@ -1,3 +1,3 @@
 """xennetd: the network daemon of a Xen host."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

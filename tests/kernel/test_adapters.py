@@ -424,6 +424,31 @@ def test_what_somebody_else_does_to_our_table_is_noticed_and_mended(foreign: See
     with_kit(act)
 
 
+@pytest.mark.parametrize("does", ["apply", "remove"])
+def test_what_somebody_else_does_while_nft_is_at_work_is_noticed(
+    foreign: Seen, monkeypatch: pytest.MonkeyPatch, does: str
+) -> None:
+    commit = Nft.commit
+
+    def late(nft_library: Nft, commands: str) -> str:
+        monkeypatch.setattr(Nft, "commit", commit)
+        nft("delete table inet xennetd")
+        return commit(nft_library, commands)
+
+    async def act(kit: Kit) -> None:
+        kit.apply(RULES, *ELEMENTS[:-1])
+        await asyncio.sleep(0)
+        monkeypatch.setattr(Nft, "commit", late)
+        if does == "apply":
+            kit.apply(ELEMENTS[-1])
+        else:
+            kit.remove(ELEMENTS[0])
+        await until(lambda: kit.lost > 0)
+        assert not kit.holds(RULES)
+
+    with_kit(act)
+
+
 def test_what_we_and_others_do_elsewhere_is_no_reason_to_list_our_table(foreign: Seen, monkeypatch: Any) -> None:
     async def act(kit: Kit) -> None:
         kit.apply(RULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EVERY_MODE, SPECS, populate
 from tests.kernel.verdict import refused
+from xennetd.model.attachment import segment
+from xennetd.model.link import Link
 from xennetd.model.status import VifState
 
 pytestmark = pytest.mark.usefixtures("dnsmasq")
@@ -43,3 +46,9 @@ def test_an_error_is_in_it_with_what_led_to_it(bed: Bed, guest: MakeGuest, daemo
     assert dump.answers[("link", "xenbr7")] is None
     assert replay.same(replay.again(dump), dump.decision)
     assert json.loads(text)["version"]
+    # Another answer leads to another decision: the recorded outcome decides nothing.
+    bridge = Link(9, "xenbr7", "bridge")
+    vif = dump.observation.vif
+    found = {("link", "xenbr7"): bridge, ("uplinks", bridge.index): ()}
+    answers = {**dump.answers, **found, ("namesakes", (vif.mac, segment("xenbr7", None)), vif.id): ()}
+    assert replay.again(replace(dump, answers=answers)).error is None

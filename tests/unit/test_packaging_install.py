@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from xennetd import __version__
+
 REPOSITORY = Path(__file__).parents[2]
 
 pytestmark = [
@@ -74,7 +76,7 @@ def test_installed_upgraded_and_removed(tmp_path: Path) -> None:
         assert options == "-I"
         command = [str(tmp_path / interpreter), options, "-c", rest, "--version"]
         said = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout
-        assert said == f"{program} 0.1.0\n"
+        assert said == f"{program} {__version__}\n"
     assert (tmp_path / "usr/share/man/man8/xennetd.8").read_text().startswith(".TH XENNETD")
 
     configuration.write_text('[daemon]\nmode = "observe"\n')

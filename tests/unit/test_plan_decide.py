@@ -83,6 +83,20 @@ class Situation:
         )
 
 
+def test_a_port_without_a_flag_that_must_be_on_is_not_kept_when_the_kernel_refuses_the_flag() -> None:
+    vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
+    refused = HostError("the kernel refuses the flag")
+    port = PortMemory(failure=fail(refused, vif, PORT, None, 100.0))
+    memory = Memory(connected=incarnation(PORT), port=port)
+    isolated = replace(ATTACHMENT, placement=BridgePort("xenbr0", 2, 1500, (("isolated", True),)))
+    kept = Situation(vif=vif, link=PORT, memory=memory).decide()
+    assert kept.steps == ()
+    cut_off = Situation(vif=vif, link=PORT, memory=memory, outcome=isolated).decide()
+    assert next(step.describe() for step in cut_off.steps) == "ip link set dev vif7.0 down"
+    flagged = replace(PORT, flags_on=frozenset({"isolated"}))
+    assert Situation(vif=vif, link=flagged, memory=memory, outcome=isolated).decide().steps == ()
+
+
 def test_state_two_without_the_link_waits_for_the_link() -> None:
     decision = Situation(link=None).decide()
     assert (decision.state, decision.reason) == (VifState.PENDING, "waiting for the link vif7.0")

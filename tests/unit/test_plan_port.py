@@ -206,8 +206,10 @@ def test_a_flag_is_switched_in_place_and_one_that_policy_does_not_name_is_left()
 def test_a_port_that_moves_gets_its_flags_anew() -> None:
     isolated = replace(READY, master=3, flags_on=frozenset({"isolated"}))
     assert described(planned(ISOLATED, isolated, fresh=False)) == [
+        "ip link set dev vif7.0 down",
         "ip link set dev vif7.0 master xenbr0",
         "bridge link set dev vif7.0 isolated on",
+        "ip link set dev vif7.0 up",
     ]
     assert described(planned(GOAL, isolated, fresh=False)) == ["ip link set dev vif7.0 master xenbr0"]
 

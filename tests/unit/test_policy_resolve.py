@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from errno import ENODEV, EOPNOTSUPP
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 import pytest
 from hypothesis import given
@@ -14,11 +14,12 @@ from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
 from xennetd.model.link import Link, is_link_name
+from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.placement import BridgePort, Routed
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.load import load
-from xennetd.policy.modes import BRIDGE, NAT, ROUTE
+from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE
 from xennetd.policy.resolve import Resolution, owned
 from xennetd.policy.resolve import resolve as resolve_among
 from xennetd.policy.routed import DEFAULT_ROUTE
@@ -198,6 +199,15 @@ def test_xenbr_stays_xenbr_where_it_exists_or_eth_is_no_bridge() -> None:
     assert isinstance(missing, HostError)
     assert missing.errno == ENODEV
     assert missing.waits_on == {"xenbr0", "eth0"}
+
+
+@pytest.mark.parametrize("network", [LAN, Network("wire", ISOLATED, "xn-wire")])
+def test_a_bridge_without_subnets_has_no_use_for_the_guests_addresses_and_none_for_ipv6(network: Network) -> None:
+    host = Host((XENBR1, Link(5, "xn-wire", "bridge", group=BRIDGE_GROUP)))
+    assert not host.has_ipv6
+    policy = Policy(networks={network.name: network}, rules=(Rule("all", Match(), network=network),))
+    vif = replace(VIF, ips=(IPv6Interface("2001:db8::5"),))
+    assert resolve(policy, vif, host).bridge == network.bridge
 
 
 def test_a_missing_bridge_of_the_vif_line() -> None:

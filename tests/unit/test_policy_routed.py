@@ -132,6 +132,16 @@ def test_a_kernel_without_ipv6_is_an_error_only_for_who_needs_it() -> None:
     assert "no IPv6" in refused.sentence
 
 
+def test_without_ipv6_the_rules_addresses_still_replace_those_of_the_vif_line() -> None:
+    host = TableHost((ETH0,), {}, {4: "eth0"})
+    vif = replace(VIF, ips=ips("198.51.100.7"))
+    four, six = IPv4Address("198.51.100.9"), IPv6Address("2001:db8:7::9")
+    found = got(to(DMZ, ips=(four, six)), vif, host)
+    assert found.ips == (IPv4Network("198.51.100.9"),)
+    assert str(six) in "".join(found.warnings)
+    assert "no IPv6" in error(to(DMZ, ips=(six,)), vif, host).sentence
+
+
 def test_a_link_local_gateway_is_the_same_for_everyone() -> None:
     found = got(to(DMZ), replace(VIF, ips=ips("198.51.100.7", "2001:db8:7::7")))
     assert routed(found).gateways == ips("169.254.1.1/32", "fe80::1/64")

@@ -9,6 +9,7 @@ import json
 
 from tests.image.remote import Rebooted
 from tests.xen.toolstack import BOOT_ADDRESS
+from xennetd import __version__
 
 
 def position(journal: str, sentence: str) -> int:
@@ -32,7 +33,7 @@ def test_stopping_leaves_the_network_as_it_is(rebooted: Rebooted) -> None:
 def test_after_the_reboot_the_daemon_is_ready_before_guests_start(rebooted: Rebooted) -> None:
     journal = rebooted.do("journalctl", "-q", "-b", "-o", "short-monotonic", "--no-hostname")
     assert position(journal, "Started xennetd.service") < position(journal, "Starting xendomains.service")
-    assert position(journal, "xennetd 0.1.0 serves: 0 vifs") < position(journal, "of boot attached to xenbr0")
+    assert position(journal, f"xennetd {__version__} serves: 0 vifs") < position(journal, "of boot attached to xenbr0")
 
 
 def test_after_the_reboot_xendomains_has_restored_its_guest_and_it_is_connected(rebooted: Rebooted) -> None:

@@ -103,7 +103,8 @@ class Record:
     def row(self) -> VifStatus:
         """Return the vif's status row, which `xennetctl list` and `show` print."""
         vif, attachment, assignment = self.vif, self.attachment, self.assignment
-        placement = attachment.placement if attachment else None
+        current = attachment is not None and attachment.assignment == assignment
+        placement = attachment.placement if attachment and current else None
         return VifStatus(
             vif=str(vif.id),
             domid=vif.id.domid,

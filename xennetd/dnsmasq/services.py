@@ -94,9 +94,7 @@ class DhcpServices:
                 for part in _PARTS:
                     _make(_directory(service.instance.partition(":")[0]) / part)
                 _put(_file(service.instance), text)
-            keeper = self._keeper(service.instance)
-            keeper.title = f"network {service.network}"
-            keeper.look()
+            self._keeper(service.instance).look()
 
     def remove(self, objects: Sequence[DhcpService]) -> None:
         """Let services be stopped, and their directories with leases and guests be deleted."""

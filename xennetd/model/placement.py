@@ -59,8 +59,8 @@ class BridgePort:
         return frozenset()
 
     def holds(self, link: Link) -> bool:
-        """Return whether the link is a port of this bridge."""
-        return link.master == self.index
+        """Return whether the link is a port of this bridge, with all flags on that must be on."""
+        return link.master == self.index and all(flag in link.flags_on for flag, on in self.flags if on)
 
     @staticmethod
     def serves(link: Link) -> bool:

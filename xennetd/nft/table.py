@@ -65,7 +65,7 @@ class NftTable:
         """Subscribe to events, then list the table.
 
         A host without nftables is no error here. `apply` raises the error when a guest needs nftables. While our table
-        does not exist, libnftables is not loaded, since it takes 8 MiB.
+        does not exist, no context of libnftables is made, since it takes 8 MiB.
         """
         try:
             self._events = _listen()

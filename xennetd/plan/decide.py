@@ -135,7 +135,7 @@ def decide(observation: Observation) -> Decision:
             tap=PortDecision(release(observation.tap.link) if observation.tap else ()),
             remove_backend=remove_backend,
         )
-    outcome = observation.outcome
+    outcome = observation.possible
     assert outcome is not None, "policy is evaluated for every vif that xennetd serves"
     if isinstance(outcome, XennetdError):
         error = outcome

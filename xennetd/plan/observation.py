@@ -115,7 +115,8 @@ class Observation:
 
     `owned` says whether the vif's script is xennetd's. `assignment` is the policy rule and the network that apply, None
     if policy can't tell them. `outcome` is the attachment or the error that follows from them, None if it is not
-    needed. `established` says that, by xenstore and the kernel, the vif is connected and its link is where this
+    needed. `conflict` says why the host can't have the objects that this attachment needs: another owner has them with
+    other values. `established` says that, by xenstore and the kernel, the vif is connected and its link is where this
     assignment puts it. `before` is the attachment of the last decision. `host` holds the Steps for host objects that
     the attachment needs and the host lacks. `removes_backend` says that xennetd removes backend directories, in place
     of `xl devd`. `now` is a monotonic clock in seconds.
@@ -130,9 +131,15 @@ class Observation:
     memory: Memory
     now: float
     host: tuple[HostStep, ...] = ()
+    conflict: XennetdError | None = None
     established: bool = False
     before: Attachment | None = None
     removes_backend: bool = False
+
+    @property
+    def possible(self) -> Attachment | XennetdError | None:
+        """The attachment that policy wants and the host can have, else the error."""
+        return self.conflict if self.conflict is not None else self.outcome
 
     @property
     def link(self) -> Link | None:

@@ -2,8 +2,8 @@
 
 Rule 1: a link that was never connected is configured while it is down, and comes up last. Addresses, neighbours and
 routes follow, because the kernel takes them only for a link that is up; without them no frame gets beyond the host.
-Rule 2: a connected port is repaired or moved without taking it down, unless the kernel requires that (a rename) or the
-port changes between bridged and routed.
+Rule 2: a connected port is repaired or moved without taking it down, unless the kernel requires that (a rename), the
+port changes between bridged and routed, or flags must be on in the new bridge: a port joins a bridge without flags.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def attach(goal: LinkGoal, link: Link, *, serves: bool, fresh: bool) -> tuple[Li
     says that this link was never connected.
     """
     steps: list[LinkStep] = []
-    if link.up and (link.name != goal.name or not serves or (fresh and _must_be_down(goal, link))):
+    down_first = link.name != goal.name or not serves or _joins_with_flags(goal, link)
+    if link.up and (down_first or (fresh and _must_be_down(goal, link))):
         down = set_down(link)
         steps.append(down)
         link = down.effect(link)
@@ -43,6 +44,10 @@ def _must_be_down(goal: LinkGoal, link: Link) -> bool:
         or any((flag in link.flags_on) != on for flag, on in goal.flags)
         or any(now.get((version, setting), value) != value for version, setting, value in goal.sysctls)
     )
+
+
+def _joins_with_flags(goal: LinkGoal, link: Link) -> bool:
+    return goal.master not in (None, 0, link.master) and any(on for _, on in goal.flags)
 
 
 def release(link: Link) -> tuple[LinkStep, ...]:

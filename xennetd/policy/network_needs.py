@@ -74,10 +74,13 @@ def ruleset(policy: Policy) -> Ruleset:
 
 
 @lru_cache(maxsize=2)
-def compile_ruleset(networks: tuple[Network, ...]) -> Ruleset:
-    """Return the filter for these networks. The order of its rules stays the same when a network is renamed."""
+def compile_ruleset(networks: tuple[Network, ...], closing: tuple[nft_ruleset.NetworkRules, ...] = ()) -> Ruleset:
+    """Return the filter for these networks. The order of its rules stays the same when a network is renamed.
+
+    The rules `closing` precede those of the networks in each stage.
+    """
     ordered = sorted(networks, key=lambda network: (network.served_link, network.name))
-    return nft_ruleset.ruleset([module_of(network).firewall(network) for network in ordered])
+    return nft_ruleset.ruleset([*closing, *(module_of(network).firewall(network) for network in ordered)])
 
 
 def _check(network: Network, host: HostView) -> None:

@@ -18,7 +18,7 @@ from xennetd.config.pattern import matches
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Match, Network, Policy, Rule
 from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, XennetdError
-from xennetd.model.ip import plain
+from xennetd.model.ip import IPAddress, IPInterface, plain
 from xennetd.model.link import HostView, Link
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif
@@ -121,8 +121,9 @@ def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Att
     if network is not None:
         if (problem := request.others.problem(network.name)) is not None:
             raise problem
-        request, without = _without_ipv6(request, network)
-        warnings += without
+        if "ip" not in unused and (network.mode.routed or network.subnets):
+            request, without = _without_ipv6(request, network)
+            warnings += without
     elif (mode := _script_mode(vif.script)) is not None and by_script(mode) is None:
         raise PolicyError(
             f"script={_basename(vif.script)} asks for mode {mode}, which this xennetd does not support yet: "
@@ -141,13 +142,15 @@ def _without_ipv6(request: Request, network: Network) -> tuple[Request, tuple[st
     vif, rule = request.vif, request.rule
     if request.host.has_ipv6:
         return request, ()
-    addresses = (*vif.ips, *(rule.ips if rule is not None else ()))
+    fixed = rule.ips if rule is not None else ()
+    addresses: Sequence[IPAddress | IPInterface] = fixed or vif.ips
     lost = [plain(ip_interface(address)) for address in addresses if address.version == 6]
     if lost and len(lost) == len(addresses) and not network.dhcp:
         raise HostError(NO_IPV6, errno=EAFNOSUPPORT)
     if lost:
-        vif = replace(vif, ips=tuple(ip for ip in vif.ips if ip.version == 4))
-        rule = replace(rule, ips=tuple(ip for ip in rule.ips if ip.version == 4)) if rule is not None else None
+        # The rule's addresses replace those of the vif= line, also if the host can provide none of them.
+        vif = replace(vif, ips=() if fixed else tuple(ip for ip in vif.ips if ip.version == 4))
+        rule = replace(rule, ips=tuple(ip for ip in fixed if ip.version == 4)) if rule is not None else None
     warnings = (f"{', '.join(lost)} is left out: this host's kernel has no IPv6",) if lost else ()
     return replace(request, vif=vif, rule=rule, network=usable(network, request.host)), warnings
 

@@ -1,22 +1,35 @@
-"""The way from one policy to the next: no guest may be in a bridge whose filter is gone already."""
+"""The way from one policy to the next: no guest may be in a bridge whose filter is gone or opened already."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from xennetd.model.configuration import Policy
+from xennetd.model.configuration import Mode, Network, Policy
+from xennetd.policy.modes import module_of
 from xennetd.policy.network_needs import compile_ruleset
+from xennetd.render.nft_ruleset import closing
 
 
 def transition(old: Policy, new: Policy) -> tuple[Policy, ...]:
-    """Return the policies to put into force one after the other: `new`, and before it what guests need to move to it.
+    """Return the policies to put into force one after the other: `new`, or a policy for the move and then `new`.
 
-    The filter is one object for all networks. Where `new` has no use for a bridge of xennetd's, guests are in that
-    bridge until they have been moved, so the first policy is `new` with the old bridge's filter beside its own.
+    The filter is one object for all networks, and guests are in the bridges of `old` until they have been moved. The
+    policy for the move is `new` with another filter. Bridges that `new` has no use for keep their filter of `old`. A
+    bridge with another way out in `new` is closed: neither a guest that leaves the bridge nor one that joins it may use
+    a way that only the other policy allows. Flags of ports that only `old` decides are switched off.
     """
-    kept = {network.bridge for network in new.networks.values() if network.own}
-    left = tuple(network for network in old.networks.values() if network.own and network.bridge not in kept)
-    if not left:
+    kept = {network.bridge: network for network in new.networks.values() if network.own}
+    before = [network for network in old.networks.values() if network.own]
+    left = tuple(network for network in before if network.bridge not in kept)
+    stayed = [network for network in before if network.bridge in kept]
+    changed = [network for network in stayed if _way_out(network) != _way_out(kept[network.bridge])]
+    flags = new.port_flags | old.port_flags
+    if not left and not changed and flags == new.port_flags:
         return (new,)
-    both = compile_ruleset((*new.networks.values(), *left))
-    return replace(new, ruleset=both), new
+    closed = tuple(closing(network.bridge, module_of(network).firewall(network)) for network in changed)
+    moving = compile_ruleset((*new.networks.values(), *left), closed)
+    return replace(new, ruleset=moving, port_flags=flags), new
+
+
+def _way_out(network: Network) -> tuple[Mode, str | None]:
+    return network.mode, network.uplink

@@ -53,6 +53,11 @@ class NetworkRules:
     translated: tuple[str, ...] = ()
 
 
+def closing(bridge: str, rules: NetworkRules) -> NetworkRules:
+    """Return rules that forward nothing from or to a bridge. To the host passes what `rules` let pass."""
+    return NetworkRules(arriving=rules.arriving, closed=(f'iifname "{bridge}" drop', f'oifname "{bridge}" drop'))
+
+
 NOT_OURS = f"iifgroup != {_OWN_GROUPS}"
 """The match for a packet that comes in neither by a routed guest's link nor by a bridge that xennetd made."""
 

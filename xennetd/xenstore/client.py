@@ -182,7 +182,7 @@ class XenstoreClient:
         refusals = []
         for path, reply in zip(paths, await self.exchange(requests), strict=True):
             if isinstance(reply, int):
-                del self._watches[path]
+                self._watches.pop(path, None)  # A lost connection has cleared them meanwhile.
                 refusals.append(XenstoreError(reply, path))
         return refusals
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from xennetd.model.configuration import Policy
 from xennetd.policy.check import Notes
@@ -16,12 +16,8 @@ class InForce:
     notes: Notes = ()
 
     def put(self, policy: Policy, notes: Notes = ()) -> None:
-        """Put a policy into force.
-
-        It goes on deciding the port flags that the policy before it decided: a flag that only the old policy had
-        switched on must be switched off.
-        """
-        self.policy = replace(policy, port_flags=policy.port_flags | self.policy.port_flags)
+        """Put a policy into force."""
+        self.policy = policy
         self.notes = notes
 
     @property

@@ -47,6 +47,7 @@ class Observer:
         assignment: Assignment | None = None
         outcome: Attachment | XennetdError | None = None
         steps: tuple[HostStep, ...] = ()
+        conflict: XennetdError | None = None
         established = False
         resolved: Resolved | None = None
         before = record.attachment
@@ -57,13 +58,14 @@ class Observer:
             if isinstance(outcome, Attachment) and not vif.pinned:
                 if outcome == before:
                     outcome = before  # The record, too, refers to this object: a thousand copies take a megabyte.
-                outcome, steps = self._host_steps(record, outcome)
-            if isinstance(outcome, XennetdError) and link is not None and link.up:
+                conflict, steps = self._host_steps(record, outcome)
+            in_error = conflict is not None or isinstance(outcome, XennetdError)
+            if in_error and link is not None and link.up:
                 # hotplug-status and the port's bridge show that the vif was connected rightly. Earlier attempts of this
                 # daemon show nothing.
                 connected = vif.hotplug_status == CONNECTED and not record.memory.fresh
                 established = connected and resolution.keeps(link, self._master(link))
-        placement = outcome.placement if isinstance(outcome, Attachment) else None
+        placement = outcome.placement if isinstance(outcome, Attachment) and conflict is None else None
         seen = Observation(
             vif=vif,
             port=self._port(link, vif.link_name, placement, VIF_METRIC, leaves),
@@ -74,6 +76,7 @@ class Observer:
             memory=record.memory,
             now=time.monotonic(),
             host=steps,
+            conflict=conflict,
             established=established,
             before=before,
             removes_backend=policy.daemon.devd,
@@ -95,15 +98,15 @@ class Observer:
 
     def _host_steps(
         self, record: Record, attachment: Attachment
-    ) -> tuple[Attachment | XennetdError, tuple[HostStep, ...]]:
-        """Return the attachment with the Steps to its missing host objects, or its conflict with another owner."""
+    ) -> tuple[XennetdError | None, tuple[HostStep, ...]]:
+        """Return the attachment's conflict with another owner, or the Steps to its missing host objects."""
         if not attachment.needs:
-            return attachment, ()
+            return None, ()
         vif = record.vif
         conflict = self._host.conflict(vif.id, attachment.needs, vif.uuid)
         if conflict is not None:
             return conflict, ()
-        return attachment, self._host.difference(vif.id, attachment.needs)
+        return None, self._host.difference(vif.id, attachment.needs)
 
     def _port(
         self, link: Link | None, name: str, placement: Placement | None, metric: int, leaves: Leaves

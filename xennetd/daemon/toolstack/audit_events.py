@@ -54,7 +54,9 @@ class AuditEvents:
                     self._repaired(record, was_attached, done)
             case VifState.ERROR if changed and record.error is not None:
                 kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
-                message = f"{record.title} gets no network: {record.error.detail}"
+                kept = link is not None and link.up
+                fate = "keeps its network in spite of an error" if kept else "gets no network"
+                message = f"{record.title} {fate}: {record.error.detail}"
                 self._audit.record(record.event(kind, message, error=record.error.sentence))
             case VifState.DETACHING:
                 found_connected = was is None and record.vif.hotplug_status == CONNECTED and not record.memory.fresh
