@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Any
 
-from tests.golden.defects import Defect
 from tests.golden.examples import Example, Guest
 
 
@@ -55,16 +53,12 @@ Concerned = Mapping[Guest, Part]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is changed, in words, the whole configuration then, the keys that it changes, and the guests it is about.
-
-    `defects` are what xennetd is known to do wrong then.
-    """
+    """What is changed, in words, the whole configuration then, the keys that it changes, and the guests it is about."""
 
     title: str
     text: str
     paths: tuple[Path, ...]
     concerned: Concerned
-    defects: tuple[Defect, ...]
 
 
 class Book:
@@ -74,14 +68,6 @@ class Book:
         self.example = example
         self.data = tomllib.loads(example.text)
         self.changes: list[Change] = []
-        self._defects: tuple[Defect, ...] = ()
-
-    @contextmanager
-    def known(self, *defects: Defect) -> Iterator[None]:
-        """Say of the changes that are made within what xennetd is known to do wrong then."""
-        self._defects = defects
-        yield
-        self._defects = ()
 
     def network(self, name: str, key: str, *values: object, only: Collection[str] = ()) -> None:
         """Give a key of a network other values, one by one. Each is about `only` these guests of it, else about all."""
@@ -203,7 +189,7 @@ class Book:
     def _put(self, title: str, data: dict[str, Any], paths: Sequence[Path], concerned: Concerned) -> None:
         assert data != self.data, f"{title}: that is no change"
         text = "".join(f"{line}\n" for line in _document(data))
-        self.changes.append(Change(title, text, tuple(paths), concerned, self._defects))
+        self.changes.append(Change(title, text, tuple(paths), concerned))
 
 
 def paths_of(data: Mapping[str, Any]) -> Iterator[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tests.golden.change import Book, Change
-from tests.golden.defects import SETTINGS_KEPT
 from tests.golden.examples import EXAMPLES, Example
 
 SUBNETS4, SUBNETS6 = "10.99.0.0/24", "fd99:0:0:1::/64"
@@ -51,10 +50,8 @@ def nat(book: Book) -> None:
     to_web = {"proto": "tcp", "port": 8080, "to": "web-1:80"}
     to_jump = {"proto": "tcp", "port": 2222, "to": "10.77.0.5:22"}
     plain = {"mode": "isolated", "uplink": None, "forward": None}
-    with book.known(SETTINGS_KEPT):
-        book.networks("lab", plain)
-    with book.known(SETTINGS_KEPT):
-        book.networks("lab", {"mode": "route", "forward": None})
+    book.networks("lab", plain)
+    book.networks("lab", {"mode": "route", "forward": None})
     wire = {"mode": "bridge", "bridge": "xenbr0", **dict.fromkeys(("subnets", "uplink", "dhcp", "forward"))}
     book.networks("lab", wire, ips={"jump host": None})
     book.network("lab", "bridge", "lab0")
@@ -94,10 +91,8 @@ def nat(book: Book) -> None:
 def dual_stack(book: Book) -> None:
     web = {"proto": "tcp", "port": 443, "to": "web-1:443"}
     four, six = "10.77.0.0/24", "fd77:0:0:1::/64"
-    with book.known(SETTINGS_KEPT):
-        book.networks("lab", {"mode": "isolated", **dict.fromkeys(("uplink", "nptv6", "forward"))})
-    with book.known(SETTINGS_KEPT):
-        book.networks("lab", {"mode": "route", **dict.fromkeys(("nptv6", "forward"))})
+    book.networks("lab", {"mode": "isolated", **dict.fromkeys(("uplink", "nptv6", "forward"))})
+    book.networks("lab", {"mode": "route", **dict.fromkeys(("nptv6", "forward"))})
     book.network("lab", "bridge", "lab0")
     book.network("lab", "subnets", [six, four])
     book.network("lab", "subnets", ["10.77.0.0/25", six])
@@ -132,8 +127,7 @@ def isolated(book: Book) -> None:
     book.networks("wire", {"mode": "nat", "subnets": [SUBNETS4]})
     book.network("wire", "subnets", [SUBNETS4])
     book.networks("wire", {"subnets": [SUBNETS4], "dhcp": True})
-    with book.known(SETTINGS_KEPT):
-        book.networks("storage", {"mode": "route"})
+    book.networks("storage", {"mode": "route"})
     book.network("storage", "bridge", "store0")
     book.rename_with_what_follows("storage", "disks")
     book.networks("wire", wired)

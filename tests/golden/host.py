@@ -236,7 +236,10 @@ class SimulatedHost:
     def _remove(self, there: HostObject) -> None:
         match there:
             case Sysctl():
-                before = self.saved.pop((there.version, there.link, there.setting), None)
+                link = self.links.link(there.link)
+                key = (there.version, there.link, there.setting)
+                default = self.settings[there.version, "default", there.setting]
+                before = default if link is not None and _is_ours(link) else self.saved.pop(key, None)
                 if before is not None and self.present(there) == there:
                     self.set_sysctl(replace(there, value=before))
             case ManagedBridge():

@@ -50,8 +50,7 @@ def play_changes(example: Example) -> tuple[str, Mapping[str, tuple[str, ...]]]:
     found: dict[str, tuple[str, ...]] = {}
     for change in CHANGES[example]:
         done, wrong = asyncio.run(_reload(example, change))
-        defects = [f"   DEFECT: {each.says}" for each in change.defects]
-        lines += ["", f"== {change.title}", *defects, *(done or ["   nothing is done"])]
+        lines += ["", f"== {change.title}", *(done or ["   nothing is done"])]
         found[change.title] = wrong
     return _text(lines), found
 

@@ -25,7 +25,7 @@ from tests.bed.netns import Host
 from tests.kernel.wait import eventually
 from xennetd.daemon.adapters import kernel_adapters
 from xennetd.kernel.kernel import Kernel
-from xennetd.kernel.procsys import forces_ipv6
+from xennetd.kernel.procsys import forces_ipv6, read_sysctl, write_sysctl
 from xennetd.model.errors import HostError
 from xennetd.model.objects import (
     Chain,
@@ -420,6 +420,22 @@ def test_what_somebody_else_does_to_our_table_is_noticed_and_mended(foreign: See
         assert all(kit.holds(each) for each in everything)
         assert nft("list", "ruleset") != before
         assert kit.lost == 1
+
+    with_kit(act)
+
+
+def test_a_setting_of_our_own_bridge_that_nobody_wants_any_more_is_a_new_links(foreign: Seen) -> None:
+    def act(kit: Kit) -> None:
+        default = read_sysctl(4, "default", "rp_filter")
+        wanted = Sysctl(4, "xn-lab", "rp_filter", 1 if default != 1 else 2)
+        kit.apply(BRIDGE)
+        kit.apply(wanted)
+        kit.remove(wanted)
+        assert read_sysctl(4, "xn-lab", "rp_filter") == default
+        kit.apply(wanted)
+        write_sysctl(Sysctl(4, "xn-lab", "rp_filter", 0))
+        kit.remove(wanted)
+        assert read_sysctl(4, "xn-lab", "rp_filter") == 0, "another program's value stays"
 
     with_kit(act)
 

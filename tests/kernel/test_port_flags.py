@@ -9,6 +9,7 @@ import pytest
 
 from tests.bed.daemon import STAND_IN, Daemon
 from tests.bed.guest import Bed, Guest
+from tests.bed.news import LinkNews
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.wait import eventually
 
@@ -53,12 +54,24 @@ def test_isolated_guests_reach_others_and_the_host_and_not_each_other(bed: Bed, 
 
 
 def test_a_reload_changes_the_flag_in_place(bed: Bed, xennetd: Daemon, guests: dict[str, Guest]) -> None:
-    xennetd.reload(POLICY.replace("isolated = true\n", ""))
+    with LinkNews(bed.host) as news:
+        xennetd.reload(POLICY.replace("isolated = true\n", ""))
+        ports = {each.vif.netdev for each in guests.values()}
+        assert all(seen.up and seen.master for seen in news.drain() if seen.name in ports)
     assert not any(is_isolated(bed, each) for each in guests.values())
     assert eventually(lambda: guests["apart-1"].ping(ADDRESSES["apart-2"]))
     xennetd.reload(POLICY)
     assert is_isolated(bed, guests["apart-1"])
     assert not is_isolated(bed, guests["open"])
+
+
+def test_a_flag_that_no_rule_names_any_more_is_the_administrators(
+    bed: Bed, xennetd: Daemon, guests: dict[str, Guest], settle: Callable[[], None]
+) -> None:
+    xennetd.reload(POLICY.replace("isolated = true\n", ""))
+    bed.host.run("bridge", "link", "set", "dev", guests["apart-1"].vif.netdev, "isolated", "on")
+    settle()
+    assert is_isolated(bed, guests["apart-1"])
 
 
 def test_another_program_that_changes_it_changes_nothing_for_long(

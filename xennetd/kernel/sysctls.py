@@ -4,7 +4,8 @@ The original value is the one before xennetd changed it.
 Rule 1: the original value is saved in xennetd's nftables table before the change. There it survives the daemon. Like
 the sysctl itself, it is lost when the machine restarts.
 Rule 2: a sysctl that was right already is not saved, and so it is never changed back.
-Rule 3: the sysctls of xennetd's own links disappear with the link; nothing is saved of them.
+Rule 3: the sysctls of xennetd's own links disappear with the link; nothing is saved of them. While the link stays, a
+sysctl that nobody wants any more gets the value that the kernel gives a new link (`conf/default`).
 Rule 4: net.ipv6.conf.all.forwarding sets the `forwarding` of every link and of `default`. Their original values are
 saved as well. The links that forwarded are restored in the end; until then the others forward to guests only.
 Rule 5: a value is saved under the index of its link, so that a renamed link gets its own value back.
@@ -115,18 +116,19 @@ class Sysctls:
         """Restore original values, and forget them. A value that another program has changed since is left alone."""
         for sysctl in objects:
             key = _key(sysctl)
-            before = self._saved.saved().get(key) if key is not None else None
-            if key is None or before is None:
+            if key is None:
                 continue
             unchanged = read_sysctl(sysctl.version, sysctl.link, sysctl.setting) == sysctl.value
+            if self._goes_with_its_link(key):
+                default = read_sysctl(sysctl.version, "default", sysctl.setting)
+                if unchanged and default is not None:
+                    _restore(sysctl, default)
+                continue
+            before = self._saved.saved().get(key)
+            if before is None:
+                continue
             if unchanged:
-                value = before - _U32 if before >= _U32 >> 1 else before
-                original = Sysctl(sysctl.version, sysctl.link, sysctl.setting, value)
-                try:
-                    _write(original)
-                except HostError as error:
-                    if error.errno not in (errno.ENOENT, errno.ENODEV):  # Else the link and its value are gone.
-                        raise
+                _restore(sysctl, before - _U32 if before >= _U32 >> 1 else before)
             if sysctl.key == _ALL6.key:
                 self._forget_forwarding(restore=unchanged)
             self._saved.forget(key, _guest_only(sysctl))
@@ -207,6 +209,15 @@ def _write(sysctl: Sysctl) -> None:
     except OSError as error:
         code = error.errno or errno.EIO
         raise HostError(f"the kernel refuses `{sysctl.describe()}`: {os.strerror(code)}", errno=code) from error
+
+
+def _restore(sysctl: Sysctl, value: int) -> None:
+    """Write a value in place of xennetd's. A link that has gone meanwhile is no error."""
+    try:
+        _write(Sysctl(sysctl.version, sysctl.link, sysctl.setting, value))
+    except HostError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def _forwards_to_guests_only(key: Number, before: int) -> str | None:

@@ -96,9 +96,7 @@ class Observer:
         facts = Facts(view, self._registry)
         return Resolved(policy, vif, facts, resolve(policy, vif, facts, facts))
 
-    def _host_steps(
-        self, record: Record, attachment: Attachment
-    ) -> tuple[XennetdError | None, tuple[HostStep, ...]]:
+    def _host_steps(self, record: Record, attachment: Attachment) -> tuple[XennetdError | None, tuple[HostStep, ...]]:
         """Return the attachment's conflict with another owner, or the Steps to its missing host objects."""
         if not attachment.needs:
             return None, ()
