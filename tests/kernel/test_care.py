@@ -247,6 +247,30 @@ class TestPin:
         journal.wait_for(XENNET_EVENT="drift", XENNET_VIF=other.vif.netdev)
 
 
+def test_a_port_that_someone_takes_down_again_and_again_is_a_problem_in_status(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    bed.host.bridge("xenbr0")
+    xennetd = daemon()
+    web = guest("web")
+    connected(bed, web.vif)
+    flags = Path(f"/sys/class/net/{web.vif.netdev}/flags")
+    downs = 0
+
+    def is_told() -> bool:
+        nonlocal downs
+        if int(flags.read_text(), 16) & 1:
+            bed.host.rtnl.set(web.vif.netdev, up=False)
+            downs += 1
+        return any("less and less often" in problem for problem in status(xennetd)["problems"])
+
+    eventually(is_told)
+    assert downs < 10
+    (problem,) = status(xennetd)["problems"]
+    assert f"{web.vif.netdev} of web is changed back after each repair" in problem
+    assert f"ip link set dev {web.vif.netdev} up" in problem
+
+
 def test_a_port_that_someone_takes_down_again_and_again_harms_nobody_else(
     bed: Bed, guest: MakeGuest, daemon: MakeDaemon, bystander: Bystander, settle: Callable[[], None]
 ) -> None:
