@@ -23,7 +23,7 @@ from xennetd.plan import difference, observation, steps
 from xennetd.plan.decide import Decision, decide
 from xennetd.plan.observation import Observation
 from xennetd.policy import addresses
-from xennetd.policy.facts import Answers, Facts
+from xennetd.policy.facts import Facts, RecordedAnswers
 from xennetd.policy.resolve import resolve
 
 _MODULES = (
@@ -36,7 +36,7 @@ _MODULES = (
 class Dump:
     """What the daemon had, and what it made of it."""
 
-    answers: Answers
+    answers: RecordedAnswers
     observation: Observation
     decision: Decision
     policy: Policy

@@ -1,4 +1,4 @@
-"""Two that want one setting otherwise: who came later is told so once, and nothing is set to and fro.
+"""Two owners want different values of one sysctl: the later one gets one error, and the value stays as it is.
 
 A routed guest whose uplink is an isolated network's bridge wants that to forward; the network wants it not to.
 """

@@ -32,7 +32,7 @@ def test_the_port_is_down_for_good_and_only_its_own_guest_is_told(
         xennetd.start()
         bystander.connect()
         web = guest("web")
-        assert "xennetd failed internally on vif1.0" in refused(bed, web.vif)
+        assert "xennetd met a defect of its own on vif1.0" in refused(bed, web.vif)
 
         # It does not go up and down with each look at what the last look did.
         time.sleep(0.2)

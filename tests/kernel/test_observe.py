@@ -35,14 +35,14 @@ def test_says_what_it_would_do_and_sends_no_change(
         return str(rows[0]["reason"]) if rows else ""
 
     # then: both are spoken of
-    eventually(lambda: "would: ip link set dev vif1.0 addrgenmode none" in said("ours"))
+    eventually(lambda: "would do this: ip link set dev vif1.0 addrgenmode none" in said("ours"))
     assert "ip link set dev vif1.0 master xenbr0; ip link set dev vif1.0 up" in said("ours")
-    eventually(lambda: "would: ip link set dev vif2.0 addrgenmode none" in said("stock"))
+    eventually(lambda: "would do this: ip link set dev vif2.0 addrgenmode none" in said("stock"))
 
     # and: nothing is done, also when they go
     with LinkNews(bed.host) as news:
         bed.toolstack.detach_vif(stock.vif)
-        eventually(lambda: "would: ip link set dev vif2.0 down" in said("stock"))
+        eventually(lambda: "would do this: ip link set dev vif2.0 down" in said("stock"))
         assert news.of(stock.vif.netdev) == []
     assert bed.toolstack.xs.tree(ours.vif.backend) == before
     assert trace.changes() == []

@@ -206,7 +206,7 @@ class TestPolicy:
         xennetd.reload(FRONT_AND_BACK.replace("[daemon]\n", '[daemon]\nmode = "observe"\n'))
         bed.toolstack.rename_domain(web.domain, "db-1")
         row = eventually(lambda: row if (row := xennetd.ask("show", web.vif.netdev))["vm"] == "db-1" else None)
-        assert "would: " in row["reason"]
+        assert "would do this: " in row["reason"]
         assert is_on(bed, web, "xenbr0")
         assert not journal.having(XENNET_EVENT="change")
 

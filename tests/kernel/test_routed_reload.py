@@ -252,7 +252,7 @@ class TestObserve:
             assert f"ip link set dev {everyone[name].vif.netdev} master xn-{network}" in said[name]
         assert not any("tell the toolstack" in text for text in said.values()), "that comes once all is in place"
         notes = str(status(xennetd)["notes"])
-        assert "network lab: would: ip link add xn-lab" in notes
+        assert "network lab: in enforce mode xennetd would do this: ip link add xn-lab" in notes
         assert "dnsmasq xn-store for network store" in notes
 
         assert (trace.netlink(), trace.files(), trace.programs()) == ([], [], [])

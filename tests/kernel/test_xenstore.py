@@ -19,7 +19,7 @@ from tests.bed.xs import Xs
 from xennetd.model.vif import Vif, VifId
 from xennetd.xenstore import backend, codec
 from xennetd.xenstore.channel import ConnectionLost
-from xennetd.xenstore.client import ATTEMPTS, Change, Request, Write, XenstoreClient
+from xennetd.xenstore.client import ATTEMPTS, NodeChange, Request, WriteNode, XenstoreClient
 from xennetd.xenstore.codec import XenstoreError
 from xennetd.xenstore.parse import NODES, parse_vif
 
@@ -130,11 +130,11 @@ async def test_a_transaction_is_done_again_when_another_write_comes_between(xens
     xs.write("/counter", "1")
     asked: list[bytes | None] = []
 
-    def decide(values: list[bytes | None]) -> Sequence[Change]:
+    def decide(values: list[bytes | None]) -> Sequence[NodeChange]:
         asked.append(values[0])
         if len(asked) < 3:
             xs.write("/counter", str(10 * len(asked)))
-        return [Write("/result", b"after " + (values[0] or b""))]
+        return [WriteNode("/result", b"after " + (values[0] or b""))]
 
     assert await client.transact(["/counter"], decide)
     assert asked == [b"1", b"10", b"20"]
@@ -146,10 +146,10 @@ async def test_a_transaction_that_never_succeeds_ends(xenstored: Xenstored) -> N
     client, xs = await connected(xenstored.socket), xenstored.connect()
     asked: list[bytes | None] = []
 
-    def decide(values: list[bytes | None]) -> Sequence[Change]:
+    def decide(values: list[bytes | None]) -> Sequence[NodeChange]:
         asked.append(values[0])
         xs.write("/counter", str(len(asked)))
-        return [Write("/result", b"")]
+        return [WriteNode("/result", b"")]
 
     with pytest.raises(XenstoreError) as refused:
         await client.transact(["/counter"], decide)
@@ -174,7 +174,7 @@ async def test_cancelled_transactions_are_not_left_open(xenstored: Xenstored, to
     client = await connected(xenstored.domain_socket(DRIVER))
 
     async def change() -> bool:
-        return await client.transact(["domid"], lambda values: [Write("data/x", b"1")])
+        return await client.transact(["domid"], lambda values: [WriteNode("data/x", b"1")])
 
     for pause in (0, 0.001):  # cancelled while xenstored opens them, and some way further on
         for _ in range(3):
@@ -202,7 +202,7 @@ async def test_every_waiting_request_fails_at_once_when_xenstored_dies(xenstored
     os.kill(xenstored.pid, signal.SIGSTOP)
     waiting: list[asyncio.Future[Any]] = [
         *(asyncio.ensure_future(client.read("/a")) for _ in range(50)),
-        *(asyncio.ensure_future(client.transact(["/a"], lambda values: [Write("/a", b"")])) for _ in range(50)),
+        *(asyncio.ensure_future(client.transact(["/a"], lambda values: [WriteNode("/a", b"")])) for _ in range(50)),
         asyncio.ensure_future(client.read_many(["/a"] * 50_000)),
         asyncio.ensure_future(client.directory("/a")),
     ]
@@ -342,11 +342,11 @@ async def test_a_directory_that_goes_half_way_is_not_recreated(xenstored: Xensto
     vif, client = attach(toolstack), await connected(xenstored.socket)
     asked = 0
 
-    def decide(values: list[bytes | None]) -> Sequence[Change] | None:
+    def decide(values: list[bytes | None]) -> Sequence[NodeChange] | None:
         nonlocal asked
         asked += 1
         toolstack.xs.rm(vif.backend)
-        return None if values[0] is None else [Write(f"{vif.backend}/hotplug-status", b"connected")]
+        return None if values[0] is None else [WriteNode(f"{vif.backend}/hotplug-status", b"connected")]
 
     assert not await client.transact([f"{vif.backend}/state"], decide)
     assert asked == 2

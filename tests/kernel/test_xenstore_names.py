@@ -224,7 +224,9 @@ async def test_watches_that_are_refused_are_told_once_and_do_no_harm(
             settled = await names.follow(domids)
         assert settled
         assert len(logs) == 200 - len(client.watched)
-        assert {entry["event"] for entry in logs} == {"a domain's new name will be seen late"}
+        assert {entry["event"] for entry in logs} == {
+            "xenstored refuses a watch on a domain's name, so xennetd notices a new name late"
+        }
         for _ in range(20):
             settled = await names.follow(set())
         assert settled

@@ -82,8 +82,8 @@ def status(daemon: Values, now: float) -> list[Line]:
     ]
     facts[4:4] = [("Network", _network(network)) for network in daemon["networks"]]
     for key, sentence in (
-        ("xenstore_reconnects", "xenstore was reconnected to {} times"),
-        ("netlink_resyncs", "the kernel's links were read again {} times"),
+        ("xenstore_reconnects", "xennetd connected to xenstore again {} times"),
+        ("netlink_resyncs", "xennetd read all of the kernel's links again {} times"),
         ("audit_dropped", "{} journal entries were lost"),
     ):
         if daemon[key]:

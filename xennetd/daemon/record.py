@@ -22,9 +22,9 @@ from xennetd.policy.resolve import Resolution
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What policy said of a vif, and what it was told of the host and the other guests for that.
+    """What policy said of a vif, and the answers that it got about the host and the other guests.
 
-    Policy is pure: as long as `policy` and `vif` are these objects and `facts` hold, it would say the same again.
+    Policy is pure: as long as `policy` and `vif` are the same objects and `facts` hold, it says the same again.
     """
 
     policy: Policy

@@ -263,7 +263,7 @@ class Keeper:
         self._not_before = 0.0
 
     def look(self, *, wanted: bool = True) -> None:
-        """Let dnsmasq run with the configuration file as it is now, or with `wanted` False let none run."""
+        """Run dnsmasq with the current configuration file, or stop it if `wanted` is False."""
         self.wanted = wanted
         self._not_before = 0.0
         self._woken.set()
@@ -274,7 +274,7 @@ class Keeper:
         self._woken.set()
 
     def renew(self) -> None:
-        """Let dnsmasq be stopped and started again."""
+        """Restart dnsmasq."""
         self._afresh = True
         self._woken.set()
 

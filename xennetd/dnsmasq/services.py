@@ -124,7 +124,7 @@ class DhcpServices:
                 self._keepers[name].reread()
 
     def renew(self, instance: str) -> None:
-        """Let dnsmasq be restarted without the leases of addresses that belong to another guest now."""
+        """Restart dnsmasq, without the leases of addresses that belong to another guest now."""
         if instance in self._keepers:
             self._keepers[instance].renew()
 
@@ -152,7 +152,7 @@ class DhcpHosts:
         self._leases: dict[str, tuple[tuple[int, int], Mapping[IPAddress, Lease]]] = {}
 
     def present(self, wanted: DhcpHost) -> DhcpHost | None:
-        """Return the guest that the file of names describes, None without it or if another of its files is wrong."""
+        """Return the guest that the file of names describes, None if one of the guest's files is missing or differs."""
         if all(_read(_guest(wanted, part)) == write(wanted) for part, write in _PARTS.items()):
             return wanted
         host = _host(wanted.instance, wanted.mac)

@@ -12,4 +12,4 @@ GUEST_GROUP = 0x786F
 """The link group of routed guests' interfaces. The link's kind can't be the mark: netback's links have no kind."""
 
 TABLE = "xennetd"
-"""xennetd's nftables table, of family inet. All of the table belongs to xennetd, and nothing outside of it does."""
+"""xennetd's nftables table, of family inet. The whole table belongs to xennetd, which owns no other nftables object."""

@@ -121,9 +121,9 @@ class HostAddress:
 class Sysctl:
     """A value of net.ipv4.conf.LINK or net.ipv6.conf.LINK; `link` may be `all`.
 
-    Removing a Sysctl restores the value from before xennetd set it. `unless` lists values that are as good as `value`:
-    xennetd does not change them. With `unless`, a link without this setting is no error either. `after` holds the keys
-    of the objects that must be in force before this value is set.
+    Removing a Sysctl restores the value from before xennetd set it. `unless` lists other values that xennetd accepts
+    and leaves unchanged. With `unless`, a link without this setting is no error either. `after` holds the keys of the
+    objects that must be in force before this value is set.
     """
 
     version: int

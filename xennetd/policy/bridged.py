@@ -82,7 +82,9 @@ def network_bridge(network: Network, host: HostView) -> Link:
     link = host.link(network.bridge)
     waits_on = frozenset({network.bridge})
     if network.own and (link is None or link.kind != "bridge" or link.group != BRIDGE_GROUP):
-        raise PolicyError(f'network "{network.name}" is not ready: xennetctl status says why', waits_on=waits_on)
+        raise PolicyError(
+            f'network "{network.name}" is not ready: `xennetctl status` shows the reason', waits_on=waits_on
+        )
     if link is None:
         raise PolicyError(
             f'bridge "{network.bridge}" of network "{network.name}" does not exist: create it, or {remedy}',

@@ -17,7 +17,7 @@ from xennetd.model.link import HostView, Link
 from xennetd.model.vif import VifId
 from xennetd.policy.addresses import Claim, OtherGuests
 
-Answers = Mapping[tuple[Any, ...], Any]
+RecordedAnswers = Mapping[tuple[Any, ...], Any]
 """The answers by question. A question is the name of a method, followed by its arguments."""
 
 
@@ -40,7 +40,7 @@ class Facts:
         self._asked: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @classmethod
-    def of(cls, answers: Answers, *, has_ipv6: bool, forces_ipv6: bool) -> Facts:
+    def of(cls, answers: RecordedAnswers, *, has_ipv6: bool, forces_ipv6: bool) -> Facts:
         """Return facts with recorded answers. Any other question raises Unanswered."""
         source: Any = _NoSource(has_ipv6, forces_ipv6)
         facts = cls(source, source)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from xennetd.model.vif import Vif
-from xennetd.xenstore.client import Change, Remove, Write, XenstoreClient
+from xennetd.xenstore.client import NodeChange, RemoveNode, WriteNode, XenstoreClient
 
 CONNECTED: Final = b"connected"
 """The exact value of `hotplug-status` that netback waits for."""
@@ -34,22 +34,22 @@ async def write_verdict(
     backend = vif.id.backend
     status, reason = f"{backend}/hotplug-status", f"{backend}/hotplug-error"
     if error is not None:
-        failed = (Write(reason, _text(error)), Write(status, b"error"))
+        failed = (WriteNode(reason, _text(error)), WriteNode(status, b"error"))
         return await _guarded(client, vif, lambda state, online, _: failed)
 
     frontend = vif.id.frontend
     absolute_backend = f"/local/domain/{client.own_domid or 0}/{backend}".encode()
-    changes: tuple[Change, ...] = (Write(status, CONNECTED),)
+    changes: tuple[NodeChange, ...] = (WriteNode(status, CONNECTED),)
     if vif.hotplug_status == "error":
-        changes = (Remove(reason), *changes)
+        changes = (RemoveNode(reason), *changes)
     if mac is not None:
-        changes = (Write(f"{backend}/mac", mac.encode()), *changes)
+        changes = (WriteNode(f"{backend}/mac", mac.encode()), *changes)
     values = {"mtu": str(frontend_mtu) if frontend_mtu is not None else None, "mac": mac}
     for_guest = tuple(
-        Write(f"{frontend}/{node}", text.encode(), optional=True) for node, text in values.items() if text
+        WriteNode(f"{frontend}/{node}", text.encode(), optional=True) for node, text in values.items() if text
     )
 
-    def connect(state: bytes, online: bytes, untrusted_backend: bytes | None) -> Sequence[Change] | None:
+    def connect(state: bytes, online: bytes, untrusted_backend: bytes | None) -> Sequence[NodeChange] | None:
         if online != b"1" or state not in (b"2", b"4"):
             return None
         # The guest may change the node `backend`. Then it does not get its own MTU or MAC; nobody else is affected.
@@ -61,26 +61,26 @@ async def write_verdict(
 
 async def write_tap_verdict(client: XenstoreClient, vif: Vif, text: str) -> bool:
     """Write the tap's verdict for the hotplug script. `text` is `connected`, or `error: ` and a sentence."""
-    changes = (Write(f"{vif.id.backend}/xennetd-tap", _text(text)),)
+    changes = (WriteNode(f"{vif.id.backend}/xennetd-tap", _text(text)),)
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def clear_tap_verdict(client: XenstoreClient, vif: Vif) -> bool:
     """Remove the verdict of a tap that is gone, so that the hotplug script of the next tap waits for a new one."""
-    changes = (Remove(f"{vif.id.backend}/xennetd-tap"),)
+    changes = (RemoveNode(f"{vif.id.backend}/xennetd-tap"),)
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
 async def repeat_verdict(client: XenstoreClient, vif: Vif, node: str) -> bool:
     """Write the current value of `node` once more, for a hotplug script whose watch came after the first write."""
     path = f"{vif.id.backend}/{node}"
-    return await _guarded(client, vif, lambda state, online, value: (Write(path, value),) if value else None, path)
+    return await _guarded(client, vif, lambda state, online, value: (WriteNode(path, value),) if value else None, path)
 
 
 async def write_pin(client: XenstoreClient, vif: Vif, on: bool) -> bool:
     """Write or remove the node that pins the vif. The node survives the daemon, and disappears with the vif."""
     pin = f"{vif.id.backend}/xennetd-pin"
-    changes: tuple[Change, ...] = (Write(pin, b"1") if on else Remove(pin),)
+    changes: tuple[NodeChange, ...] = (WriteNode(pin, b"1") if on else RemoveNode(pin),)
     return await _guarded(client, vif, lambda state, online, _: changes)
 
 
@@ -89,19 +89,19 @@ async def remove_backend(client: XenstoreClient, vif: Vif) -> bool:
 
     The directories above it belong to the toolstack and stay.
     """
-    changes = (Remove(vif.id.backend),)
+    changes = (RemoveNode(vif.id.backend),)
     return await _guarded(client, vif, lambda state, online, _: changes if (state, online) == (b"6", b"0") else None)
 
 
 async def _guarded(
     client: XenstoreClient,
     vif: Vif,
-    decide: Callable[[bytes, bytes, bytes | None], Sequence[Change] | None],
+    decide: Callable[[bytes, bytes, bytes | None], Sequence[NodeChange] | None],
     also: str | None = None,
 ) -> bool:
     """If the directory exists, make the changes that `decide` returns for `state`, `online` and the node `also`."""
 
-    def unless_gone(values: list[bytes | None]) -> Sequence[Change] | None:
+    def unless_gone(values: list[bytes | None]) -> Sequence[NodeChange] | None:
         state, online, *rest = values
         if state is None or online is None:
             return None

@@ -42,7 +42,7 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class WriteNode:
     """Within a transaction: write a node, and make it and its parents if they are missing.
 
     If the write is `optional`, its refusal is no error.
@@ -54,13 +54,13 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class RemoveNode:
     """Within a transaction: remove a node and all below it. Removing a missing node is no error."""
 
     path: str
 
 
-Change = Write | Remove
+NodeChange = WriteNode | RemoveNode
 
 
 class _Batch:
@@ -195,7 +195,7 @@ class XenstoreClient:
             self._watches.pop(path, None)
 
     async def transact(
-        self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]
+        self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[NodeChange] | None]
     ) -> bool:
         """Read nodes, decide, change nodes: one transaction in three round trips. Returns False if `decide` gave up.
 
@@ -321,7 +321,7 @@ class XenstoreClient:
         raise XenstoreError(errno.EAGAIN, path)
 
     async def _attempt(
-        self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[Change] | None]
+        self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[NodeChange] | None]
     ) -> bool:
         [opened] = await self.exchange((Request(codec.TRANSACTION_START, 0, b"\0"),))
         if isinstance(opened, int):
@@ -343,7 +343,7 @@ class XenstoreClient:
         if isinstance(ended, int):
             raise XenstoreError(ended)
         for change, reply in zip(changes, replies, strict=True):
-            if isinstance(reply, int) and not (isinstance(change, Write) and change.optional):
+            if isinstance(reply, int) and not (isinstance(change, WriteNode) and change.optional):
                 raise XenstoreError(reply, change.path)
         return True
 
@@ -357,11 +357,11 @@ async def _pause(attempt: int) -> None:
     await asyncio.sleep(min(0.0005 * 2**attempt, 0.1))
 
 
-def _request(change: Change, transaction_id: int) -> Request:
+def _request(change: NodeChange, transaction_id: int) -> Request:
     match change:
-        case Write(path, value):
+        case WriteNode(path, value):
             return Request(codec.WRITE, transaction_id, path_payload(path) + value)
-        case Remove(path):
+        case RemoveNode(path):
             return Request(codec.RM, transaction_id, path_payload(path))
 
 

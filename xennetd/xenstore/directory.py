@@ -207,7 +207,7 @@ class Directory:
     def _report(self, state: str) -> None:
         if state != self.state:
             self.state = state
-            self._log.warning("xenstore can't be followed", reason=state)
+            self._log.warning("xennetd gets no events from xenstore", reason=state)
 
     def _event(self, untrusted_path: str) -> None:
         self._hints.add(untrusted_path, self._entries)

@@ -41,7 +41,10 @@ class NameWatches:
         new = set(islice(domids - self._domids, BATCH))
         for refusal in await self._client.watch_many([_path(domid) for domid in new], self._event):
             # The name is still read together with the state of the domain's vifs.
-            self._log.warning("a domain's new name will be seen late", reason=refusal.sentence)
+            self._log.warning(
+                "xenstored refuses a watch on a domain's name, so xennetd notices a new name late",
+                reason=refusal.sentence,
+            )
         self._domids |= new
         return self._domids == domids
 

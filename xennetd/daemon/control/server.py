@@ -2,7 +2,8 @@
 
 Rule 1: the daemon answers one request of a peer at a time, and reads the next when the reply has left. So one peer can
 make the daemon hold one request, one reply and a bounded number of events.
-Rule 2: no peer can keep another out. When all places are taken, the peer that was silent longest makes room.
+Rule 2: no peer can keep another out. When all places are taken, xennetd disconnects the peer that has been
+silent longest.
 Rule 3: one task serves one peer. Cancelling the task ends the connection.
 
 This module does the framing itself, for two reasons: the reader of asyncvarlink's transport never pauses for a peer

@@ -126,7 +126,9 @@ class Networks:
     def remarks(self) -> list[str]:
         """Return a sentence for each network that would be changed if the daemon were not in observe mode."""
         would = {name: "; ".join(_words(missing)) for name, missing in self._missing.items()}
-        return [f"network {name}: would: {text}" for name, text in would.items() if text]
+        return [
+            f"network {name}: in enforce mode xennetd would do this: {text}" for name, text in would.items() if text
+        ]
 
     async def look(self) -> None:
         """Make the missing host objects of all networks or, in observe mode, note which are missing.

@@ -19,7 +19,7 @@ from xennetd.model.link import HostView, Link, Route
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
-from xennetd.policy.facts import Answers, Facts
+from xennetd.policy.facts import Facts, RecordedAnswers
 from xennetd.policy.resolve import owned, resolve
 
 Leaves = Callable[[Link], bool]
@@ -83,7 +83,7 @@ class Observer:
         )
         return seen, resolved
 
-    def answers(self, record: Record, policy: Policy) -> Answers:
+    def answers(self, record: Record, policy: Policy) -> RecordedAnswers:
         """Return the answers that policy gets about the host and the other guests for a decision about this vif."""
         return (record.resolved or self._resolve(record, policy)).facts.answers
 

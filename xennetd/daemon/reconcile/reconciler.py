@@ -39,7 +39,7 @@ from xennetd.plan.decide import Decision, PortDecision, decide
 from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
-from xennetd.policy.facts import Answers
+from xennetd.policy.facts import RecordedAnswers
 from xennetd.xenstore import backend
 from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
@@ -107,7 +107,7 @@ class Reconciler:
         """The number of vifs that were connected rightly when xennetd first observed them."""
         return self._audit_events.adopted
 
-    def answers_of(self, record: Record) -> Answers:
+    def answers_of(self, record: Record) -> RecordedAnswers:
         """Return what policy was told of the host and the other guests for a vif's last decision.
 
         For a connected vif policy asks again.
@@ -413,4 +413,4 @@ def _would(decision: Decision) -> Decision:
         would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
     if not would:
         return decision
-    return replace(decision, reason="observing; would: " + "; ".join(would))
+    return replace(decision, reason="in enforce mode xennetd would do this: " + "; ".join(would))

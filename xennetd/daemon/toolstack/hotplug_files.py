@@ -1,8 +1,8 @@
 """Empty files in the run-time directory, by which the daemon and the hotplug script (conf/vif-xennetd) find each other.
 
 The daemon makes `told/vif7.0` when xenstore holds a verdict on that vif. The script makes `waiting/vif7.0` before it
-watches xenstore for a verdict. `vif7.0-emu` stands for the tap. The files are hints when a read of xenstore pays; the
-verdict itself is only read from xenstore.
+watches xenstore for a verdict. `vif7.0-emu` stands for the tap. The files only show when xenstore is worth
+reading; the verdict itself is in xenstore alone.
 
 Rule 1: the daemon writes the verdict, then makes `told`, then checks for `waiting`. The script makes `waiting`, then
 sets its watch, then checks for `told`. A verdict written before the watch was set causes no event for the script. Then

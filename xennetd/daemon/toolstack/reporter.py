@@ -88,7 +88,9 @@ class ToolstackReporter:
         In observe mode (`observing`) the defect is only audited.
         """
         vif_id = record.vif.id
-        error = XennetdError(f"xennetd failed internally on {vif_id}; see its journal", detail=f"{defect!r}")
+        error = XennetdError(
+            f"xennetd met a defect of its own on {vif_id}: see `journalctl -t xennetd`", detail=f"{defect!r}"
+        )
         self._audit_events.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
         if not observing and record.vif.hotplug_status != CONNECTED:
             self._release(self._kernel.links.of(vif_id))
