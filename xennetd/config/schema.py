@@ -31,7 +31,8 @@ class Field:
     msgspec converts the value to `type`; then `accepts` must return True, or else `refusal` is reported. `make` turns
     the text into the value for the policy; where it raises ValueError, the error's text is reported. Either `hint`
     describes the valid values in a phrase, or `choices` lists them all. With `many` the value is a non-empty array of
-    such values. `port_flag` names the bridge port's flag that the value decides.
+    such values. `port_flag` names the bridge port's flag that the value decides. `attribute` names the attribute of
+    `model.configuration.Rule` that gets the value of a key of [[policy]], where it is not called like the key.
     """
 
     type: Any
@@ -42,6 +43,7 @@ class Field:
     many: bool = False
     make: Callable[[Any], Any] | None = None
     port_flag: str = ""
+    attribute: str = ""
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -186,7 +188,7 @@ RULE: Fields = {
     "match": Field(dict, 'a table such as { vm = "web-*" }'),
     "network": Field(str, "the name of a network"),
     "deny": _SENTENCE,
-    "ip": Field(_Text, 'addresses such as "10.77.0.5" or "fd77::5"', many=True, make=address),
-    "mac": Field(Literal["stable"], choices=("stable",)),
+    "ip": Field(_Text, 'addresses such as "10.77.0.5" or "fd77::5"', many=True, make=address, attribute="ips"),
+    "mac": Field(Literal["stable"], choices=("stable",), make=bool, attribute="stable_mac"),
     "isolated": replace(_FLAG, port_flag="isolated"),
 }

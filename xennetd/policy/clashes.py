@@ -24,18 +24,18 @@ def check_networks(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> N
 def check_addresses(rules: Sequence[RuleDraft], networks: Mapping[str, NetworkDraft], problems: list[Problem]) -> None:
     """Report fixed addresses of rules that do not fit their network, or that another rule or network has."""
     places: dict[tuple[str, IPAddress], Place] = {}
-    for rule in rules:
-        network = networks.get(rule.network or "")
-        if network is None or not rule.ips:
+    for draft in rules:
+        network, ips = networks.get(draft.network or ""), draft.rule.ips
+        if network is None or not ips:
             continue
-        place = rule.place / "ip"
+        place = draft.place / "ip"
         if "subnets" not in keys_of(network.network.mode):
             modes = " or ".join(", ".join(modes_with("subnets")).rsplit(", ", 1))
             text = f"only in a network of mode {modes}; {network.place.key} is of mode {network.network.mode}"
             problems.append(place.problem(text))
             continue
-        for i, ip in enumerate(rule.ips):
-            reason = _misfit(ip, i, rule, network, networks) if network.whole else None
+        for i, ip in enumerate(ips):
+            reason = _misfit(ip, ips[:i], network, networks) if network.whole else None
             earlier = places.setdefault((_scope(network.network), ip), place / i)
             if reason is None and earlier != place / i:
                 reason = f"given already at {earlier}"
@@ -44,12 +44,12 @@ def check_addresses(rules: Sequence[RuleDraft], networks: Mapping[str, NetworkDr
 
 
 def _misfit(
-    ip: IPAddress, i: int, rule: RuleDraft, draft: NetworkDraft, networks: Mapping[str, NetworkDraft]
+    ip: IPAddress, before: Sequence[IPAddress], draft: NetworkDraft, networks: Mapping[str, NetworkDraft]
 ) -> str | None:
     network = draft.network
     if reason := unfit(network, ip_network(ip)):
         return reason
-    if network.dhcp and any(earlier.version == ip.version for earlier in rule.ips[:i]):
+    if network.dhcp and any(earlier.version == ip.version for earlier in before):
         return f"a second IPv{ip.version} address; with dhcp a guest has at most one of each IP version"
     if _scope(network):
         return None

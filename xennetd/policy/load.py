@@ -12,7 +12,7 @@ from typing import Any
 from xennetd.config.document import Document, Place, parse
 from xennetd.config.problem import Problem, Problems, shown
 from xennetd.config.schema import DAEMON, RULE, read_table
-from xennetd.model.configuration import DaemonConfig, Policy, Rule
+from xennetd.model.configuration import DaemonConfig, Policy
 from xennetd.model.text import visible
 from xennetd.policy.clashes import check_addresses, check_networks
 from xennetd.policy.modes import MODES
@@ -117,71 +117,60 @@ class _Merged:
                 self.add_rule(place / i, table)
 
     def add_rule(self, place: Place, table: dict[str, Any]) -> None:
-        rule = read_rule(place, f"policy {len(self.rules) + 1}", table, self.problems)
-        self.first(self.rule_places, rule.name, place / "name")
-        self.rules.append(rule)
+        draft = read_rule(place, f"policy {len(self.rules) + 1}", table, self.problems)
+        self.first(self.rule_places, draft.rule.name, place / "name")
+        self.rules.append(draft)
 
     def policy(self, files: tuple[str, ...]) -> Policy:
         """Return the policy. The caller must discard it if a problem has been reported."""
         daemon = DaemonConfig(**self.daemon)
         check_networks(tuple(self.networks.values()), self.problems)
         check_addresses(self.rules, self.networks, self.problems)
-        for rule in self.rules:
-            self.check_network(rule)
-            self.check_flags(rule)
+        for draft in self.rules:
+            self.check_network(draft)
+            self.check_flags(draft)
         if daemon.devd:
             self.check_readable()
         networks = {name: draft.network for name, draft in self.networks.items()}
-        rules = tuple(
-            Rule(
-                rule.name,
-                rule.match,
-                networks.get(rule.network or ""),
-                rule.deny,
-                rule.ips,
-                rule.stable_mac,
-                rule.flags,
-            )
-            for rule in self.rules
-        )
+        rules = tuple(draft.complete(networks.get(draft.network or "")) for draft in self.rules)
         filtered = tuple(networks.values()) if not self.problems else ()
         port_flags = frozenset(flag for rule in rules for flag, _ in rule.flags)
         return Policy(daemon, networks, rules, files, compile_ruleset(filtered), port_flags)
 
-    def check_network(self, rule: RuleDraft) -> None:
-        if rule.network is None or rule.network in self.network_places or not self.complete:
+    def check_network(self, draft: RuleDraft) -> None:
+        if draft.network is None or draft.network in self.network_places or not self.complete:
             return
         names = tuple(visible(name) for name in sorted(self.network_places))
         text = "no such network" if names else "no network is defined"
-        place = rule.place / "network"
-        self.problems.append(place.problem(text, found=shown(rule.network), allowed=names, like=rule.network))
+        place = draft.place / "network"
+        self.problems.append(place.problem(text, found=shown(draft.network), allowed=names, like=draft.network))
 
-    def check_flags(self, rule: RuleDraft) -> None:
+    def check_flags(self, draft: RuleDraft) -> None:
         """Report a bridge port's flag in a rule whose guests are routed."""
-        network = self.networks.get(rule.network or "")
+        network = self.networks.get(draft.network or "")
         if network is None or not network.network.mode.routed:
             return
         for key, field in RULE.items():
-            if field.port_flag in dict(rule.flags):
+            if field.port_flag in dict(draft.rule.flags):
                 text = f"not for a network of mode {network.network.mode}: its guests are not ports of a bridge"
-                self.problems.append((rule.place / key).problem(text))
+                self.problems.append((draft.place / key).problem(text))
 
     def check_readable(self) -> None:
         """Report settings that depend on the name or the UUID of a domain, which a driver domain can't read."""
         places = [
-            rule.place / "match" / key
-            for rule in self.rules
+            draft.place / "match" / key
+            for draft in self.rules
             for key in ("vm", "uuid")
-            if getattr(rule.match, key) is not None
+            if getattr(draft.rule.match, key) is not None
         ]
         for place in places:
             self.problems.append(place.problem("can't be read in a driver domain (daemon.devd is true)"))
-        for rule in self.rules:
-            if rule.stable_mac:
+        for draft in self.rules:
+            if draft.rule.stable_mac:
                 text = "needs the domain's UUID, which can't be read in a driver domain (daemon.devd is true)"
-                self.problems.append((rule.place / "mac").problem(text))
-        for draft in self.networks.values():
-            for place, forward in draft.forwards:
+                self.problems.append((draft.place / "mac").problem(text))
+        for network in self.networks.values():
+            for place, forward in network.forwards:
                 if isinstance(forward.to, str):
                     text = "a VM's name can't be read in a driver domain (daemon.devd is true); give its address"
                     self.problems.append((place / "to").problem(text, found=shown(forward.to)))
