@@ -17,6 +17,7 @@ from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
+from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import RULESET
 from xennetd.plan.difference import HostStep
 from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
@@ -157,8 +158,8 @@ class Networks:
     async def _look_at(self, network: Network, *, observes: bool) -> None:
         """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem.
 
-        A network with a problem keeps what it has of its objects, since guests may be in it. Of the missing objects it
-        gets only the filter.
+        A network with a problem keeps what it has of its objects, since guests may be in it. If its bridge exists, it
+        gets its filter back, but no other missing object.
         """
         name = network.name
         needed = needs(self._in_force.policy, network, self._view)
@@ -177,7 +178,7 @@ class Networks:
             needed = tuple(wanted for wanted in needed if self._host.conflict(name, (wanted,)) is None)
         missing = self._host.difference(name, needed)
         if problem is not None:
-            missing = tuple(step for step in missing if step.object.key == RULESET)
+            missing = tuple(step for step in missing if step.object.key == RULESET and self._exists(network))
         if missing and (wait := self._pace.wait(name, missing, time.monotonic())) > 0:
             self._again(wait)
             if problem is None and any(step.object.key == RULESET for step in missing):
@@ -194,6 +195,10 @@ class Networks:
                 self._audit.record(Event(EventKind.DRIFT, message, network=name))
         if problem is not None:
             raise problem
+
+    def _exists(self, network: Network) -> bool:
+        link = self._view.link(network.served_link)
+        return link is not None and link.group == BRIDGE_GROUP
 
     async def retire(self) -> None:
         """Remove the host objects that only the old policy needed. All guests have moved to the new policy by now."""
