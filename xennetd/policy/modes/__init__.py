@@ -10,7 +10,19 @@ from xennetd.policy.modes.isolated import ISOLATED, IsolatedMode
 from xennetd.policy.modes.nat import NAT, NatMode
 from xennetd.policy.modes.route import ROUTE, RouteMode
 
-__all__ = ["BRIDGE", "ISOLATED", "MODES", "NAT", "ROUTE", "ModeModule", "Request", "by_script", "keys_of", "module_of"]
+__all__ = [
+    "BRIDGE",
+    "ISOLATED",
+    "MODES",
+    "NAT",
+    "ROUTE",
+    "ModeModule",
+    "Request",
+    "by_script",
+    "keys_of",
+    "modes_with",
+    "module_of",
+]
 
 MODES: dict[str, ModeModule] = {
     module.mode.name: module for module in (BridgeMode(), RouteMode(), NatMode(), IsolatedMode())
