@@ -1,14 +1,28 @@
-"""A view of the host for observe mode: the host as it is, plus the bridges that xennetd would make."""
+"""Observe mode: the host as it would be with the bridges of xennetd, and decisions that only say what they would do."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from xennetd.model.configuration import Policy
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
 from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.plan.decide import Decision
+from xennetd.plan.observation import CONNECTED
 
 _NOT_MADE = -1
 """The index of a bridge that does not exist."""
+
+
+def would_do(decision: Decision) -> Decision:
+    """Return the decision with a reason that names what enforce mode would do."""
+    would = [step.describe() for step in decision.steps]
+    if decision.verdict is not None:
+        would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
+    if not would:
+        return decision
+    return replace(decision, reason="in enforce mode xennetd would do this: " + "; ".join(would))
 
 
 class DryRunHost:

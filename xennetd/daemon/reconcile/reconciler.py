@@ -14,6 +14,7 @@ from dataclasses import replace
 import structlog
 
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.dry_run import would_do
 from xennetd.daemon.reconcile.executor import Executor
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
@@ -287,7 +288,7 @@ class Reconciler:
     async def _tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
         """Report a decision without Steps, and remove host objects that the vif does not need any more."""
         if self._in_force.observes:
-            record.settle(_would(decision), link)
+            record.settle(would_do(decision), link)
             return
         seen = record.observed
         if decision.attachment is not None or seen is None or not seen.established:
@@ -404,13 +405,3 @@ def _needs(decision: Decision, link: Link | None) -> tuple[HostObject, ...]:
     if attachment is None or (decision.state is VifState.ERROR and not (link is not None and link.up)):
         return ()
     return attachment.needs
-
-
-def _would(decision: Decision) -> Decision:
-    """Return the decision with a reason that names what enforce mode would do."""
-    would = [step.describe() for step in decision.steps]
-    if decision.verdict is not None:
-        would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
-    if not would:
-        return decision
-    return replace(decision, reason="in enforce mode xennetd would do this: " + "; ".join(would))
