@@ -47,7 +47,7 @@ def test_one_that_is_killed_comes_back_and_knows_its_guests(host: Host, care: Ca
     first = running()
     os.kill(first, signal.SIGKILL)
     second = running(first)
-    assert "network lab: dnsmasq has ended by itself after" in care.problems()[0]
+    assert "DHCP on xn-lab: dnsmasq has ended by itself after" in care.problems()[0]
     assert udhcpc(add_guest(host, "xn-lab", WEB, "web"))["ip"] == "10.77.0.5"
     assert pid() == second
 
@@ -78,7 +78,7 @@ def test_without_dnsmasq_there_is_one_sentence_and_it_starts_when_installed(host
     _mount("/dev/null", program, flags=MS_BIND)
     care.serve(LAB)
     (problem,) = eventually(care.problems)
-    assert problem.startswith("network lab: dnsmasq is not installed, so its guests get neither addresses nor names")
+    assert problem.startswith("DHCP on xn-lab: dnsmasq is not installed, so its guests get neither addresses nor names")
     assert "apt install dnsmasq-base" in problem
     host.run("umount", program)
     running()

@@ -249,7 +249,7 @@ class Keeper:
     def __init__(self, directory: Path, runner: Runner, prepare: Callable[[], None]) -> None:
         self.problem = ""
         self.wanted = True
-        self.title = f"dnsmasq {directory.name}"
+        self.title = f"DHCP on {directory.name}"
         self._directory = directory
         self._runner = runner
         self._prepare = prepare
