@@ -150,10 +150,11 @@ def test_what_passes_from_one_guest_to_another_in_a_reload_is_not_removed_in_bet
     host = state(heap)
     run(have(host, ONE, PROXY, ELEMENT, FORWARDING))
     heap.done.clear()
-    host.hold()
-    run(have(host, ONE))
-    run(have(host, OTHER, PROXY, OTHER_ELEMENT))
-    assert heap.done == [f"~ {OTHER_ELEMENT.describe()}"]
+    with host.hold():
+        run(have(host, ONE))
+        run(have(host, OTHER, PROXY, OTHER_ELEMENT))
+        run(host.prune())
+        assert heap.done == [f"~ {OTHER_ELEMENT.describe()}"]
     run(host.release())
     assert sorted(heap.objects.values(), key=str) == sorted([PROXY, OTHER_ELEMENT], key=str)
 
@@ -165,6 +166,7 @@ def test_a_refused_removal_stops_no_other_and_is_tried_again() -> None:
     run(have(host, ONE, RULES, FORWARDING, forwarding1))
     heap.keeps = forwarding1
     run(have(host, ONE))
+    run(host.prune())
     assert heap.there == [RULES, forwarding1], "a link that forwards still must keep its filter"
     assert host.withholds
     heap.keeps = None

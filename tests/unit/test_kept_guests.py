@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -31,14 +32,15 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.toolstack import reporter
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
-from xennetd.model.configuration import Match, Network, Policy, Rule
-from xennetd.model.objects import RULESET, HostObject, ProxyNeighbour
+from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.objects import RULESET, HostObject, ProxyNeighbour, Sysctl
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
-from xennetd.policy.modes import ROUTE
+from xennetd.policy.modes import BRIDGE, ROUTE
 
 GUEST, OTHER = VifId(1, 0), VifId(2, 0)
 EDGE = Network("edge", ROUTE, proxy=True)
+LAN = Network("lan", BRIDGE, bridge="br0")
 BOOTPROTO = 16
 DEFAULT_ROUTE = route_message(UPLINK, b"\0\0\0\0", length=0, protocol=BOOTPROTO)
 
@@ -227,3 +229,56 @@ def shared(objects: list[HostObject]) -> list[HostObject]:
 
 def proxy(address: str, objects: list[HostObject]) -> HostObject:
     return next(each for each in objects if isinstance(each, ProxyNeighbour) and str(each.address) == address)
+
+
+def test_what_a_guest_keeps_in_a_conflict_stays_anothers_by_right() -> None:
+    async def scenario(host: Host) -> None:
+        forwarding = next(each for each in host.heap.there if isinstance(each, Sysctl))
+        closed = replace(forwarding, value=0)
+        host.state.supersede()  # a new policy, in which a network needs another value of the guest's sysctl
+        await host.state.ensure("lab", host.state.difference("lab", (closed,)), wanted=(closed,))
+        await host.reconciler.follow_policy()
+        await host.rest()
+        error = host.reconciler.records[GUEST].error
+        assert error is not None
+        assert 'for network "lab"' in error.detail
+        assert host.state.conflict("lab", (closed,)) is None
+
+    play(NO_POLICY, scenario)
+
+
+def test_a_pinned_guest_that_is_removed_frees_its_address() -> None:
+    async def scenario(host: Host) -> None:
+        host.world.wanted = [ADDRESSES[0]] * 2
+        await pin(host)
+        host.world.happen(Life(GUEST, None, BIRTH, 0), Op.OFFLINE)
+        await host.rest()
+        await host.attach(OTHER, 1)
+
+    play(NO_POLICY, scenario)
+
+
+def test_a_pinned_guest_that_policy_wants_elsewhere_keeps_its_host_objects_through_a_restart() -> None:
+    async def scenario(host: Host) -> None:
+        before = host.heap.there
+        await pin(host)
+        host.policy = Policy(networks={"lan": LAN}, rules=(Rule("all", Match(), network=LAN),))
+        await host.reload(host.policy)
+        await host.restart()
+        assert host.heap.there == before
+
+    play(rules("all"), scenario)
+
+
+def test_a_vif_that_goes_while_only_observed_is_not_unknown_for_ever() -> None:
+    async def scenario(host: Host) -> None:
+        await host.default_route(there=False)
+        host.policy = Policy(daemon=DaemonConfig(mode="observe"))
+        await host.restart()
+        assert not host.state.knows_all
+        for op in (Op.LINK_GONE, Op.DIRECTORY_GONE):
+            host.world.happen(Life(GUEST, None, BIRTH, 0), op)
+        await host.rest()
+        assert host.state.knows_all
+
+    play(NO_POLICY, scenario)

@@ -17,11 +17,11 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reload import follow
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange
-from xennetd.model.configuration import Network, Policy
+from xennetd.model.configuration import DaemonConfig, Network, Policy
 from xennetd.model.errors import HostError
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP
-from xennetd.model.objects import RULESET, ManagedBridge
+from xennetd.model.objects import RULESET, ManagedBridge, Sysctl
 from xennetd.model.vif import VifId
 from xennetd.plan.difference import Make
 from xennetd.policy.modes import BRIDGE, NAT, ROUTE
@@ -227,10 +227,46 @@ def test_a_network_gets_its_filter_back_although_its_uplink_is_gone() -> None:
     asyncio.run(scenario())
 
 
+def test_a_restart_of_nftables_which_removes_the_filter_twice_is_no_problem() -> None:
+    async def scenario() -> None:
+        real = Real(LAB, Heap(), UPLINK, OWN)
+        await real.networks.look()
+        for _ in range(2):
+            del real.heap.objects[RULESET]
+            await real.networks.look()
+            assert RULESET in real.heap.objects
+        assert real.networks.problem("lab") is None
+
+    asyncio.run(scenario())
+
+
+def test_a_network_that_was_never_made_keeps_nothing_of_others() -> None:
+    async def scenario() -> None:
+        taken = Link(8, "eth9", addresses=(IPv4Interface("10.77.0.7/24"),))
+        real = Real(LAB, Heap(), UPLINK, taken)
+        guest, forwarding = VifId(7, 0), Sysctl(4, "eth0", "forwarding", 1)
+        for objects in ((forwarding,), ()):
+            await real.host.ensure(guest, real.host.difference(guest, objects))
+            await real.networks.look()
+            assert "in use on this host already" in real.networks.problems()[0]
+            await real.host.settle(guest, objects)
+        assert real.heap.there == []
+
+    asyncio.run(scenario())
+
+
+def test_a_policy_that_was_only_observed_is_no_step_on_the_way_to_the_next() -> None:
+    in_force = InForce(Policy(networks={"lab": LAB}))
+    observed = Policy(daemon=DaemonConfig(mode="observe"))
+    in_force.put(observed)
+    assert in_force.enforced == Policy(networks={"lab": LAB})
+    assert InForce(observed).enforced is None
+
+
 def test_no_guest_joins_a_network_whose_filter_another_program_keeps_removing() -> None:
     async def scenario() -> None:
         real = Real(LAB, Heap(), UPLINK, OWN)
-        for _ in range(4):
+        for _ in range(6):
             real.heap.objects.pop(RULESET, None)
             await real.networks.look()
             assert (RULESET in real.heap.objects) is (real.networks.problem("lab") is None)

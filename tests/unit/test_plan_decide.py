@@ -97,6 +97,17 @@ def test_a_port_without_a_flag_that_must_be_on_is_not_kept_when_the_kernel_refus
     assert Situation(vif=vif, link=flagged, memory=memory, outcome=isolated).decide().steps == ()
 
 
+def test_a_flag_that_policy_had_on_and_decides_no_more_is_switched_off_once() -> None:
+    vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
+    before = replace(ATTACHMENT, placement=BridgePort("xenbr0", 2, 1500, (("isolated", True),)))
+    isolated = replace(PORT, flags_on=frozenset({"isolated"}))
+    memory = Memory(connected=incarnation(PORT))
+    decision = Situation(vif=vif, link=isolated, memory=memory, before=before).decide()
+    assert [step.describe() for step in decision.steps] == ["bridge link set dev vif7.0 isolated off"]
+    later = Situation(vif=vif, link=isolated, memory=memory, before=ATTACHMENT).decide()
+    assert later.steps == (), "it is an administrator's now"
+
+
 def test_state_two_without_the_link_waits_for_the_link() -> None:
     decision = Situation(link=None).decide()
     assert (decision.state, decision.reason) == (VifState.PENDING, "waiting for the link vif7.0")

@@ -66,10 +66,3 @@ def test_a_bridge_that_goes_keeps_its_filter_until_its_guests_have_left() -> Non
     new = policy(replace(LAB, bridge="xn-new"))
     moving, _ = transition(policy(LAB), new)
     assert set(passing(moving)) >= set(passing(policy(LAB)))
-
-
-def test_a_flag_that_no_rule_names_any_more_is_off_and_then_left_alone() -> None:
-    before, after = replace(policy(LAB), port_flags=frozenset({"isolated"})), policy(LAB)
-    moving, then = transition(before, after)
-    assert moving.port_flags == {"isolated"}
-    assert then.port_flags == frozenset()

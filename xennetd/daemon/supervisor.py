@@ -177,7 +177,8 @@ class Supervisor:
         shown = self._answers.summary()
         while True:
             await asyncio.sleep(_STATUS_INTERVAL)
-            await self._prune()
+            async with self._reloading:
+                await self._prune()
             if shown != (shown := self._answers.summary()):
                 notify.status(shown)
 

@@ -24,7 +24,7 @@ from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.procsys import read_sysctl, write_sysctl
 from xennetd.model.errors import HostError
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
-from xennetd.model.objects import Sysctl
+from xennetd.model.objects import RULESET, Sysctl
 from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
 
 _SETTINGS = (
@@ -134,7 +134,10 @@ class Sysctls:
             self._saved.forget(key, _guest_only(sysctl))
 
     def list_owned(self) -> Collection[Sysctl]:
-        """Return the sysctls with a saved value, with their current values. Values of deleted links are forgotten."""
+        """Return the sysctls with a saved value, with their current values. Values of deleted links are forgotten.
+
+        A link may forward because of its sysctl, so it must not lose the filter before.
+        """
         owned = []
         for key in self._saved.saved():
             index, number = int(key[0]), int(key[1])
@@ -148,7 +151,7 @@ class Sysctls:
                 version, setting = number >> 8, _SETTINGS[number & 0xFF]
                 now = read_sysctl(version, link, setting)
                 if now is not None:
-                    owned.append(Sysctl(version, link, setting, now))
+                    owned.append(Sysctl(version, link, setting, now, after=frozenset({RULESET})))
         return owned
 
     def _forwarding(self) -> list[Saved]:

@@ -65,6 +65,11 @@ class Attachment:
         return self.placement.bridge
 
     @property
+    def terms(self) -> tuple[object, ...]:
+        """What policy decides. The rest follows from the host: a bridge that is made again has another index."""
+        return self.assignment, self.placement.terms, self.mac, self.ips, self.needs
+
+    @property
     def segment(self) -> str:
         """The segment on which the vif's MAC must be unique, in words."""
         return segment(self.bridge, self.network)

@@ -50,6 +50,11 @@ class BridgePort:
         return self.bridge
 
     @property
+    def terms(self) -> tuple[object, ...]:
+        """What policy decides of the placement."""
+        return self.bridge, self.flags
+
+    @property
     def sysctls(self) -> tuple[LinkSysctl, ...]:
         """The sysctls that the link needs: none, since the host's IP does not see a bridge's ports."""
         return ()
@@ -86,7 +91,7 @@ class Routed:
     `uplink` names the link by which the guest's packets leave the host. `gateways` are the host's addresses on the
     guest's link. `source` is the preferred source of the IPv4 routes. `destinations` are the addresses and prefixes
     that are routed to the guest. `neighbours` bind the guest's addresses to its MAC. `translated` says that the guest's
-    packets leave the host under the uplink's address. `bridge` is None.
+    packets leave the host under the uplink's address. `bridge` is None, and there are no `flags` of a bridge's port.
     """
 
     uplink: str
@@ -97,11 +102,17 @@ class Routed:
     sysctls: tuple[LinkSysctl, ...]
     translated: bool = False
     bridge: None = None
+    flags: tuple[()] = ()
 
     @property
     def where(self) -> str:
         """The place that the guest is attached to, in the words of the audit trail."""
         return f"{'a NAT route' if self.translated else 'a route'} via {self.uplink}"
+
+    @property
+    def terms(self) -> Routed:
+        """What policy decides of the placement: all of it."""
+        return self
 
     def routes(self, metric: int) -> frozenset[Route]:
         """Return the routes that lead to the guest through the link, with this metric."""

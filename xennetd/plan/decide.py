@@ -148,11 +148,14 @@ def decide(observation: Observation) -> Decision:
 def _attachment_of(observation: Observation) -> Attachment | None:
     """Return the attachment of a pinned vif: other guests may not take its addresses or remove its host objects.
 
-    A connected vif keeps what it had when it was pinned, whatever policy says now.
+    A connected vif keeps what it had when it was pinned, whatever policy says now. Where that is not known, after a
+    restart, it is what policy says if the link is where policy puts it.
     """
-    if observation.vif.hotplug_status == CONNECTED and observation.before is not None:
+    if not observation.stays_in_service:
+        return None
+    if observation.before is not None:
         return observation.before
-    return observation.outcome if isinstance(observation.outcome, Attachment) else None
+    return observation.outcome if observation.established and isinstance(observation.outcome, Attachment) else None
 
 
 def _state(vif: Vif) -> VifState:
@@ -245,7 +248,18 @@ def _port(
         return _name_taken(observation, port, name, port.holder, memory.name_awaited_since)
     mtu = attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None
     goal = placement.goal(name, mtu, metric, port.elsewhere)
+    if former := _former_flags(observation, attachment):
+        goal = replace(goal, flags=(*goal.flags, *former))
     return PortDecision(attach(goal, link, serves=placement.serves(link), fresh=fresh), host=observation.host)
+
+
+def _former_flags(observation: Observation, attachment: Attachment) -> tuple[tuple[str, bool], ...]:
+    """Return the flags of the port to switch off: policy had them on for this vif, and decides them no more."""
+    before = observation.before
+    if before is None or before is attachment:
+        return ()
+    decided = dict(attachment.placement.flags)
+    return tuple((flag, False) for flag, on in before.placement.flags if on and flag not in decided)
 
 
 def _name_taken(

@@ -137,6 +137,11 @@ class Observation:
     removes_backend: bool = False
 
     @property
+    def stays_in_service(self) -> bool:
+        """Whether the vif's port stays in service whatever policy wants and the host can have."""
+        return self.established or (self.vif.pinned and self.vif.hotplug_status == CONNECTED and not self.vif.removing)
+
+    @property
     def possible(self) -> Attachment | XennetdError | None:
         """The attachment that policy wants and the host can have, else the error."""
         return self.conflict if self.conflict is not None else self.outcome

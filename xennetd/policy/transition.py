@@ -16,19 +16,17 @@ def transition(old: Policy, new: Policy) -> tuple[Policy, ...]:
     The filter is one object for all networks, and guests are in the bridges of `old` until they have been moved. The
     policy for the move is `new` with another filter. Bridges that `new` has no use for keep their filter of `old`. A
     bridge with another way out in `new` is closed: neither a guest that leaves the bridge nor one that joins it may use
-    a way that only the other policy allows. Flags of ports that only `old` decides are switched off.
+    a way that only the other policy allows.
     """
     kept = {network.bridge: network for network in new.networks.values() if network.own}
     before = [network for network in old.networks.values() if network.own]
     left = tuple(network for network in before if network.bridge not in kept)
     stayed = [network for network in before if network.bridge in kept]
     changed = [network for network in stayed if _way_out(network) != _way_out(kept[network.bridge])]
-    flags = new.port_flags | old.port_flags
-    if not left and not changed and flags == new.port_flags:
+    if not left and not changed:
         return (new,)
     closed = tuple(closing(network.bridge, module_of(network).firewall(network)) for network in changed)
-    moving = compile_ruleset((*new.networks.values(), *left), closed)
-    return replace(new, ruleset=moving, port_flags=flags), new
+    return replace(new, ruleset=compile_ruleset((*new.networks.values(), *left), closed)), new
 
 
 def _way_out(network: Network) -> tuple[Mode, str | None]:

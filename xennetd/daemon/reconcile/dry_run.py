@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xennetd.model.attachment import Attachment
 from xennetd.model.configuration import Policy
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
@@ -15,8 +16,13 @@ _NOT_MADE = -1
 """The index of a bridge that does not exist."""
 
 
-def would_do(decision: Decision) -> Decision:
-    """Return the decision with a reason that names what enforce mode would do."""
+def would_do(decision: Decision, before: Attachment | None) -> Decision:
+    """Return the decision with a reason that names what enforce mode would do.
+
+    A vif that it would change keeps its attachment `before`, since nothing is done.
+    """
+    if decision.has_steps and before is not None:
+        decision = replace(decision, attachment=before)
     would = [step.describe() for step in decision.steps]
     if decision.verdict is not None:
         would.append("tell the toolstack: " + (decision.verdict.error or CONNECTED))
@@ -52,7 +58,7 @@ class DryRunHost:
 
     def link(self, name: str) -> Link | None:
         """Return the link of this name, or the bridge of this name that xennetd would make."""
-        return self._bridges.get(name) or self._host.link(name)
+        return self._host.link(name) or self._bridges.get(name)
 
     def bridges(self) -> tuple[Link, ...]:
         """Return the bridges that exist."""

@@ -9,7 +9,8 @@ xennetd, this run or an earlier one, made the object.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -45,7 +46,7 @@ class HostState:
         self._unknown: set[Owner] = set()
         self._guests_move = False
         self._withheld: dict[Key, HostObject] = {}
-        self._refusals: set[str] = set()
+        self._refusals: dict[Key, str] = {}
 
     def supersede(self) -> None:
         """Begin a new policy: an owner decided by it takes precedence over owners decided by the old policy."""
@@ -71,18 +72,26 @@ class HostState:
         """Whether objects without an owner wait for their removal."""
         return bool(self._withheld)
 
-    def hold(self) -> None:
-        """Keep what owners give up, until `release`: guests move to a new policy, in which others may need it."""
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep what owners give up meanwhile: guests move to a new policy, in which others may need it."""
         self._guests_move = True
+        try:
+            yield
+        finally:
+            self._guests_move = False
 
     async def release(self) -> None:
-        """Remove what owners have given up since `hold`, and nobody needs."""
-        self._guests_move = False
+        """Remove what owners have given up, and nobody needs or may need."""
         await self._remove({})
 
     def owners(self) -> list[Owner]:
         """Return all owners of at least one object."""
         return self._desired.owners()
+
+    def wants_any(self, owner: Owner) -> bool:
+        """Return whether an owner is recorded as wanting any object."""
+        return bool(self._desired.of(owner))
 
     def wants(self, owner: Owner, wanted: HostObject) -> bool:
         """Return whether an owner is recorded as wanting exactly this object. The host is not read."""
@@ -161,16 +170,18 @@ class HostState:
         return bool(self._unknown) and key.kind not in _OF_ONE_GUEST
 
     def leftovers(self) -> tuple[HostStep, ...]:
-        """Return the Steps that remove marked objects without an owner."""
+        """Return the Steps that remove marked objects without an owner, except those that must stay yet."""
         marked = [owned for adapter in dict.fromkeys(self._adapters.values()) for owned in adapter.list_owned()]
         surplus = by_key([owned for owned in marked if self._desired.get(owned.key) is None])
-        return difference({}, surplus)
+        return difference({}, {key: owned for key, owned in surplus.items() if key not in self._withheld})
 
     async def prune(self) -> None:
         """Remove marked objects without an owner. An earlier run of the daemon, or an earlier policy, left them.
 
-        The needs of all owners must be known (`knows_all`).
+        The needs of all owners must be known (`knows_all`). While guests move, nothing is removed.
         """
+        if self._guests_move:
+            return
         await self._remove({})
         await self._withdraw(self.leftovers())
 
@@ -205,11 +216,13 @@ class HostState:
             if later is not None:
                 await later
         except HostError as error:
-            if len(objects) == 1 and error.detail not in self._refusals:
-                self._refusals.add(error.detail)
+            told = self._refusals.get(objects[0].key) == error.detail
+            if not told and (len(objects) == 1 or does is not Remove):
+                self._refusals[objects[0].key] = error.detail
                 _log.error("xennetd could not put back or remove a host object that nothing needs", why=error.detail)
             return False
-        self._refusals.clear()
+        for item in objects:
+            self._refusals.pop(item.key, None)
         return True
 
 

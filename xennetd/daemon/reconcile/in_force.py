@@ -10,15 +10,25 @@ from xennetd.policy.check import Notes
 
 @dataclass(slots=True)
 class InForce:
-    """The policy in force, and the notes of `policy.check.check` from when it came into force."""
+    """The policy in force, and the notes of `policy.check.check` from when it came into force.
+
+    `enforced` is the policy that the host was brought to last: in observe mode an earlier one than `policy`. It is None
+    if the daemon has only observed.
+    """
 
     policy: Policy
     notes: Notes = ()
+    enforced: Policy | None = None
+
+    def __post_init__(self) -> None:
+        self.put(self.policy, self.notes)
 
     def put(self, policy: Policy, notes: Notes = ()) -> None:
         """Put a policy into force."""
         self.policy = policy
         self.notes = notes
+        if not self.observes:
+            self.enforced = policy
 
     @property
     def observes(self) -> bool:

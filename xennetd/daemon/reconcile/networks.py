@@ -18,7 +18,7 @@ from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.model.marks import BRIDGE_GROUP
-from xennetd.model.objects import RULESET
+from xennetd.model.objects import RULESET, HostObject
 from xennetd.plan.difference import HostStep
 from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
 
@@ -26,6 +26,10 @@ _log = structlog.get_logger(__name__)
 
 _RETRY_LONGEST = 60.0
 """Seconds between two attempts at a network with a problem, at most."""
+
+
+_FREE_FILTERS = 3
+"""How often the filter is put back at once. A restart of nftables.service removes it twice within milliseconds."""
 
 
 def network_key(name: str) -> str:
@@ -158,8 +162,7 @@ class Networks:
     async def _look_at(self, network: Network, *, observes: bool) -> None:
         """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem.
 
-        A network with a problem keeps what it has of its objects, since guests may be in it. If its bridge exists, it
-        gets its filter back, but no other missing object.
+        A network with a problem keeps what it has of its objects, since guests may be in it.
         """
         name = network.name
         needed = needs(self._in_force.policy, network, self._view)
@@ -176,21 +179,36 @@ class Networks:
         if (conflict := self._host.conflict(name, needed)) is not None:
             problem = problem or conflict
             needed = tuple(wanted for wanted in needed if self._host.conflict(name, (wanted,)) is None)
+        if problem is not None and not self._host.wants_any(name) and not self._exists(network):
+            needed = ()  # It was never made.
+        await self._make(network, needed, problem)
+
+    async def _make(self, network: Network, needed: tuple[HostObject, ...], problem: XennetdError | None) -> None:
+        """Make what is missing of the objects that a network needs; with a problem only the filter. Raises the problem.
+
+        No guest joins a network while its filter is missing, not even while another program removes it all the time.
+        """
+        name = network.name
         missing = self._host.difference(name, needed)
-        if problem is not None:
-            missing = tuple(step for step in missing if step.object.key == RULESET and self._exists(network))
-        if missing and (wait := self._pace.wait(name, missing, time.monotonic())) > 0:
+        filters = tuple(step for step in missing if step.object.key == RULESET)
+        wait = self._pace.wait(RULESET, filters, time.monotonic(), free=_FREE_FILTERS) if filters else 0.0
+        if wait > 0:
             self._again(wait)
-            if problem is None and any(step.object.key == RULESET for step in missing):
-                problem = self._problems.get(name) or HostError(
-                    f'network "{name}" is not ready: another program keeps removing the filter'
-                )
+            problem = problem or self._problems.get(name) or HostError(_fight(name))
+        elif problem is not None:
+            await self._host.ensure(name, filters, wanted=needed)
+            if not self._guests_move:
+                self._cured(await self._host.settle(name, needed))
+        elif missing and (wait := self._pace.wait(name, missing, time.monotonic())) > 0:
+            if filters and self._exists(network):
+                await self._host.ensure(name, filters)
+            self._again(wait)
         else:
             lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
             await self._host.ensure(name, missing, wanted=needed)
             if not self._guests_move:
                 self._cured(await self._host.settle(name, needed))
-            if problem is None and self._problems.pop(name, None) is None and lost:
+            if self._problems.pop(name, None) is None and lost:
                 message = f"network {name} repaired: {'; '.join(lost)}"
                 self._audit.record(Event(EventKind.DRIFT, message, network=name))
         if problem is not None:
@@ -199,6 +217,11 @@ class Networks:
     def _exists(self, network: Network) -> bool:
         link = self._view.link(network.served_link)
         return link is not None and link.group == BRIDGE_GROUP
+
+    def give_up_move(self) -> None:
+        """Note that the guests' move to a new policy has failed, and ask for a look."""
+        self._guests_move = False
+        self.hint()
 
     async def retire(self) -> None:
         """Remove the host objects that only the old policy needed. All guests have moved to the new policy by now."""
@@ -222,6 +245,10 @@ class Networks:
                 patience = min(patience * 2, _RETRY_LONGEST)
             self._wake.clear()
             await self.look()
+
+
+def _fight(name: str) -> str:
+    return f'network "{name}" is not ready: another program keeps removing the filter'
 
 
 def _words(steps: Iterable[HostStep]) -> tuple[str, ...]:

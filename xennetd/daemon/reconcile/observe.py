@@ -59,8 +59,8 @@ class Observer:
                 if outcome == before:
                     outcome = before  # The record, too, refers to this object: a thousand copies take a megabyte.
                 conflict, steps = self._host_steps(record, outcome)
-            in_error = conflict is not None or isinstance(outcome, XennetdError)
-            if in_error and link is not None and link.up:
+            in_question = vif.pinned or conflict is not None or isinstance(outcome, XennetdError)
+            if in_question and link is not None and link.up:
                 # hotplug-status and the port's bridge show that the vif was connected rightly. Earlier attempts of this
                 # daemon show nothing.
                 connected = vif.hotplug_status == CONNECTED and not record.memory.fresh

@@ -56,11 +56,13 @@ class Pace:
     def __init__(self) -> None:
         self._works: dict[Hashable, list[_Work]] = {}
 
-    def wait(self, subject: Hashable, what: Sequence[Step], now: float, links: Hashable = None) -> float:
+    def wait(
+        self, subject: Hashable, what: Sequence[Step], now: float, links: Hashable = None, *, free: int = 1
+    ) -> float:
         """Return the seconds to wait before this work on a subject, 0 if it may be done now.
 
         After a 0 the work counts as done at `now`. `links` names the links that the work is on: the same work on other
-        links undoes nothing.
+        links undoes nothing. The work is done `free` times before the first pause.
         """
         known, same = self._works.get(subject, ()), hash((what, links))
         work = next((work for work in known if work.what == same), None)
@@ -68,6 +70,8 @@ class Pace:
             work.needed_at = now
         if work is None or work.needed_at is None or work.needed_at - work.done_at > _WINDOW:
             done = _Work(same, now)
+        elif work.times < free:
+            done = _Work(same, now, times=work.times + 1)
         elif (left := work.done_at + work.next_pause - now) > 0:
             return left
         else:

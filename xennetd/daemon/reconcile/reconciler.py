@@ -288,11 +288,13 @@ class Reconciler:
     async def _tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
         """Report a decision without Steps, and remove host objects that the vif does not need any more."""
         if self._in_force.observes:
-            record.settle(would_do(decision), link)
+            record.settle(would_do(decision, record.attachment), link)
             return
         seen = record.observed
-        if decision.attachment is not None or seen is None or not seen.established:
-            confirmed = seen is None or decision.attachment is seen.outcome  # Else it is kept in spite of an error.
+        if decision.attachment is not None or seen is None or not seen.stays_in_service:
+            # What a vif keeps in spite of an error, a conflict or a pin gives way to what others are entitled to.
+            kept = seen is not None and seen.stays_in_service and (decision.error is not None or record.vif.pinned)
+            confirmed = not kept
             needs = _needs(decision, link)
             self.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
         await self._reporter.tell(record, decision, link, done)
@@ -306,7 +308,7 @@ class Reconciler:
         decision = decide(seen)
         at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
         record.observed, record.decided, record.resolved = seen, decision, None if at_rest else resolved
-        self._host.know(vif.id, known=decision.attachment is not None or not seen.established)
+        self._host.know(vif.id, known=decision.attachment is not None or not seen.stays_in_service)
         if seen.assignment is not None:
             record.assignment = seen.assignment
         for port, is_tap in ((decision.port, False), (decision.tap, True)):
@@ -346,7 +348,8 @@ class Reconciler:
         """Report that a running xenstored refused a write, and try again later, since no event will follow."""
         record = self._records.get(vif_id)
         if record is not None:
-            self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), record.link, [])
+            link = self._kernel.links.of(vif_id)
+            self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), link, [])
         self._queue.hint_later(vif_id, _RETRY_REFUSED)
 
     def _record(self, vif: Vif) -> Record:
@@ -376,6 +379,7 @@ class Reconciler:
             return
         self._hotplug_files.forget(vif_id)
         self._pace.forget(vif_id)
+        self._host.know(vif_id, known=True)
         self._waiters.rename(vif_id, record.vif, None)
         self._waiters.wait(vif_id, record.waits_on, ())
         if not self._in_force.observes:
@@ -384,7 +388,6 @@ class Reconciler:
             self._audit_events.detached(record)
 
     async def _settle(self, vif_id: VifId) -> None:
-        self._host.know(vif_id, known=True)
         self.wake(await self._host.settle(vif_id, ()))
 
     def _namesakes(self, name: str) -> list[Record]:

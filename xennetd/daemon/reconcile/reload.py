@@ -14,14 +14,22 @@ from xennetd.policy.transition import transition
 async def follow(  # a reload concerns all of these
     policy: Policy, notes: Notes, in_force: InForce, host: HostState, networks: Networks, reconciler: Reconciler
 ) -> None:
-    """Put a policy into force: make what networks need, move the guests, remove what only the old policy needed."""
-    for stage in transition(in_force.policy, policy):
-        in_force.put(stage, notes)
-        host.supersede()
-        host.hold()
-        try:
-            await networks.follow_policy()
-            await reconciler.follow_policy()
-        finally:
-            await host.release()
-        await networks.retire()
+    """Put a policy into force: make what networks need, move the guests, remove what only the old policy needed.
+
+    After a defect the policy is in force all the same, and the networks are looked at again.
+    """
+    before = in_force.enforced if in_force.enforced is not None else in_force.policy
+    try:
+        for stage in transition(before, policy):
+            in_force.put(stage, notes)
+            host.supersede()
+            with host.hold():
+                await networks.follow_policy()
+                await reconciler.follow_policy()
+            if not in_force.observes:
+                await host.release()
+            await networks.retire()
+    except Exception:
+        in_force.put(policy, notes)
+        networks.give_up_move()
+        raise

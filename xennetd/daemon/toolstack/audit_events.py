@@ -120,10 +120,10 @@ class AuditEvents:
     def _repaired(self, record: Record, was: Attachment | None, done: list[Step]) -> None:
         """Audit the Steps for a vif that was connected before, with the attachment `was` if this run knows it.
 
-        Another attachment than before means that policy, xenstore or the host changed, and nobody meddled with the vif.
+        Another attachment than before means that policy or xenstore changed, and that nobody meddled with the vif.
         """
         now, steps = record.attachment, "; ".join(step.describe() for step in done)
-        if was is None or now is None or was == now:
+        if was is None or now is None or was.terms == now.terms:
             kind, message = EventKind.DRIFT, f"{record.title} repaired: {steps}"
         elif was.where != now.where:
             kind, message = EventKind.CHANGE, f"{record.title} moved from {was.where} to {now.where}: {steps}"
