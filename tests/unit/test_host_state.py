@@ -159,6 +159,16 @@ def test_what_passes_from_one_guest_to_another_in_a_reload_is_not_removed_in_bet
     assert sorted(heap.objects.values(), key=str) == sorted([PROXY, OTHER_ELEMENT], key=str)
 
 
+def test_nothing_is_pruned_while_guests_move() -> None:
+    heap = Heap(FORWARDING)  # of an earlier run; the guest that needs it is not looked at yet
+    host = state(heap)
+    with host.hold():
+        run(host.prune())
+        assert heap.there == [FORWARDING]
+    run(host.prune())
+    assert heap.there == []
+
+
 def test_a_refused_removal_stops_no_other_and_is_tried_again() -> None:
     heap = Heap()
     host = state(heap)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -36,11 +37,11 @@ from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Ru
 from xennetd.model.objects import RULESET, HostObject, ProxyNeighbour, Sysctl
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
-from xennetd.policy.modes import BRIDGE, ROUTE
+from xennetd.policy.modes import ROUTE
 
 GUEST, OTHER = VifId(1, 0), VifId(2, 0)
 EDGE = Network("edge", ROUTE, proxy=True)
-LAN = Network("lan", BRIDGE, bridge="br0")
+ELSEWHERE = Network("elsewhere", ROUTE, subnet4=IPv4Network("198.51.100.0/24"))
 BOOTPROTO = 16
 DEFAULT_ROUTE = route_message(UPLINK, b"\0\0\0\0", length=0, protocol=BOOTPROTO)
 
@@ -262,7 +263,8 @@ def test_a_pinned_guest_that_policy_wants_elsewhere_keeps_its_host_objects_throu
     async def scenario(host: Host) -> None:
         before = host.heap.there
         await pin(host)
-        host.policy = Policy(networks={"lan": LAN}, rules=(Rule("all", Match(), network=LAN),))
+        rule = Rule("all", Match(), network=ELSEWHERE, ips=(IPv4Address("198.51.100.9"),))
+        host.policy = Policy(networks={"elsewhere": ELSEWHERE}, rules=(rule,))
         await host.reload(host.policy)
         await host.restart()
         assert host.heap.there == before
