@@ -101,8 +101,12 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
     Without a `bridge` node this is the host's first bridge by name; xennetd's own bridges are never selected. Raises
     HostError if the bridge does not exist or is no bridge, GuestError for a name that the vif must not use.
     """
+    name = vif.bridge
+    link = host.link(name) if name and is_link_name(name) else None
+    if link is not None and link.kind == "bridge" and link.group != BRIDGE_GROUP:
+        return link
     remedy = "correct bridge= in the domain's vif line"
-    if not vif.bridge:
+    if not name:
         if bridges := [bridge for bridge in host.bridges() if bridge.group != BRIDGE_GROUP]:
             return bridges[0]
         raise HostError(
@@ -110,7 +114,6 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
             errno=ENODEV,
             waits_on=frozenset({ANY_BRIDGE}),
         )
-    name = vif.bridge
     # libxl copies the node from the vif= line. For mode openvswitch a .TAG and :TRUNKS may follow the bridge's name.
     hint = " (VLANs behind the name are Open vSwitch's grammar)" if {".", ":"} & set(name) else ""
     if not is_link_name(name):

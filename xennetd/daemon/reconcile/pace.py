@@ -64,7 +64,10 @@ class Pace:
         After a 0 the work counts as done at `now`. `links` names the links that the work is on: the same work on other
         links undoes nothing. The work is done `free` times before the first pause.
         """
-        known, same = self._works.get(subject, ()), hash((what, links))
+        known, same = self._works.get(subject), hash((what, links))
+        if known is None:
+            self._works[subject] = [_Work(same, now)]
+            return 0.0
         work = next((work for work in known if work.what == same), None)
         if work is not None and work.needed_at is None:
             work.needed_at = now

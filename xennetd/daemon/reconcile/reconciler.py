@@ -273,7 +273,7 @@ class Reconciler:
                 self._executor.verify(record, decision, link, tap)
                 before = None
                 continue
-            links = tuple(None if each is None else incarnation(each) for each in (link, tap))
+            links = (link and incarnation(link), tap and incarnation(tap))
             if before is None and (wait := self._pace.wait(vif_id, decision.steps, time.monotonic(), links)) > 0:
                 self._queue.hint_later(vif_id, wait)
                 return
@@ -311,10 +311,11 @@ class Reconciler:
         self._host.know(vif.id, known=decision.attachment is not None or not seen.stays_in_service)
         if seen.assignment is not None:
             record.assignment = seen.assignment
-        for port, is_tap in ((decision.port, False), (decision.tap, True)):
-            memory = record.port_memory(tap=is_tap)
-            if memory.name_awaited_since != port.name_awaited_since:
-                record.remember(replace(memory, name_awaited_since=port.name_awaited_since), tap=is_tap)
+        memory = record.memory
+        if memory.port.name_awaited_since != (since := decision.port.name_awaited_since):
+            record.remember(replace(memory.port, name_awaited_since=since), tap=False)
+        if memory.tap.name_awaited_since != (since := decision.tap.name_awaited_since):
+            record.remember(replace(memory.tap, name_awaited_since=since), tap=True)
         # This comes before anything is awaited: decisions about other vifs depend on these claims, and what this vif
         # waits for may come meanwhile.
         self._claim(record, decision)
