@@ -93,9 +93,12 @@ class Host:
         await self.reconciler.follow_policy()
         await self.rest()
 
-    async def attach(self, vif: VifId, number: int = 0) -> None:
+    def born(self, vif: VifId, number: int = 0) -> None:
         for op in BIRTH:
             self.world.happen(Life(vif, None, BIRTH, number), op)
+
+    async def attach(self, vif: VifId, number: int = 0) -> None:
+        self.born(vif, number)
         await self.rest()
         assert self.reconciler.records[vif].state is VifState.CONNECTED
 
@@ -282,5 +285,63 @@ def test_a_vif_that_goes_while_only_observed_is_not_unknown_for_ever() -> None:
             host.world.happen(Life(GUEST, None, BIRTH, 0), op)
         await host.rest()
         assert host.state.knows_all
+
+    play(NO_POLICY, scenario)
+
+
+def take_out_of_service(host: Host) -> None:
+    link = host.world.link_of(GUEST)
+    assert link is not None
+    host.world.put(replace(link, flags=0, routes=frozenset(), neighbours=frozenset()))
+
+
+def test_a_pinned_guest_keeps_its_address_through_a_restart_whatever_is_done_to_its_port() -> None:
+    async def scenario(host: Host) -> None:
+        host.world.wanted = [ADDRESSES[0]] * 2
+        await pin(host)
+        take_out_of_service(host)
+        await host.restart()
+        host.born(OTHER, 1)
+        await host.rest()
+        assert host.reconciler.records[OTHER].state is VifState.ERROR
+        host.world.write(GUEST, xennetd_pin=None)
+        await host.rest()
+        assert host.reconciler.records[GUEST].state is VifState.CONNECTED
+
+    play(NO_POLICY, scenario)
+
+
+def test_a_denied_guest_that_is_pinned_takes_its_former_address_from_nobody() -> None:
+    async def scenario(host: Host) -> None:
+        host.world.wanted = [ADDRESSES[0]] * 2
+        await host.reload(Policy(rules=(Rule("nobody", Match(domid=GUEST.domid), deny="no more guests"),)))
+        take_out_of_service(host)
+        await host.rest()
+        await host.attach(OTHER, 1)
+        await pin(host)
+        assert host.reconciler.records[OTHER].state is VifState.CONNECTED
+
+    play(NO_POLICY, scenario)
+
+
+def test_a_pinned_vif_that_is_not_xennetds_holds_nothing_back() -> None:
+    async def scenario(host: Host) -> None:
+        host.born(OTHER, 1)
+        host.world.write(OTHER, script="/etc/xen/scripts/vif-bridge", hotplug_status="connected", xennetd_pin="1")
+        await host.rest()
+        await host.detach(GUEST)
+        assert host.heap.there == []
+
+    play(NO_POLICY, scenario)
+
+
+def test_what_a_guest_needs_and_is_unknown_is_noted() -> None:
+    async def scenario(host: Host) -> None:
+        await host.default_route(there=False)
+        await host.restart()
+        (note,) = host.reconciler.notes()
+        assert str(GUEST) in note
+        await host.default_route(there=True)
+        assert host.reconciler.notes() == []
 
     play(NO_POLICY, scenario)

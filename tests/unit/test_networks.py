@@ -25,6 +25,7 @@ from xennetd.model.objects import RULESET, ManagedBridge, Sysctl
 from xennetd.model.vif import VifId
 from xennetd.plan.difference import Make
 from xennetd.policy.modes import BRIDGE, NAT, ROUTE
+from xennetd.policy.network_needs import ruleset
 
 LAB = Network("lab", NAT, bridge="xn-lab", subnet4=IPv4Network("10.77.0.0/24"), uplink="eth0")
 EDGE = Network("edge", ROUTE, subnet4=IPv4Network("192.0.2.0/24"), uplink="eth1", dhcp=True)
@@ -211,6 +212,38 @@ def test_a_network_keeps_what_it_has_while_its_uplink_is_gone_whatever_it_is_cal
         await again.networks.look()
         await again.host.prune()
         assert kinds(real.heap) == made
+
+    asyncio.run(scenario())
+
+
+def test_a_network_with_a_problem_gives_up_nothing_for_another_bridge() -> None:
+    async def scenario() -> None:
+        real = Real(SERVED, Heap(), UPLINK, OWN)
+        await real.networks.look()
+        real.view.now = TableHost((OWN,))
+        await real.reload(replace(SERVED, bridge="xn-new"))
+        assert not [line for line in real.heap.done if line.startswith("-") and "xn-lab" in line]
+        real.view.now = TableHost((UPLINK, OWN))
+        await real.networks.look()
+        assert {key.name for key in real.heap.objects if key.kind == "bridge"} == {"xn-new"}
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_that_is_cancelled_leaves_the_new_policy_in_force() -> None:
+    async def scenario() -> None:
+        real = Real(LAB, Heap(), UPLINK, OWN)
+        await real.networks.look()
+        guests = mock.Mock(
+            follow_policy=mock.AsyncMock(side_effect=asyncio.CancelledError), records={VifId(7, 0): None}
+        )
+        policy = Policy(networks={"lab": replace(LAB, uplink=None)})
+        with pytest.raises(asyncio.CancelledError):
+            await follow(policy, (), real.in_force, real.host, real.networks, guests)
+        assert real.in_force.policy is policy
+        guests.hint.assert_called_once_with(VifId(7, 0))
+        await real.networks.look()
+        assert real.heap.objects[RULESET] == ruleset(policy)
 
     asyncio.run(scenario())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xennetd.daemon.record import Record
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import Denied, HostError, XennetdError
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
@@ -14,7 +15,7 @@ from xennetd.model.objects import ManagedBridge
 from xennetd.model.placement import BridgePort
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.plan.decide import NAME_WAIT, Decision, Verdict, decide
+from xennetd.plan.decide import NAME_WAIT, Decision, PortDecision, Verdict, decide
 from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.observation import (
     RETRY_LONGEST,
@@ -106,6 +107,20 @@ def test_a_flag_that_policy_had_on_and_decides_no_more_is_switched_off_once() ->
     assert [step.describe() for step in decision.steps] == ["bridge link set dev vif7.0 isolated off"]
     later = Situation(vif=vif, link=isolated, memory=memory, before=ATTACHMENT).decide()
     assert later.steps == (), "it is an administrator's now"
+
+
+def test_a_record_takes_over_what_was_reached_and_nothing_that_failed() -> None:
+    vif = replace(VIF, state=XenbusState.CONNECTED, hotplug_status="connected")
+    record = Record(vif, attachment=ATTACHMENT)
+    other = replace(ATTACHMENT, placement=BridgePort("xenbr1", 3, 1500))
+    failed = Decision(VifState.ERROR, port=PortDecision(error=HostError("refused")), attachment=other)
+    record.settle(failed, PORT)
+    assert record.attachment is ATTACHMENT
+    record.settle(Decision(VifState.CONNECTED, attachment=other), PORT)
+    assert record.attachment is other
+    record.settle(Decision(VifState.ERROR, port=PortDecision(error=HostError("denied"))), NEW)
+    assert record.attachment is None
+    assert record.where == "xenbr1"
 
 
 def test_state_two_without_the_link_waits_for_the_link() -> None:

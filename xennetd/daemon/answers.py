@@ -135,6 +135,7 @@ class Answers:
             if record.attachment is not None and record.state is not VifState.ERROR
             for warning in record.attachment.warnings
         ]
+        notes += self._reconciler.notes()
         notes += self._networks.remarks()
         return notes + [note.sentence for note in self.notes() if not note.error]
 

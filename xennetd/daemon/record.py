@@ -47,10 +47,11 @@ class Record:
     is when a vif that met a defect in xennetd may be reconciled again: monotonic clock, in seconds.
 
     `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
-    attachment. `waits_on` names the links and other things whose change calls for a new decision. `observed` and
-    `decided` are the latest observation and its decision; `xennetctl show --debug` prints them. `resolved` is what
-    policy said on the way. It is None for a connected vif: policy would say it again, and the answers that it got
-    would take a megabyte for a thousand vifs.
+    attachment that was reached, None after a refusal that took the port down; `where` is its place in words. `waits_on`
+    names the links and other things whose change calls for a new decision. `observed` and `decided` are the latest
+    observation and its decision; `xennetctl show --debug` prints them. `resolved` is what policy said on the way. It is
+    None for a connected vif: policy would say it again, and the answers that it got would take a megabyte for a
+    thousand vifs.
     """
 
     vif: Vif
@@ -60,6 +61,7 @@ class Record:
     error: XennetdError | None = None
     assignment: Assignment | None = None
     attachment: Attachment | None = None
+    where: str = "?"
     link: Link | None = None
     seen: Incarnation | None = None
     since: float = 0.0
@@ -96,8 +98,12 @@ class Record:
         self.link = link
         if decision.state is VifState.ERROR:
             self.hinted_at = None
-        if decision.attachment is not None:
+        in_error = decision.state is VifState.ERROR
+        if decision.attachment is not None and (not in_error or self.attachment is None):
             self.attachment = decision.attachment
+            self.where = decision.attachment.where
+        elif in_error and decision.attachment is None and not (link is not None and link.up):
+            self.attachment = None
         return changed
 
     def row(self) -> VifStatus:

@@ -70,6 +70,7 @@ class Supervisor:
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._renamed = asyncio.Event()
+        self._looked_at_all = False
         self._prune_due = False
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
@@ -163,6 +164,7 @@ class Supervisor:
         tasks.create_task(self._hooks.work(), name="hooks")
         tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
         await self._reconciler.look_at_all()
+        self._looked_at_all = True
         tasks.create_task(self._follow_renames(), name="renames")
         self._prune_due = True
         await self._prune()
@@ -184,7 +186,7 @@ class Supervisor:
 
     async def _prune(self) -> None:
         """Remove marked host objects without an owner, once the needs of every vif are known."""
-        due = self._prune_due or self._host.withholds
+        due = self._looked_at_all and (self._prune_due or self._host.withholds)
         if due and not self._in_force.observes and self._host.knows_all:
             self._prune_due = False
             await self._host.prune()
@@ -275,8 +277,8 @@ class Supervisor:
         except HostError as error:
             return [error.detail]
         self._hooks.enabled = policy.daemon.hooks
-        await follow(policy, notes, self._in_force, self._host, self._networks, self._reconciler)
         self._prune_due = True
+        await follow(policy, notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()
         return []
 

@@ -60,6 +60,8 @@ class NftTable:
         self._now = Listing()
         self._ruleset: Ruleset | None = None
         self._events: socket.socket | None = None
+        self._touches = False
+        """Whether the transaction whose end is still to come is about our table."""
 
     def start(self) -> None:
         """Subscribe to events, then list the table.
@@ -250,7 +252,6 @@ class NftTable:
         Lost events (ENOBUFS) may be any number. They count as two, which makes the callers list the table again.
         """
         count = 0
-        touches = False
         while self._events is not None:
             try:
                 data = self._events.recv(_DATAGRAM)
@@ -263,10 +264,10 @@ class NftTable:
                 continue
             for message in netlink.headers(data):
                 if message.type == _NEWGEN:
-                    count += touches
-                    touches = False
-                elif not touches:
-                    touches = _OUR_NAME in data[message.start : message.end]
+                    count += self._touches
+                    self._touches = False
+                elif not self._touches:
+                    self._touches = _OUR_NAME in data[message.start : message.end]
         return count
 
 

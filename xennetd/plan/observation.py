@@ -139,7 +139,9 @@ class Observation:
     @property
     def stays_in_service(self) -> bool:
         """Whether the vif's port stays in service whatever policy wants and the host can have."""
-        return self.established or (self.vif.pinned and self.vif.hotplug_status == CONNECTED and not self.vif.removing)
+        vif = self.vif
+        pinned = self.owned and vif.pinned and vif.hotplug_status == CONNECTED and not vif.removing
+        return self.established or pinned
 
     @property
     def possible(self) -> Attachment | XennetdError | None:

@@ -67,6 +67,10 @@ class HostState:
         """Whether the needs of all owners are known."""
         return not self._unknown
 
+    def knows(self, owner: Owner) -> bool:
+        """Return whether the needs of an owner are known."""
+        return owner not in self._unknown
+
     @property
     def withholds(self) -> bool:
         """Whether objects without an owner wait for their removal."""

@@ -19,7 +19,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import RULESET, HostObject
-from xennetd.plan.difference import HostStep
+from xennetd.plan.difference import HostStep, Make
 from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
 
 _log = structlog.get_logger(__name__)
@@ -162,7 +162,7 @@ class Networks:
     async def _look_at(self, network: Network, *, observes: bool) -> None:
         """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem.
 
-        A network with a problem keeps what it has of its objects, since guests may be in it.
+        A network with a problem keeps the objects that it has, since guests may be in it, and gives none up.
         """
         name = network.name
         needed = needs(self._in_force.policy, network, self._view)
@@ -196,9 +196,8 @@ class Networks:
             self._again(wait)
             problem = problem or self._problems.get(name) or HostError(_fight(name))
         elif problem is not None:
-            await self._host.ensure(name, filters, wanted=needed)
-            if not self._guests_move:
-                self._cured(await self._host.settle(name, needed))
+            absent = {step.object.key for step in missing if isinstance(step, Make)}
+            await self._host.ensure(name, filters, wanted=[item for item in needed if item.key not in absent])
         elif missing and (wait := self._pace.wait(name, missing, time.monotonic())) > 0:
             if filters and self._exists(network):
                 await self._host.ensure(name, filters)
@@ -215,8 +214,9 @@ class Networks:
             raise problem
 
     def _exists(self, network: Network) -> bool:
+        """Return whether the link exists on which a network serves its guests. Some routed networks need none."""
         link = self._view.link(network.served_link)
-        return link is not None and link.group == BRIDGE_GROUP
+        return not network.served_link or (link is not None and link.group == BRIDGE_GROUP)
 
     def give_up_move(self) -> None:
         """Note that the guests' move to a new policy has failed, and ask for a look."""

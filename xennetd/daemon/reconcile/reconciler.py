@@ -31,6 +31,7 @@ from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.daemon.toolstack.reporter import RETRY, ToolstackReporter
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.attachment import Attachment
 from xennetd.model.errors import ToolstackError
 from xennetd.model.link import Link
 from xennetd.model.objects import HostObject
@@ -120,6 +121,15 @@ class Reconciler:
         now = time.monotonic()
         fights = ((record, self._pace.problem(vif, now)) for vif, record in self._records.items())
         return [f"{record.title} is {problem}" for record, problem in fights if problem is not None]
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each vif whose needs of the host are unknown."""
+        return [
+            f"{record.title}: what it needs of the host is unknown, so xennetd removes nothing that guests share until "
+            "it is connected anew or gone"
+            for vif, record in self._records.items()
+            if not self._host.knows(vif)
+        ]
 
     def hint(self, vif: VifId) -> None:
         """Ask for the reconciliation of one vif."""
@@ -333,6 +343,9 @@ class Reconciler:
         to xenstore, and no other domain may take an address or a name in that time that this vif was just granted.
         """
         vif, attachment, verdict = record.vif, decision.attachment, decision.verdict
+        if attachment is None and vif.pinned and (seen := record.observed) is not None and seen.stays_in_service:
+            # Whether its host objects are known or not, no other guest gets the addresses of a pinned one.
+            attachment = seen.outcome if isinstance(seen.outcome, Attachment) else None
         connected = record.connected or (verdict is not None and verdict.error is None)
         if attachment is not None:
             self._announce(self._registry.set(vif, record.title, attachment, connected=connected))

@@ -16,7 +16,8 @@ async def follow(  # a reload concerns all of these
 ) -> None:
     """Put a policy into force: make what networks need, move the guests, remove what only the old policy needed.
 
-    After a defect the policy is in force all the same, and the networks are looked at again.
+    After a defect, and if the reload is cancelled, the policy is in force all the same, and everything is looked at
+    again.
     """
     before = in_force.enforced if in_force.enforced is not None else in_force.policy
     try:
@@ -29,7 +30,9 @@ async def follow(  # a reload concerns all of these
             if not in_force.observes:
                 await host.release()
             await networks.retire()
-    except Exception:
+    except BaseException:
         in_force.put(policy, notes)
         networks.give_up_move()
+        for vif in list(reconciler.records):
+            reconciler.hint(vif)
         raise

@@ -65,8 +65,7 @@ class AuditEvents:
 
     def detached(self, record: Record) -> None:
         """Audit the end of a vif that was connected, and run the `offline` hooks."""
-        where = record.attachment.where if record.attachment else "?"
-        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {where}"))
+        self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {record.where}"))
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
 
