@@ -225,9 +225,10 @@ class TestWhatIsNotOurs:
 def _as_in(links: dict[str, dict[str, Any]], seen: Seen) -> bool:
     """Whether a link is in the state in which it was among these."""
     link = links.get(seen.name)
-    return link is not None and (seen.up, bool(seen.master), seen.mtu, seen.address, seen.gone) == (
+    master = next((name for name, other in links.items() if other["ifindex"] == seen.master), None)
+    return link is not None and (seen.up, master, seen.mtu, seen.address, seen.gone) == (
         "UP" in link["flags"],
-        "master" in link,
+        link.get("master"),
         link["mtu"],
         link["address"],
         False,
