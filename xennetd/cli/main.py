@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 from xennetd import __version__
-from xennetd.cli import client, verbs, where
+from xennetd.cli import connection, verbs, where
 from xennetd.cli.pages import STATES
 from xennetd.model.places import CONTROL
 
@@ -211,11 +211,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
-    except client.Refusal as error:
+    except connection.Refusal as error:
         for sentence in verbs.refusal(error):
             verbs.complain(sentence)
         return verbs.NO
-    except client.Unreachable as error:
+    except connection.Unreachable as error:
         verbs.complain(str(error))
         return verbs.UNREACHABLE
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from xennetd.cli.text import GAP, Line, Span, age, duration, printable, span_of_time, table
+from xennetd.cli.spans import GAP, Line, Span, age, duration, printable, span_of_time, table
 
 STATES = ("pending", "connected", "error", "detaching", "ignored")
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 
-from xennetd.cli.text import Line
+from xennetd.cli.spans import Line
 
 STYLES = {  # rich's styles, by the names that spans use
     "": "",

@@ -9,8 +9,8 @@ import sys
 import time
 from typing import Any
 
-from xennetd.cli import client, pages, screen
-from xennetd.cli.text import printable
+from xennetd.cli import connection, pages, screen
+from xennetd.cli.spans import printable
 
 FINE, NO, UNREACHABLE = 0, 1, 3
 """Exit statuses. Status 2, a wrong command line, comes from argparse."""
@@ -25,7 +25,7 @@ def complain(sentence: str) -> None:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the daemon's state. The status is NO if there are problems."""
-    daemon = client.call(arguments.control, "Status")["status"]
+    daemon = connection.call(arguments.control, "Status")["status"]
     if arguments.json:
         _print_json(daemon)
     else:
@@ -35,7 +35,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def list_(arguments: argparse.Namespace) -> int:
     """Print all vifs, or those that match `--state` and `--vm`."""
-    rows = client.call(arguments.control, "List")["vifs"]
+    rows = connection.call(arguments.control, "List")["vifs"]
     if arguments.state:
         rows = [row for row in rows if row["state"] in arguments.state]
     if arguments.vm is not None:
@@ -51,9 +51,9 @@ def list_(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Print everything about one vif; with `--debug`, its last observation and decision and the policy."""
     if arguments.debug:
-        _print_json(json.loads(client.call(arguments.control, "Debug", vif=arguments.vif)["dump"]))
+        _print_json(json.loads(connection.call(arguments.control, "Debug", vif=arguments.vif)["dump"]))
         return FINE
-    shown = client.call(arguments.control, "Show", vif=arguments.vif)
+    shown = connection.call(arguments.control, "Show", vif=arguments.vif)
     if arguments.json:
         _print_json({**shown["vif"], "events": shown["events"]})
     else:
@@ -63,7 +63,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def monitor(arguments: argparse.Namespace) -> int:
     """Print events as they happen, until interrupted."""
-    for reply in client.stream(arguments.control, "Monitor", recent=arguments.recent):
+    for reply in connection.stream(arguments.control, "Monitor", recent=arguments.recent):
         if reply["lost"]:
             if arguments.json:
                 print(json.dumps({"event": "lost", "lost": reply["lost"]}))
@@ -79,10 +79,10 @@ def monitor(arguments: argparse.Namespace) -> int:
 
 def reload(arguments: argparse.Namespace) -> int:
     """Make the daemon read its configuration again, then print its problems under the new policy."""
-    client.call(arguments.control, "Reload", timeout=client.RELOAD_TIMEOUT)
+    connection.call(arguments.control, "Reload", timeout=connection.RELOAD_TIMEOUT)
     try:
-        problems = client.call(arguments.control, "Status")["status"]["problems"]
-    except (client.Refusal, client.Unreachable) as error:
+        problems = connection.call(arguments.control, "Status")["status"]["problems"]
+    except (connection.Refusal, connection.Unreachable) as error:
         complain(f"the new policy is in force, but the daemon's status can't be read: {error}")
         return FINE
     for problem in problems:
@@ -97,8 +97,8 @@ def check(arguments: argparse.Namespace) -> int:
     result: Values | None = None
     if arguments.file is None:
         try:
-            result = client.call(arguments.control, "Check")
-        except client.Unreachable as error:
+            result = connection.call(arguments.control, "Check")
+        except connection.Unreachable as error:
             complain(f"only the files are checked, not the host: {error}")
     if result is None:
         result = _check_files(arguments.file)
@@ -147,12 +147,12 @@ def unpin(arguments: argparse.Namespace) -> int:
 
 def _change(arguments: argparse.Namespace, method: str, done: str) -> int:
     """Call a method for the vif that the command line names, and print `done` with the vif's name in it."""
-    vif = printable(client.call(arguments.control, method, vif=arguments.vif)["vif"])
+    vif = printable(connection.call(arguments.control, method, vif=arguments.vif)["vif"])
     print(done.format(vif))
     return FINE
 
 
-def refusal(error: client.Refusal) -> list[str]:
+def refusal(error: connection.Refusal) -> list[str]:
     """Return the sentences that explain an error from the daemon."""
     about = error.parameters
     match error.name:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.control.bed import Served, row
 from tests.unit.control.command import HOSTILE, Run, command, on_terminal, uncoloured
-from xennetd.cli.text import age, duration, printable, span_of_time, table
+from xennetd.cli.spans import age, duration, printable, span_of_time, table
 from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 

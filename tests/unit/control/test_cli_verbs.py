@@ -18,7 +18,7 @@ import pytest
 from tests.unit.control.bed import Served, row
 from tests.unit.control.command import BUFFERED, HOSTILE, Run, command
 from tests.unit.control.peer import NOBODY, as_user, needs_root
-from xennetd.cli import client, main
+from xennetd.cli import connection, main
 from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 
@@ -55,11 +55,11 @@ def test_a_reload_has_worked_even_if_the_daemon_then_does_not_answer(
 ) -> None:
     def call(path: str, method: str, **how: Any) -> Any:
         if method == "Status":
-            raise client.Unreachable("no answer within 10 s")
+            raise connection.Unreachable("no answer within 10 s")
         return ask(path, method, **how)
 
-    ask = client.call
-    monkeypatch.setattr(client, "call", call)
+    ask = connection.call
+    monkeypatch.setattr(connection, "call", call)
     status, out, err = run("reload")
     assert (status, out) == (0, "")
     assert "the new policy is in force" in err
@@ -149,8 +149,8 @@ def test_monitor_json_is_an_object_a_line(served: Served, path: str) -> None:
 
 
 def test_a_monitor_waits_for_ever(served: Served, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TIMEOUT", 0.1)
-    replies = client.stream(path, "Monitor")
+    monkeypatch.setattr(connection, "TIMEOUT", 0.1)
+    replies = connection.stream(path, "Monitor")
     assert next(replies)["event"] is None
     threading.Timer(0.4, served.record, (Event(EventKind.DETACH, "late"),)).start()
     assert next(replies)["event"]["message"] == "late"
@@ -213,8 +213,8 @@ def test_what_is_no_xennetd_is_exit_3(what: bytes, run: Run, path: str) -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_exit_3(run: Run, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TIMEOUT", 0.2)
-    monkeypatch.setattr(client.call, "__defaults__", (0.2,))
+    monkeypatch.setattr(connection, "TIMEOUT", 0.2)
+    monkeypatch.setattr(connection.call, "__defaults__", (0.2,))
     with speaking(path, b"", hang=True):
         status, _, err = run("status")
     assert status == 3
