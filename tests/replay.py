@@ -11,13 +11,14 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xennetd.model import attachment, configuration, errors, link, objects, placement, status, vif
 from xennetd.model.configuration import Policy
 from xennetd.model.dump import from_json
+from xennetd.model.value import replace
 from xennetd.plan import decide as deciding
 from xennetd.plan import difference, observation, steps
 from xennetd.plan.decide import Decision, decide

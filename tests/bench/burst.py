@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from statistics import median
 
 from tests.bed.toolstack import Vif
 from tests.bed.xs import Request
 from tests.bench.stage import BRIDGES, OURS, STOCK, Stage, Verdicts, run_script
 from tests.bench.table import Aim, Row
+from xennetd.model.value import replace
 
 _AT_ONCE = 2
 """Scripts that run side by side: as many as a small machine has cores."""

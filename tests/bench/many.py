@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 from tests.bed.netns import FE_FF
@@ -13,6 +13,7 @@ from tests.bench.single import attach_once, parts
 from tests.bench.stage import BRIDGES, OURS, Stage
 from tests.bench.table import Aim, Row, Unit
 from xennetd.kernel import rtnl
+from xennetd.model.value import replace
 
 _FLAT = 1.25
 """How much more one attach may cost among the most vifs than among the fewest, without what the kernel takes."""

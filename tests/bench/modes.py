@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -13,6 +12,7 @@ from tests.bed.toolstack import VifSpec
 from tests.bench.single import attach_once
 from tests.bench.stage import Stage, Verdicts
 from tests.bench.table import Aim, Row
+from xennetd.model.value import replace
 
 UPLINK = "eth9"
 CONFIGURATION = """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 
 from tests.unit.hosts import TableHost
@@ -21,6 +21,7 @@ from xennetd.model.ip import IPAddress
 from xennetd.model.link import IFF_UP, Link, Route
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.objects import DhcpHost, HostAddress, HostObject, Key, ManagedBridge, Ruleset, Sysctl
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan.difference import Change, Make, Remove
 from xennetd.plan.steps import AddRoute, LinkStep, SetLink, SetSysctl, Step

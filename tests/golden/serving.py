@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -34,6 +34,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.objects import HostObject, Key
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import decide
 from xennetd.plan.desired import Owner

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.kernel.every_mode import EVERY_MODE, SPECS, same, served
 from tests.kernel.status import status
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
+from xennetd.model.value import replace
 
 BRIDGES = r"xenbr0|fe80|ff00|: xn-\w+: <|dev xn-.* proto kernel"
 """Whether a bridge has a carrier, and what the kernel makes of that."""

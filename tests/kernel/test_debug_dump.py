@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.kernel.verdict import refused
 from xennetd.model.attachment import segment
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 
 pytestmark = pytest.mark.usefixtures("dnsmasq")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,7 @@ from tests.kernel.every_mode import (
 from tests.kernel.status import status
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually, paused
+from xennetd.model.value import replace
 
 MAC = "00:16:3e:0a:0b:0c"
 EDGE = VifSpec(ip="192.0.2.17 203.0.113.11 2001:db8::17", mac=MAC)

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.kernel.conftest import make_or_skip
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal, Stderr
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 JOURNALD = Path("/lib/systemd/systemd-journald")

@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import groupby
 from pathlib import Path
@@ -34,6 +33,7 @@ from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import EventSocket, RequestSocket
 from xennetd.model.ip import IPInterface
 from xennetd.model.link import IN6_ADDR_GEN_MODE_NONE, Link, Neighbour, Route
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan.properties import PORT_FLAGS
 from xennetd.plan.steps import DeleteAddress, LinkStep, SetLink

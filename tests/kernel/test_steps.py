@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from xennetd.kernel.sockets import EventSocket, RequestSocket
 from xennetd.model.link import IFF_UP, IN6_ADDR_GEN_MODE_EUI64, Link, Neighbour, Route
 from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.objects import Sysctl
+from xennetd.model.value import replace
 from xennetd.plan.port import apply
 from xennetd.plan.steps import (
     AddAddress,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.bed.toolstack import SCRIPTS, Domain, Vif, VifSpec
 from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import make_or_skip
 from tests.kernel.wait import eventually
+from xennetd.model.value import replace
 
 OURS = xen.REPOSITORY / "conf" / "vif-xennetd"
 UPLINK_MAC = "02:00:00:00:00:05"

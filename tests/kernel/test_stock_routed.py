@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tests.bed.toolstack import SCRIPTS, VifSpec
 from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import make_or_skip, nftables
 from tests.kernel.wait import eventually
+from xennetd.model.value import replace
 
 OURS = xen.REPOSITORY / "conf" / "vif-xennetd"
 

@@ -8,7 +8,6 @@ import shutil
 import statistics
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from xennetd.daemon.observability.audit import BACKLOG, REMEMBERED, Audit, entry
 from xennetd.daemon.observability.journal import Fields, Journal, Stderr
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 CATALOG = Path(__file__).parents[2] / "conf" / "xennetd.catalog"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from hypothesis import given
@@ -14,6 +14,7 @@ from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import HostError
 from xennetd.model.placement import BridgePort, Routed
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.policy.addresses import destination, holder, uncontested
 from xennetd.policy.modes import NAT, ROUTE

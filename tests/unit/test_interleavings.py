@@ -12,7 +12,7 @@ import json
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -37,6 +37,7 @@ from xennetd.model.dump import to_json
 from xennetd.model.event import Event
 from xennetd.model.link import IFF_UP, Link
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan import port
 from xennetd.plan.steps import LinkStep, SetLink

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +35,7 @@ from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
 from xennetd.model.objects import RULESET, HostObject, ProxyNeighbour, Sysctl
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.policy.modes import ROUTE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 from unittest import mock
@@ -22,6 +21,7 @@ from xennetd.model.errors import HostError
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import RULESET, ManagedBridge, Sysctl
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan.difference import Make
 from xennetd.policy.modes import BRIDGE, NAT, ROUTE

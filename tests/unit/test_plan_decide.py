@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +14,7 @@ from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NON
 from xennetd.model.objects import ManagedBridge
 from xennetd.model.placement import BridgePort
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import NAME_WAIT, Decision, PortDecision, Verdict, decide
 from xennetd.plan.difference import HostStep, Make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, LinkGoal, Neighbour, Route
 from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.placement import BridgePort, Routed
+from xennetd.model.value import replace
 from xennetd.plan.port import apply, attach, release
 from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, SetLink, SetNeighbour, set_value
 

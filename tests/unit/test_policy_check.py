@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.value import replace
 from xennetd.policy.check import Note, check, lacking
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE

@@ -1,6 +1,5 @@
 """What one vif is attached to: the policy's word first, then the stock script's rules."""
 
-from dataclasses import replace
 from errno import ENODEV, EOPNOTSUPP
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -16,6 +15,7 @@ from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, Xen
 from xennetd.model.link import Link, is_link_name
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.placement import BridgePort, Routed
+from xennetd.model.value import replace
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.load import load

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from typing import Any
 
@@ -17,6 +16,7 @@ from xennetd.model.link import Link, Neighbour
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import DhcpHost, ProxyNeighbour, Ruleset, SetElement, Sysctl, sysctl_key
 from xennetd.model.placement import BridgePort, Routed
+from xennetd.model.value import replace
 from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.modes import NAT, ROUTE
 from xennetd.policy.resolve import resolve

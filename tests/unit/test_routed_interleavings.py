@@ -9,7 +9,7 @@ import asyncio
 import errno
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 from unittest import mock
@@ -32,6 +32,7 @@ from xennetd.model.configuration import Forward, Match, Network, Policy, Rule
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.objects import ProxyNeighbour, SetElement
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan import port
 from xennetd.plan.steps import AddRoute, LinkStep, SetSysctl

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_network
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, Links
 from xennetd.kernel.netlink import NetlinkFormatError
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
 from xennetd.model.configuration import Network, Policy
+from xennetd.model.value import replace
 from xennetd.policy.modes import ISOLATED, NAT
 from xennetd.policy.network_needs import ruleset
 from xennetd.policy.transition import transition

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.xenstore.parse import NODES, parse_id, parse_vif
+from xennetd.xenstore.parse import NODES, parse_id, parse_vif, update_vif
 
 VIF = VifId(7, 0)
 LIBXL = {
@@ -50,13 +49,44 @@ def test_any_bytes_give_a_vif_that_is_safe_to_show(
     nodes: dict[str, bytes | None], name: bytes | None, vm: bytes | None
 ) -> None:
     vif = parse_vif(VIF, nodes, name, vm)
-    for field in fields(vif):
-        text = str(getattr(vif, field.name))
+    for attribute in Vif.__struct_fields__:
+        text = str(getattr(vif, attribute))
         assert text.isascii()
         assert text.isprintable()
     for found in vif.faults:
         assert len(found.sentence) < 300
         assert found.sentence.startswith(f"{found.node} is ")
+
+
+changing = st.sampled_from(
+    ["state", "state", "hotplug-status", "hotplug-error", "xennetd-tap", "xennetd-pin", "online"]
+)
+states = st.one_of(hostile, st.sampled_from([b"%d" % number for number in range(10)]))
+
+
+@given(st.dictionaries(st.sampled_from(NODES), states), st.dictionaries(changing, states))
+def test_an_update_gives_what_parsing_everything_gives(
+    nodes: dict[str, bytes | None], new: dict[str, bytes | None]
+) -> None:
+    before, after = {**LIBXL, **nodes}, {**LIBXL, **nodes, **new}
+    changed = [node for node in after if after[node] != before.get(node)]
+    updated = update_vif(parse_vif(VIF, before, b"web", None, b"1500"), after, changed)
+    assert updated in (None, parse_vif(VIF, after, b"web", None, b"1500"))
+
+
+@pytest.mark.parametrize(("node", "value"), [("state", b"4"), ("hotplug-status", b"connected"), ("xennetd-pin", b"1")])
+def test_an_update_shares_what_has_not_changed(node: str, value: bytes) -> None:
+    before = parse(ip=b"192.0.2.7", mtu=b"9000", type=b"nonsense")
+    updated = update_vif(before, {**LIBXL, node: value}, [node])
+    assert updated is not None
+    assert updated != before
+    assert updated.ips is before.ips
+    assert updated.faults is before.faults
+
+
+@pytest.mark.parametrize(("node", "value"), [("online", b"0"), ("mac", b""), ("state", b"nine"), ("state", None)])
+def test_a_node_that_can_be_faulty_is_parsed_with_all_others(node: str, value: bytes | None) -> None:
+    assert update_vif(parse(), {**LIBXL, node: value}, [node]) is None
 
 
 def test_what_libxl_writes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, ValidationError, convert
@@ -13,6 +13,7 @@ from xennetd.config.grammar import address, is_domain, prefix6, subnet, target
 from xennetd.config.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
 from xennetd.config.problem import Problem, shown
 from xennetd.model.link import is_link_name
+from xennetd.model.value import replace
 from xennetd.model.vif import DOMID_FIRST_RESERVED
 
 _SUN_PATH = 108

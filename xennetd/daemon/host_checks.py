@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from xennetd.daemon.toolstack.hooks import find_hooks
@@ -12,6 +11,7 @@ from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.configuration import Policy
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.model.value import replace
 from xennetd.nft import library
 from xennetd.policy.host_notes import HostNotes
 

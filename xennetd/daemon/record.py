@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_interface
+
+from msgspec import Struct
 
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Policy
@@ -13,6 +15,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.ip import plain
 from xennetd.model.link import Link
 from xennetd.model.status import VifState, VifStatus
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation, PortMemory
@@ -20,8 +23,7 @@ from xennetd.policy.facts import Facts
 from xennetd.policy.resolve import Resolution
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """What policy said of a vif, and the answers that it got about the host and the other guests.
 
     Policy is pure: as long as `policy` and `vif` are the same objects and `facts` hold, it says the same again.
@@ -50,8 +52,8 @@ class Record:
     attachment that was reached, None after a refusal that took the port down; `where` is its place in words. `waits_on`
     names the links and other things whose change calls for a new decision. `observed` and `decided` are the latest
     observation and its decision; `xennetctl show --debug` prints them. `resolved` is what policy said on the way. It is
-    None for a connected vif: policy would say it again, and the answers that it got would take a megabyte for a
-    thousand vifs.
+    None once the toolstack is told `connected`: policy would say it again, and the answers that it got would take a
+    megabyte for a thousand vifs.
     """
 
     vif: Vif

@@ -11,7 +11,6 @@ import asyncio
 import gc
 import signal
 from collections.abc import Iterable
-from dataclasses import replace
 
 import structlog
 
@@ -37,6 +36,7 @@ from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes, check

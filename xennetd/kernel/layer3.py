@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from xennetd.kernel import netlink, rtnl_ip
 from xennetd.kernel.netlink import Header
@@ -22,6 +22,7 @@ from xennetd.kernel.rtnl_ip import AddressChange, DefaultRoute, NeighbourChange,
 from xennetd.model.empty import NONE
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import Link, Neighbour, Route
+from xennetd.model.value import replace
 
 
 @dataclass(slots=True)

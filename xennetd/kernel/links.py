@@ -9,8 +9,10 @@ Rule 2: of several events about one link in one batch, only the last is parsed. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_network
+
+from msgspec import Struct
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
 from xennetd.kernel.layer3 import Layer3, Stale
@@ -20,13 +22,13 @@ from xennetd.kernel.rtnl_ip import DefaultRoute
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, Link
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 _AF_BRIDGE = 7
 
 
-@dataclass(frozen=True, slots=True)
-class LinkChange:
+class LinkChange(Struct, frozen=True):
     """A link before and after a change. `old` is None for a new link, `new` is None for a deleted link.
 
     Both are equal if a program has set one of the link's sysctls. Both are None if the default routes have changed.
@@ -233,6 +235,8 @@ class Links:
         flags_on = known.flags_on
         for data, message in messages:
             flags_on = rtnl.merge_flags(data, message, flags_on)
+        if flags_on == known.flags_on:
+            return LinkChange(known, known)
         return self._put(replace(known, flags_on=flags_on))
 
     def _complete(self, changes: list[LinkChange]) -> list[LinkChange]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
@@ -39,8 +40,7 @@ class NetlinkFormatError(ValueError):
     """The bytes do not have the format of netlink(7) or rtnetlink(7)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(Struct, frozen=True):
     """The kernel's answer to one request. `errno` 0 means success; `text` is the extended acknowledgement's message."""
 
     errno: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+from msgspec import Struct
 
 from xennetd.kernel.netlink import (
     NLM_F_CREATE,
@@ -82,8 +83,7 @@ _RTVIA = struct.Struct("=H")
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-@dataclass(frozen=True, slots=True)
-class AddressChange:
+class AddressChange(Struct, frozen=True):
     """An address that the link with this index has now, or lost if `gone`."""
 
     index: int
@@ -91,8 +91,7 @@ class AddressChange:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RouteChange:
+class RouteChange(Struct, frozen=True):
     """Our route that leads through the link with this index now, or was deleted if `gone`."""
 
     index: int
@@ -100,8 +99,7 @@ class RouteChange:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultRoute:
+class DefaultRoute(Struct, frozen=True):
     """A default route of the main table, ours or not.
 
     `index` is the link of the first next hop, 0 if the kernel names no link. `routers` are those of all next hops.
@@ -113,8 +111,7 @@ class DefaultRoute:
     routers: tuple[IPAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourChange:
+class NeighbourChange(Struct, frozen=True):
     """The permanent MAC of an address on the link with this index; `mac` None if it has no permanent entry now."""
 
     index: int
@@ -122,8 +119,7 @@ class NeighbourChange:
     mac: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
+class Proxy(Struct, frozen=True):
     """An address that the host answers for on the link with this index.
 
     `protocol` is the route protocol number of the program that made the entry, 0 if unknown.

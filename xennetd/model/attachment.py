@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from xennetd.model.ip import IPNetwork
 from xennetd.model.objects import HostObject
@@ -13,8 +13,7 @@ Name = tuple[str, str]
 """A name of a guest, and the scope in which only one guest may have it: (MAC, `segment`) or (VM's name, network)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """The words of policy that apply to a vif.
 
     `network` is None where the vif's own nodes decide, `policy` is None where no rule matches. An assignment is known
@@ -28,8 +27,7 @@ class Assignment:
     bridge: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Struct, frozen=True):
     """What one vif must be part of. `warnings` are sentences for people; the vif is attached all the same.
 
     `mtu` is the MTU that the link gets at attach; None leaves the link's MTU alone. `mac` is the MAC that the guest has

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
 from xennetd.model.link import is_link_name
 from xennetd.model.objects import Ruleset
 from xennetd.model.places import CONTROL
+from xennetd.model.value import replace
 
 
 @dataclass(frozen=True, slots=True)

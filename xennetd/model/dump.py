@@ -1,18 +1,18 @@
 """Frozen values as JSON and back. `xennetctl show --debug` prints this JSON; a test can replay a decision from it.
 
 A value of a type that JSON lacks becomes an object with one key, the name of the type: `{"Link": {...}}`,
-`{"IPv4Network": "10.0.0.0/24"}`, `{"frozenset": [...]}`. Fields with their default values are left out.
+`{"IPv4Network": "10.0.0.0/24"}`, `{"frozenset": [...]}`. Attributes with their default values are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
 from xennetd.model.errors import XennetdError
+from xennetd.model.value import is_value, set_attributes
 
 _IP: dict[str, type] = {
     cls.__name__: cls for cls in (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
@@ -37,9 +37,8 @@ def to_json(value: Any) -> Any:
     if isinstance(value, XennetdError):
         texts = {"sentence": value.sentence, "detail": value.detail, "errno": getattr(value, "errno", 0)}
         return {name: {**texts, "waits_on": sorted(value.waits_on)}}
-    if is_dataclass(value):
-        pairs = [(field, getattr(value, field.name)) for field in fields(value)]
-        return {name: {field.name: to_json(content) for field, content in pairs if content != _default(field)}}
+    if is_value(value):
+        return {name: {attribute: to_json(content) for attribute, content in set_attributes(value).items()}}
     if name in _IP:
         return {name: str(value)}
     raise TypeError(f"{name} has no JSON")
@@ -48,7 +47,7 @@ def to_json(value: Any) -> Any:
 def from_json(value: Any, types: Iterable[type]) -> Any:
     """Return the value that `to_json` made this JSON from.
 
-    `types` are the dataclasses, enumerations, named tuples and errors that occur in it. Lists come back as tuples.
+    `types` are the values, enumerations, named tuples and errors that occur in it. Lists come back as tuples.
     """
     return _read(value, {cls.__name__: cls for cls in types})
 
@@ -76,9 +75,3 @@ def _read(value: Any, known: Mapping[str, type]) -> Any:
             error.errno = content["errno"]
         return error
     return cls(**{key: _read(item, known) for key, item in content.items()})
-
-
-def _default(field: Field[Any]) -> Any:
-    if field.default is not MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not MISSING else MISSING

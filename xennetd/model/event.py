@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from xennetd.model.vif import VifId
 
@@ -28,8 +29,7 @@ class EventKind(Enum):
         self.message_id = message_id
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event. `message` is a whole sentence. All texts are safe to show (`model.text.visible`).
 
     `duration_us` and `realtime_us` (since the epoch) are in microseconds.

@@ -5,8 +5,9 @@ A route or a neighbour is xennetd's own if it has the protocol ROUTE_PROTOCOL (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.vif import VifId
@@ -24,8 +25,7 @@ GUEST_PORT_ADDRESS = "fe:ff:ff:ff:ff:ff"
 """The highest unicast MAC: a bridge never takes its own address from a guest's port."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A route of xennetd's through a link, in the main table, without a next hop. `source` is its preferred source."""
 
     destination: IPNetwork
@@ -33,16 +33,14 @@ class Route:
     source: IPAddress | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(Struct, frozen=True):
     """A permanent neighbour entry of a link: it binds an address to a MAC, whatever a guest claims."""
 
     address: IPAddress
     mac: str
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """One link. `master` is the index of the bridge or bond that the link is a port of, 0 for none.
 
     `parent` is the vif that the kernel's parent device (`xen-backend`/`vif-D-N`) names, None for all other links.
@@ -76,8 +74,7 @@ class Link:
         return bool(self.flags & IFF_UP)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkGoal:
+class LinkGoal(Struct, frozen=True):
     """The desired properties of a guest's link. xennetd leaves a property alone whose goal is None.
 
     `master` is the index of the bridge that the link is a port of, 0 for none; `master_name` and `master_mtu` are that

@@ -7,9 +7,10 @@ down and out of service (`idle_master`). No other module examines a link's maste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from xennetd.model.ip import IPInterface, IPNetwork
 from xennetd.model.link import Link, LinkGoal, Neighbour, Route
@@ -29,8 +30,7 @@ class LinkSysctl(NamedTuple):
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class BridgePort:
+class BridgePort(Struct, frozen=True):
     """A port of the Linux bridge with the name `bridge` and the index `index`.
 
     `mtu` is the bridge's MTU, which must stay the same when the port joins. `flags` are the port's flags
@@ -84,8 +84,7 @@ class BridgePort:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(Struct, frozen=True):
     """A routed guest's link: the host routes to the guest, and the link is no bridge's port.
 
     `uplink` names the link by which the guest's packets leave the host. `gateways` are the host's addresses on the

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from xennetd.model.ip import IPInterface
 
@@ -67,16 +68,14 @@ class XenbusState(IntEnum):
     RECONFIGURED = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """A backend node whose value can't be used. `sentence` is safe to show to anyone, the guest included."""
 
     node: str
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class Vif:
+class Vif(Struct, frozen=True):
     """One backend directory, parsed. A node that is absent or empty is None; an unusable one is in `faults`.
 
     `vm` is the domain's name without a migration suffix. `vm` and `uuid` are None where they can't be read (a driver

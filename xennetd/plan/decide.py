@@ -12,7 +12,7 @@ Rule 5: an established guest keeps its network when the host's state gets worse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
 
 from xennetd.model.attachment import Attachment
 from xennetd.model.empty import NONE
@@ -20,6 +20,7 @@ from xennetd.model.errors import Denied, HostError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort, incarnation
@@ -33,8 +34,7 @@ _LISTENING = (XenbusState.INIT_WAIT, XenbusState.CONNECTED)
 """The backend states in which netback acts on a verdict."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The answer to the toolstack in `hotplug-status`: connected, or an error with its sentence.
 
     `frontend_mtu` and `mac` are written for the guest together with the answer; None means that the guest's node is
@@ -46,8 +46,7 @@ class Verdict:
     mac: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PortDecision:
+class PortDecision(Struct, frozen=True):
     """What to do about one link: Steps, an error to report, or a wait for a name. Empty if the link is in place.
 
     `host` holds the Steps that the host itself needs first, before `steps`. `waits_on` names the links whose change
@@ -69,8 +68,7 @@ class PortDecision:
         return (*self.host, *self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What to do after one observation. A decision with Steps has no `verdict`.
 
     `tap_verdict` is the text for the node `xennetd-tap`: an empty text removes the node, None leaves it as it is.

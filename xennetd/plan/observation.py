@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
 
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import Link, Route
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.difference import HostStep
 
@@ -25,8 +26,7 @@ def incarnation(link: Link) -> Incarnation:
     return link.index, link.generation
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """The memory of a refused Step. It holds until the vif or the link has changed.
 
     If the error waits on nothing (`error.waits_on` is empty), the Step is tried again at `until`, on the clock of
@@ -64,8 +64,7 @@ def fail(error: XennetdError, vif: Vif, link: Link, before: Failure | None, now:
     return Failure(error, cause(vif), incarnation(link), until, times)
 
 
-@dataclass(frozen=True, slots=True)
-class PortMemory:
+class PortMemory(Struct, frozen=True):
     """What the daemon remembers about one link of a vif: its own link, or the emulated NIC's tap.
 
     `mtu_given` is the incarnation that has been given its MTU. `name_awaited_since` is when the wait for a taken name
@@ -77,8 +76,7 @@ class PortMemory:
     name_awaited_since: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """What the daemon remembers about one vif between two observations.
 
     A restart loses the memory. The only consequence is that waits and pauses begin again.
@@ -93,8 +91,7 @@ class Memory:
     tap: PortMemory = PortMemory()
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedPort:
+class ObservedPort(Struct, frozen=True):
     """A link of a vif and its surroundings. The link's `sysctls` have been read.
 
     `master` is the name of the link's master (its bridge). `holder` is another link that has the name that this link
@@ -109,8 +106,7 @@ class ObservedPort:
     elsewhere: frozenset[Route] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """The complete input of a decision about one vif.
 
     `owned` says whether the vif's script is xennetd's. `assignment` is the policy rule and the network that apply, None

@@ -8,20 +8,20 @@ it is after the Step: it models the kernel as far as a decision depends on it. S
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
 
 from xennetd.model.ip import IPInterface
 from xennetd.model.link import IFF_UP, Link, Neighbour, Route
 from xennetd.model.marks import ROUTE_PROTOCOL
 from xennetd.model.objects import Sysctl
+from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep
 
 _WORDS = {"name": "name", "address": "address", "mtu": "mtu", "group": "group"}
 """ip(8)'s words for the properties whose value it takes unchanged."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetLink:
+class SetLink(Struct, frozen=True):
     """Give one property of a link (a row of `plan.properties`) a value. `words` says the same in the words of ip(8).
 
     The kernel may refuse a Step that is not `needed`: netback takes no MTU above 1500 for a frontend without
@@ -51,7 +51,7 @@ class SetLink:
             # A link that enters or leaves a bridge loses its port flags.
             flags_on = frozenset[str]() if self.property == "master" else link.flags_on
             changed: dict[str, int | str | bool] = {self.property: self.value}
-            return replace(link, flags_on=flags_on, **changed)  # type: ignore[arg-type] # the table has the types
+            return replace(link, flags_on=flags_on, **changed)
         if self.value:
             return replace(link, flags=link.flags | IFF_UP)
         # The kernel deletes the routes, neighbours and IPv6 addresses of a link that goes down.
@@ -82,8 +82,7 @@ def set_value(index: int, name: str, property: str, value: int | str, *, needed:
     return SetLink(index, name, property, value, f"{_WORDS[property]} {value}", needed)
 
 
-@dataclass(frozen=True, slots=True)
-class AddAddress:
+class AddAddress(Struct, frozen=True):
     """Give the link one of the host's IP addresses, without duplicate address detection."""
 
     index: int
@@ -100,8 +99,7 @@ class AddAddress:
         return replace(link, addresses=(*link.addresses, self.address))
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteAddress:
+class DeleteAddress(Struct, frozen=True):
     """Take an IP address off the link."""
 
     index: int
@@ -117,8 +115,7 @@ class DeleteAddress:
         return replace(link, addresses=tuple(address for address in link.addresses if address != self.address))
 
 
-@dataclass(frozen=True, slots=True)
-class AddRoute:
+class AddRoute(Struct, frozen=True):
     """Route a destination through the link, which must be up.
 
     With `replace`, the new route takes the place of a route with the same destination and metric and with xennetd's
@@ -143,8 +140,7 @@ class AddRoute:
         return replace(link, routes=others | {self.route})
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRoute:
+class DeleteRoute(Struct, frozen=True):
     """Take a route with xennetd's mark (ROUTE_PROTOCOL) off the link."""
 
     index: int
@@ -160,8 +156,7 @@ class DeleteRoute:
         return replace(link, routes=link.routes - {self.route})
 
 
-@dataclass(frozen=True, slots=True)
-class SetNeighbour:
+class SetNeighbour(Struct, frozen=True):
     """Give an IP address on the link a permanent neighbour entry with its guest's MAC."""
 
     index: int
@@ -178,8 +173,7 @@ class SetNeighbour:
         return replace(link, neighbours=frozenset(others | {self.neighbour}))
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteNeighbour:
+class DeleteNeighbour(Struct, frozen=True):
     """Take a permanent neighbour entry off the link."""
 
     index: int
@@ -195,8 +189,7 @@ class DeleteNeighbour:
         return replace(link, neighbours=link.neighbours - {self.neighbour})
 
 
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
+class SetSysctl(Struct, frozen=True):
     """Set a sysctl of the link itself (net.ipv4.conf or net.ipv6.conf), which disappears with the link."""
 
     index: int

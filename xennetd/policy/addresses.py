@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from typing import Protocol
+
+from msgspec import Struct
 
 from xennetd.config.grammar import for_guests
 from xennetd.model.attachment import Name
@@ -26,8 +27,7 @@ _MOST_PROBES = 1 << 16
 """The most addresses that are tried before a subnet counts as full. No host has guests enough to fill a larger one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """A vif's claim to an address, a prefix or a name. `has` says whether the vif has it, or only wants it.
 
     `title` names the vif for people. `since` is the rank of its domain in the order of arrival.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xennetd.config.schema import NETWORK_KEYS, Fields
 from xennetd.model.attachment import Assignment, Attachment
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from xennetd.policy.network_reader import NetworkReader
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """The input for the attachment of one vif.
 
     `rule` is the rule that applies to the vif, `network` the rule's network; both are None where the vif's own nodes

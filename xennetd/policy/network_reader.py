@@ -7,7 +7,7 @@ result from such a value are not reported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from xennetd.config.schema import FORWARD, NETWORK_KEYS, NETWORK_NAME, Fields, c
 from xennetd.model.configuration import Forward, Mode, Network
 from xennetd.model.ip import IPNetwork
 from xennetd.model.link import is_link_name
+from xennetd.model.value import replace
 
 _RA_PREFIX = 64
 """The only prefix length for which dnsmasq(8) sends router advertisements to guests."""

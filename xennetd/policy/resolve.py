@@ -9,10 +9,11 @@ Rule 4: the assignment is known even where the vif can't be attached.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from errno import EAFNOSUPPORT
 from functools import lru_cache
 from ipaddress import ip_interface
+
+from msgspec import Struct
 
 from xennetd.config.pattern import matches
 from xennetd.model.attachment import Assignment, Attachment
@@ -21,6 +22,7 @@ from xennetd.model.errors import Denied, GuestError, HostError, PolicyError, Xen
 from xennetd.model.ip import IPAddress, IPInterface, plain
 from xennetd.model.link import HostView, Link
 from xennetd.model.text import visible
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import OtherGuests
 from xennetd.policy.modes import BRIDGE, MODES, ModeModule, Request, by_script, module_of
@@ -35,8 +37,7 @@ _SCRIPT_PREFIXES = ("vif-xennetd-", "vif-")
 _SCRIPT_MODES = frozenset({"openvswitch", *(module.script for module in MODES.values() if module.script is not None)})
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Struct, frozen=True):
     """The decision about one vif. `assignment` is None if it is unknown which rule applies (`first_match`)."""
 
     assignment: Assignment | None

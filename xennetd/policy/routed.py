@@ -8,7 +8,6 @@ claim the address of another.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT, ENODEV
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
@@ -21,6 +20,7 @@ from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.objects import HostObject, ProxyNeighbour, SetElement, Sysctl
 from xennetd.model.placement import Routed
 from xennetd.model.text import visible
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import uncontested
 from xennetd.policy.forwarding import forwarding, guest_sysctls, keys, proxying

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from xennetd.config.document import Place
 from xennetd.config.problem import Problem
 from xennetd.config.schema import MATCH, RULE, read_table
 from xennetd.model.configuration import Match, Network, Rule
+from xennetd.model.value import replace
 
 _OF_EVERY_RULE = ("name", "match", "network", "deny")
 """The keys of a rule with `deny`, and `network`. All other keys say something of a guest that gets a network."""

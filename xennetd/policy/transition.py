@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from xennetd.model.configuration import Mode, Network, Policy
+from xennetd.model.value import replace
 from xennetd.policy.modes import module_of
 from xennetd.policy.network_needs import compile_ruleset
 from xennetd.render.nft_ruleset import closing

@@ -12,8 +12,9 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from xennetd.model.errors import ToolstackError
 from xennetd.model.text import visible
@@ -41,8 +42,7 @@ class Request(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class WriteNode:
+class WriteNode(Struct, frozen=True):
     """Within a transaction: write a node, and make it and its parents if they are missing.
 
     If the write is `optional`, its refusal is no error.
@@ -53,8 +53,7 @@ class WriteNode:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveNode:
+class RemoveNode(Struct, frozen=True):
     """Within a transaction: remove a node and all below it. Removing a missing node is no error."""
 
     path: str

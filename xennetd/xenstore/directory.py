@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from msgspec import Struct
 
 from xennetd.model.errors import ToolstackError
 from xennetd.model.vif import Vif, VifId
@@ -26,7 +26,7 @@ from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.codec import XenstoreError
 from xennetd.xenstore.hints import ALL_NODES, ROOT, Hints
 from xennetd.xenstore.names import NameWatches
-from xennetd.xenstore.parse import NODES, parse_id, parse_number, parse_vif
+from xennetd.xenstore.parse import NODES, parse_id, parse_number, parse_vif, update_vif
 
 DOMAIN_GONE: Final = "@releaseDomain"
 RETRY_FIRST: Final = 0.02
@@ -49,8 +49,7 @@ _NO_NODES: Final[Mapping[str, None]] = dict.fromkeys(NODES)
 _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     """A vif and the values that it was parsed from. Name and vm are None in a driver domain: it may not read them."""
 
     vif: Vif
@@ -347,12 +346,14 @@ def _entry(
         untrusted_name = untrusted_name or old.untrusted_name
         untrusted_vm = untrusted_vm or old.untrusted_vm
         untrusted_mtu = untrusted_mtu or old.untrusted_mtu
-        if (untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu) == (
-            old.untrusted_nodes,
-            old.untrusted_name,
-            old.untrusted_vm,
-            old.untrusted_mtu,
-        ):
-            return old  # Usually the event of a value that xennetd itself has written.
+        others = untrusted_name, untrusted_vm, untrusted_mtu
+        if others == (old.untrusted_name, old.untrusted_vm, old.untrusted_mtu):
+            before = old.untrusted_nodes
+            changed = [node for node, untrusted in untrusted_nodes.items() if untrusted != before[node]]
+            if not changed:
+                return old  # Usually the event of a value that xennetd itself has written.
+            updated = update_vif(old.vif, untrusted_nodes, changed)
+            if updated is not None:
+                return _Entry(updated, untrusted_nodes, *others)
     parsed = parse_vif(vif, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)
     return _Entry(parsed, untrusted_nodes, untrusted_name, untrusted_vm, untrusted_mtu)

@@ -9,7 +9,6 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from xennetd.daemon.control.server import ControlServer
@@ -17,6 +16,7 @@ from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
 from xennetd.model.event import Event
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifStatus
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from tests.unit.control.bed import Served, row
 from tests.unit.control.command import HOSTILE, Run, command, on_terminal, uncoloured
 from xennetd.cli.spans import age, duration, printable, span_of_time, table
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 

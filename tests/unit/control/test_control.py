@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from xennetd.daemon.control.server import MAX_REQUEST
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 

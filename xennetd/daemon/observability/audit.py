@@ -10,12 +10,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from xennetd.daemon.observability.journal import ERR, INFO, NOTICE, WARNING, Fields, Journal
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 REMEMBERED = 200

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from xennetd.model.attachment import Attachment
 from xennetd.model.configuration import Policy
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
 from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.value import replace
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED
 

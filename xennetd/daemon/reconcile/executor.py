@@ -6,7 +6,6 @@ Adapters whose engine answers later are awaited here. rtnetlink answers at once 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.record import Record
@@ -15,6 +14,7 @@ from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.kernel import Kernel
 from xennetd.model.errors import HostError
 from xennetd.model.link import Link
+from xennetd.model.value import replace
 from xennetd.plan.decide import Decision, PortDecision
 from xennetd.plan.observation import fail, incarnation
 from xennetd.plan.refusal import not_taken, refusal

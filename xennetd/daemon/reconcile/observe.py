@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from xennetd.daemon.reconcile.dry_run import DryRunHost
 from xennetd.daemon.reconcile.host_state import HostState
@@ -17,6 +16,7 @@ from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import HostView, Link, Route
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
+from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
 from xennetd.policy.facts import Facts, RecordedAnswers

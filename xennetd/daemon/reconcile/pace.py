@@ -54,7 +54,7 @@ class Pace:
     """The latest works on every subject. All times are in seconds on a monotonic clock."""
 
     def __init__(self) -> None:
-        self._works: dict[Hashable, list[_Work]] = {}
+        self._works: dict[Hashable, tuple[_Work, ...]] = {}
 
     def wait(
         self, subject: Hashable, what: Sequence[Step], now: float, links: Hashable = None, *, free: int = 1
@@ -66,7 +66,7 @@ class Pace:
         """
         known, same = self._works.get(subject), hash((what, links))
         if known is None:
-            self._works[subject] = [_Work(same, now)]
+            self._works[subject] = (_Work(same, now),)
             return 0.0
         work = next((work for work in known if work.what == same), None)
         if work is not None and work.needed_at is None:
@@ -81,7 +81,7 @@ class Pace:
             words = tuple(step.describe() for step in what)
             done = _Work(same, now, work.next_pause, work.times + 1, words=words)
         others = (other for other in known if other is not work and not other.is_over(now))
-        self._works[subject] = [*islice(others, _REMEMBERED), done]
+        self._works[subject] = (*islice(others, _REMEMBERED), done)
         return 0.0
 
     def forget(self, subject: Hashable) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 
 import structlog
 
@@ -36,6 +35,7 @@ from xennetd.model.errors import ToolstackError
 from xennetd.model.link import Link
 from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.plan.decide import Decision, PortDecision, decide
 from xennetd.plan.observation import CONNECTED, incarnation
@@ -316,7 +316,8 @@ class Reconciler:
             record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
         )
         decision = decide(seen)
-        at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
+        told = decision.verdict is not None and decision.verdict.error is None
+        at_rest = told or (decision.state is VifState.CONNECTED and not decision.has_steps)
         record.observed, record.decided, record.resolved = seen, decision, None if at_rest else resolved
         self._host.know(vif.id, known=decision.attachment is not None or not seen.stays_in_service)
         if seen.assignment is not None:

@@ -6,13 +6,16 @@ The registry holds the claims of every vif's latest decision, so it is complete 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
+
+from msgspec import Struct
 
 from xennetd.model.attachment import Attachment, Name
 from xennetd.model.empty import NONE
 from xennetd.model.errors import XennetdError
 from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId
 from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
 
@@ -34,6 +37,7 @@ class _Entry:
     hosts: frozenset[IPAddress]
     prefixes: frozenset[IPNetwork]
     held: frozenset[IPNetwork | Name]
+    attachment: Attachment = field(compare=False)
 
     @property
     def addresses(self) -> tuple[object, ...]:
@@ -51,8 +55,7 @@ class _Entry:
         return replace(self.claim, has=self.has(what))
 
 
-@dataclass(frozen=True, slots=True)
-class Affected:
+class Affected(Struct, frozen=True):
     """The vifs that a change of one vif's claims concerns.
 
     `rivals` claim the same addresses or names. `freed` names what other vifs may wait for (an error's `waits_on`).
@@ -60,6 +63,9 @@ class Affected:
 
     rivals: frozenset[VifId] = frozenset()
     freed: frozenset[str] = frozenset()
+
+
+_NOBODY = Affected()
 
 
 class GuestRegistry:
@@ -151,21 +157,26 @@ class GuestRegistry:
     def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Affected:
         """Register the claims of a vif's new attachment in place of its earlier claims.
 
-        `title` names the vif in errors about other vifs. Returns the vifs that the change concerns.
+        `title` names the vif, by the domain's name if that is known, in errors about other vifs. Returns the vifs that
+        the change concerns.
         """
+        claim, key = Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)), allocation_key(vif)
+        old = self._entries.get(vif.id)
+        if old is not None and old.attachment is attachment and old.claim == claim and old.key == key:
+            return _NOBODY
         ips = attachment.ips
         entry = _Entry(
-            claim=Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)),
+            claim=claim,
             names=frozenset(_names(vif, attachment)) or NONE,
             network=attachment.network,
-            key=allocation_key(vif),
+            key=key,
             hosts=frozenset(ip.network_address for ip in ips if ip.prefixlen == ip.max_prefixlen) or NONE,
             prefixes=frozenset(ip for ip in ips if ip.prefixlen != ip.max_prefixlen) or NONE,
             held=attachment.granted,
+            attachment=attachment,
         )
-        old = self._entries.get(vif.id)
         if old == entry:
-            return Affected()
+            return _NOBODY
         if old is not None:
             self._forget(vif.id, old)
         self._entries[vif.id] = entry

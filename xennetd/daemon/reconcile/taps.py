@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from xennetd.daemon.record import Record
 from xennetd.model.link import GUEST_PORT_ADDRESS, HostView, Link
+from xennetd.model.value import replace
 from xennetd.plan.observation import incarnation
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.record import Record
@@ -13,6 +12,7 @@ from xennetd.model.errors import Denied
 from xennetd.model.event import EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, incarnation

@@ -6,7 +6,6 @@ Rule: when the toolstack does not want the verdict any more, the port of a vif t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
@@ -18,6 +17,7 @@ from xennetd.kernel.kernel import Kernel
 from xennetd.model.errors import ToolstackError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan.decide import Decision, PortDecision
 from xennetd.plan.observation import CONNECTED, incarnation
