@@ -198,7 +198,7 @@ class Serving:
         """Have a guest's interface come: netback has made its link, and is in state 2."""
         self.host.put(Link(self.host.index(), vif.id.netdev, address="fe:ff:ff:ff:ff:ff", parent=vif.id))
         self.toolstack.vifs[vif.id] = vif
-        self.reconciler.vif_changed(vif.id)
+        self.reconciler.triggers.vif_changed(vif.id)
         await self.rest()
 
     def check(self, policy: Policy) -> Notes:
@@ -250,7 +250,7 @@ class Serving:
         self.errors.append((network, f"{event}: {why}"))
 
     def _wake(self, names: Iterable[str]) -> None:
-        self.reconciler.wake(names)
+        self.reconciler.triggers.wake(names)
 
     def _record(self, event: Event) -> None:
         message = re.sub(r" in [\d.]+ ms$", "", event.message)
@@ -263,7 +263,7 @@ class Serving:
             self.errors.append((owner, message))
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
-        self.reconciler.links_changed(changes)
+        self.reconciler.triggers.links_changed(changes)
         self.networks.links_changed(changes)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from xennetd.daemon.observability.audit import BACKLOG, REMEMBERED, Audit, entry
-from xennetd.daemon.observability.journal import Fields, Journal, Stderr
+from xennetd.daemon.observability.journal import Journal, JournalFields, Stderr
 from xennetd.model.event import Event, EventKind
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
@@ -41,9 +41,9 @@ class Recorder(Journal):
 
     def __init__(self) -> None:
         super().__init__("/nonexistent")
-        self.entries: list[Fields] = []
+        self.entries: list[JournalFields] = []
 
-    def send(self, fields: Fields) -> None:
+    def send(self, fields: JournalFields) -> None:
         self.entries.append(fields)
 
 

@@ -280,7 +280,7 @@ async def run(
     recorder = SimpleNamespace(record=audit.append)
     parts: Any = (kernel, directory, None, recorder, mock.Mock(), HotplugFiles(), host, nobody(), _nothing_first)
     reconciler = Reconciler(InForce(policy), *parts)
-    kernel.changed, directory.hint = reconciler.links_changed, reconciler.vif_changed
+    kernel.changed, directory.hint = reconciler.triggers.links_changed, reconciler.triggers.vif_changed
     with mock.patch.object(teller_module, "backend", SimulatedBackend(world)):
         deadline = asyncio.get_running_loop().time() + 5.0
         running = asyncio.ensure_future(reconciler.run())

@@ -66,7 +66,8 @@ class Host:
         nothing: Any = SimpleNamespace(record=lambda event: None)
         parts: Any = (self.kernel, self.directory, None, nothing, mock.Mock(), HotplugFiles(), self.state, nobody())
         self.reconciler = Reconciler(*(self.in_force, *parts, _nothing_first))
-        self.kernel.changed, self.directory.hint = self.reconciler.links_changed, self.reconciler.vif_changed
+        triggers = self.reconciler.triggers
+        self.kernel.changed, self.directory.hint = triggers.links_changed, triggers.vif_changed
         self._running = asyncio.ensure_future(self.reconciler.run())
 
     async def stop(self) -> None:

@@ -241,7 +241,7 @@ def test_a_reload_that_is_cancelled_leaves_the_new_policy_in_force() -> None:
         with pytest.raises(asyncio.CancelledError):
             await follow(policy, (), real.in_force, real.host, real.networks, guests)
         assert real.in_force.policy is policy
-        guests.hint.assert_called_once_with(VifId(7, 0))
+        guests.triggers.hint.assert_called_once_with(VifId(7, 0))
         await real.networks.look()
         assert real.heap.objects[RULESET] == ruleset(policy)
 

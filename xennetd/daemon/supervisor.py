@@ -214,21 +214,21 @@ class Supervisor:
             _log.warning(note.sentence)
 
     def _vif_changed(self, vif: VifId) -> None:
-        self._reconciler.vif_changed(vif)
+        self._reconciler.triggers.vif_changed(vif)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
-        self._reconciler.links_changed(changes)
+        self._reconciler.triggers.links_changed(changes)
         self._networks.links_changed(changes)
         if any(map(_renames, changes)):
             self._renamed.set()
 
     def _cured(self, awaited: Iterable[str]) -> None:
-        self._reconciler.wake(awaited)
+        self._reconciler.triggers.wake(awaited)
 
     def _links_lost(self) -> None:
         self._networks.hint()
         for vif in {*self._directory, *self._reconciler.records}:
-            self._reconciler.try_again(vif)  # The lost events may have been what a vif in error waits for.
+            self._reconciler.triggers.try_again(vif)  # The lost events may have been what a vif in error waits for.
 
     async def _reload_on_hangup(self) -> None:
         while True:

@@ -47,7 +47,7 @@ _STEADY = 10.0
 """Seconds after which a restarted dnsmasq counts as healthy."""
 
 
-class Refused(Exception):
+class DnsmasqRefused(Exception):
     """A dnsmasq can't be started, stopped or signalled. The message is a sentence to follow `network NAME: `."""
 
 
@@ -88,7 +88,7 @@ def _argument(directory: Path) -> str:
 class Runner(Protocol):
     """Starts and stops the dnsmasq of an instance. `directory` belongs to the instance and is named after it.
 
-    Methods raise Refused.
+    Methods raise DnsmasqRefused.
     """
 
     async def start(self, directory: Path) -> None:
@@ -113,13 +113,13 @@ class Daemons:
     """Runs dnsmasq as a daemon: it forks into the background once it serves, or prints why it can't."""
 
     async def start(self, directory: Path) -> None:
-        """Start dnsmasq, and return once it serves. Raises Refused."""
+        """Start dnsmasq, and return once it serves. Raises DnsmasqRefused."""
         program = find_dnsmasq()
         if program is None:
-            raise Refused(NOT_INSTALLED)
+            raise DnsmasqRefused(NOT_INSTALLED)
         status, output = await _run(program, _argument(directory))
         if status:
-            raise Refused(f"dnsmasq does not start: {output or f'exit status {status}'}")
+            raise DnsmasqRefused(f"dnsmasq does not start: {output or f'exit status {status}'}")
 
     async def stop(self, directory: Path) -> None:
         """Send SIGTERM, and SIGKILL after _TIMEOUT seconds. Return once dnsmasq has ended."""
@@ -146,29 +146,29 @@ class Units:
     """Runs dnsmasq as an instance of systemd's unit xennetd-dnsmasq@.service."""
 
     async def start(self, directory: Path) -> None:
-        """Test the configuration, then start the unit, and return once dnsmasq serves. Raises Refused."""
+        """Test the configuration, then start the unit, and return once dnsmasq serves. Raises DnsmasqRefused."""
         program = find_dnsmasq()
         if program is None:
-            raise Refused(NOT_INSTALLED)
+            raise DnsmasqRefused(NOT_INSTALLED)
         # systemctl does not pass on the unit's output, so the reason of a refusal comes from a test before.
         status, output = await _run(program, "--test", _argument(directory))
         if status:
-            raise Refused(f"dnsmasq refuses its configuration: {output}")
+            raise DnsmasqRefused(f"dnsmasq refuses its configuration: {output}")
         await self._systemctl("start", directory)
 
     async def stop(self, directory: Path) -> None:
-        """Stop the unit, and return once dnsmasq has ended. Raises Refused."""
+        """Stop the unit, and return once dnsmasq has ended. Raises DnsmasqRefused."""
         await self._systemctl("stop", directory)
 
     async def reread(self, directory: Path) -> None:
-        """Reload the unit, which sends SIGHUP. Raises Refused."""
+        """Reload the unit, which sends SIGHUP. Raises DnsmasqRefused."""
         await self._systemctl("reload", directory)
 
     async def _systemctl(self, verb: str, directory: Path) -> None:
         name = unit(directory.name)
         status, output = await _run("systemctl", "--quiet", verb, name)
         if status:
-            raise Refused(f"systemctl {verb} {name}: {output}; its reason is in `journalctl -u {name}`")
+            raise DnsmasqRefused(f"systemctl {verb} {name}: {output}; its reason is in `journalctl -u {name}`")
 
 
 NOT_INSTALLED = "dnsmasq is not installed, so its guests get neither addresses nor names: apt install dnsmasq-base"
@@ -188,7 +188,7 @@ def unit(instance: str) -> str:
 async def _run(program: str, *arguments: str) -> tuple[int, str]:
     """Run a program to its end. Returns its exit status and its standard error in one line of at most 500 characters.
 
-    Raises Refused if the program can't be run, or takes longer than _TIMEOUT.
+    Raises DnsmasqRefused if the program can't be run, or takes longer than _TIMEOUT.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -201,12 +201,12 @@ async def _run(program: str, *arguments: str) -> tuple[int, str]:
             start_new_session=True,
         )
     except OSError as error:
-        raise Refused(f"{program} can't be run: {error.strerror}") from error
+        raise DnsmasqRefused(f"{program} can't be run: {error.strerror}") from error
     try:
         async with asyncio.timeout(_TIMEOUT):
             _, stderr = await process.communicate()
     except TimeoutError:
-        raise Refused(f"{program} has not answered in {_TIMEOUT:.0f} s") from None
+        raise DnsmasqRefused(f"{program} has not answered in {_TIMEOUT:.0f} s") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -289,7 +289,7 @@ class Keeper:
                         if not self.wanted:
                             return
                     timeout = await self._converge()
-                except (Refused, OSError) as refusal:
+                except (DnsmasqRefused, OSError) as refusal:
                     timeout = self._pause
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                     self._report(f"{refusal} (tried again in {timeout:.0f} s)")
@@ -326,7 +326,7 @@ class Keeper:
         await self._runner.start(self._directory)
         pid = pid_of(self._directory, self._digest())
         if pid is None:
-            raise Refused("dnsmasq was started and has ended at once")
+            raise DnsmasqRefused("dnsmasq was started and has ended at once")
         return pid
 
     async def _stop(self) -> None:
@@ -339,13 +339,13 @@ class Keeper:
         try:
             return digest((self._directory / CONFIGURATION).read_text())
         except OSError as error:
-            raise Refused(f"{error.filename} can't be read: {error.strerror}") from error
+            raise DnsmasqRefused(f"{error.filename} can't be read: {error.strerror}") from error
 
     def _watch(self, pid: int) -> None:
         try:
             self._process = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise Refused("dnsmasq was started and has ended at once") from None
+            raise DnsmasqRefused("dnsmasq was started and has ended at once") from None
         self._since = time.monotonic()
         asyncio.get_running_loop().add_reader(self._process, self._woken.set)
 

@@ -18,13 +18,13 @@ from xennetd.model.text import visible
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import uncontested
 from xennetd.policy.guests import guest_addresses, guest_mac, guest_names, network_needs
-from xennetd.policy.mode import Request
+from xennetd.policy.mode import AttachmentRequest
 
 ANY_BRIDGE = "*"
 """In an error's `waits_on`: any bridge that appears, instead of one link's name."""
 
 
-def attach(request: Request, assignment: Assignment) -> Attachment:
+def attach(request: AttachmentRequest, assignment: Assignment) -> Attachment:
     """Return the attachment to the network's bridge or, without a network, to the bridge that the vif's nodes select.
 
     The MTU is the vif's, else the smallest of the bridge's uplinks, else the bridge's. Raises XennetdError if there is
@@ -146,7 +146,7 @@ def substitute_for(bridge: str) -> str | None:
     return "eth" + bridge.removeprefix("xenbr") if bridge.startswith("xenbr") else None
 
 
-def keeps(request: Request, link: Link, master: str | None) -> bool:
+def keeps(request: AttachmentRequest, link: Link, master: str | None) -> bool:
     """Return whether a link, a port of the bridge `master`, is in the bridge that the network or the vif names.
 
     A vif that names no bridge may be in any bridge but xennetd's own, to which only a policy leads.

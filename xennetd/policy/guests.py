@@ -12,11 +12,11 @@ from xennetd.model.text import dns_label
 from xennetd.model.vif import XenbusState
 from xennetd.policy.addresses import guest_destinations, holder
 from xennetd.policy.mac import mac_warnings, stable_mac
-from xennetd.policy.mode import Request
+from xennetd.policy.mode import AttachmentRequest
 from xennetd.render.nft_ruleset import forward_element
 
 
-def guest_addresses(request: Request) -> tuple[IPNetwork, ...]:
+def guest_addresses(request: AttachmentRequest) -> tuple[IPNetwork, ...]:
     """Return the addresses and prefixes of a guest: fixed by a policy, named in its vif= line, or allocated.
 
     Raises GuestError and HostError as `guest_destinations` does.
@@ -32,7 +32,7 @@ def guest_addresses(request: Request) -> tuple[IPNetwork, ...]:
     return guest_destinations(request.vif, network, fixed, reserved, request.others)
 
 
-def guest_names(request: Request, mac: str | None, bridge: str | None) -> frozenset[Name]:
+def guest_names(request: AttachmentRequest, mac: str | None, bridge: str | None) -> frozenset[Name]:
     """Return the names of the guest in its network, without names that another guest has.
 
     The names are the guest's MAC if the network has `dhcp`, and its VM's name if a port is forwarded to this name.
@@ -49,7 +49,7 @@ def guest_names(request: Request, mac: str | None, bridge: str | None) -> frozen
 
 
 def network_needs(
-    request: Request,
+    request: AttachmentRequest,
     mac: str | None,
     bridge: str | None,
     destinations: tuple[IPNetwork, ...],
@@ -81,7 +81,7 @@ def network_needs(
     return needs
 
 
-def guest_mac(request: Request, where: str) -> tuple[str | None, list[str]]:
+def guest_mac(request: AttachmentRequest, where: str) -> tuple[str | None, list[str]]:
     """Return the MAC that the guest has or is to get on the segment `where`, and warnings about it."""
     vif = request.vif
     mac = vif.mac

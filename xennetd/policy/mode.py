@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xennetd.policy.network_reader import NetworkReader
 
 
-class Request(Struct, frozen=True):
+class AttachmentRequest(Struct, frozen=True):
     """The input for the attachment of one vif.
 
     `rule` is the rule that applies to the vif, `network` the rule's network; both are None where the vif's own nodes
@@ -52,11 +52,11 @@ class ModeModule(ABC):
     needs_subnets: bool = False
 
     @abstractmethod
-    def attach(self, request: Request, assignment: Assignment) -> Attachment:
+    def attach(self, request: AttachmentRequest, assignment: Assignment) -> Attachment:
         """Return what the vif must be part of. Raises XennetdError if the vif can't be attached."""
 
     @abstractmethod
-    def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+    def keeps(self, request: AttachmentRequest, link: Link, master: str | None) -> bool:
         """Return whether a link is where this mode would put it, judged by the link's own properties alone.
 
         `master` is the name of the bridge that the link is a port of. A guest whose link is in place keeps its network
@@ -67,7 +67,7 @@ class ModeModule(ABC):
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
         """Return the backend nodes that this mode ignores. A fault in one is a warning, as for stock scripts."""
 
-    def bridge(self, request: Request) -> str | None:
+    def bridge(self, request: AttachmentRequest) -> str | None:
         """Return the name of the bridge that the vif must be a port of, None for a routed guest."""
         network = request.network
         return (network.bridge or None) if network is not None else None

@@ -25,7 +25,7 @@ from xennetd.model.text import visible
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import OtherGuests
-from xennetd.policy.modes import BRIDGE, MODES, ModeModule, Request, by_script, module_of
+from xennetd.policy.modes import BRIDGE, MODES, AttachmentRequest, ModeModule, by_script, module_of
 from xennetd.policy.network_needs import ruleset, usable
 from xennetd.policy.routed import NO_IPV6
 
@@ -42,7 +42,7 @@ class Resolution(Struct, frozen=True):
 
     assignment: Assignment | None
     outcome: Attachment | XennetdError
-    request: Request | None = None
+    request: AttachmentRequest | None = None
 
     def keeps(self, link: Link, master: str | None) -> bool:
         """Return whether a link, a port of the bridge `master`, is in the place that policy assigns.
@@ -80,7 +80,7 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
     except XennetdError as error:
         return Resolution(None, error)
     network = rule.network if rule is not None else None
-    request = Request(policy, vif, rule, network, host, others, ruleset(policy))
+    request = AttachmentRequest(policy, vif, rule, network, host, others, ruleset(policy))
     module = _module(request)
     assignment = _assignment(
         module.mode.name,
@@ -100,7 +100,7 @@ def _assignment(mode: str, network: str | None, policy: str | None, bridge: str 
     return Assignment(mode, network, policy, bridge)
 
 
-def _module(request: Request) -> ModeModule:
+def _module(request: AttachmentRequest) -> ModeModule:
     """Return the module of the network's mode; without a network, of the mode that the vif's script selects."""
     if request.network is not None:
         return module_of(request.network)
@@ -109,7 +109,7 @@ def _module(request: Request) -> ModeModule:
     return module if module is not None else MODES[BRIDGE.name]
 
 
-def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Attachment:
+def _attach(module: ModeModule, request: AttachmentRequest, assignment: Assignment) -> Attachment:
     vif, rule, network = request.vif, request.rule, request.network
     warnings: tuple[str, ...] = ()
     unused = module.unused_nodes(network)
@@ -135,7 +135,7 @@ def _attach(module: ModeModule, request: Request, assignment: Assignment) -> Att
     return replace(attachment, warnings=(*attachment.warnings, *warnings)) if warnings else attachment
 
 
-def _without_ipv6(request: Request, network: Network) -> tuple[Request, tuple[str, ...]]:
+def _without_ipv6(request: AttachmentRequest, network: Network) -> tuple[AttachmentRequest, tuple[str, ...]]:
     """Return the request without IPv6 if the kernel has none, and a warning about the addresses that it loses.
 
     Raises HostError if the guest's addresses are all IPv6 ones, and PolicyError if the network's subnets are.

@@ -25,7 +25,7 @@ from xennetd.model.vif import Vif
 from xennetd.policy.addresses import uncontested
 from xennetd.policy.forwarding import forwarding, guest_sysctls, keys, proxying
 from xennetd.policy.guests import guest_addresses, guest_mac, guest_names, network_needs
-from xennetd.policy.mode import Request
+from xennetd.policy.mode import AttachmentRequest
 from xennetd.render.nft_ruleset import MASQUERADE4
 
 LINK_LOCAL4 = IPv4Interface("169.254.1.1/32")
@@ -42,7 +42,7 @@ _MOST_PROXIED = 256
 """The most addresses of a prefix. Every address needs a proxy neighbour entry of its own."""
 
 
-def attach(request: Request, assignment: Assignment) -> Attachment:
+def attach(request: AttachmentRequest, assignment: Assignment) -> Attachment:
     """Return the attachment of a guest that the host routes to.
 
     Raises XennetdError if there is no uplink, or if the guest can't have one of its addresses.
@@ -77,7 +77,7 @@ def attach(request: Request, assignment: Assignment) -> Attachment:
     )
 
 
-def attach_stock_nat(request: Request, assignment: Assignment) -> Attachment:
+def attach_stock_nat(request: AttachmentRequest, assignment: Assignment) -> Attachment:
     """Return the attachment of a guest whose address the stock vif-nat script's numbering determines.
 
     Raises XennetdError if there is no uplink, or if the guest can't have its address.

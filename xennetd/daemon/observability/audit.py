@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from xennetd.daemon.observability.journal import ERR, INFO, NOTICE, WARNING, Fields, Journal
+from xennetd.daemon.observability.journal import ERR, INFO, NOTICE, WARNING, Journal, JournalFields
 from xennetd.model.event import Event, EventKind
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
@@ -103,7 +103,7 @@ class Subscription:
         self._register.discard(self)
 
 
-def entry(event: Event) -> Fields:
+def entry(event: Event) -> JournalFields:
     """Return the journal entry of an event. Values that the event does not have are left out."""
     kind = event.kind
     fields: dict[str, str | int] = {

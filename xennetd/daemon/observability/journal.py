@@ -22,7 +22,7 @@ SOCKET = "/run/systemd/journal/socket"
 ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 """PRIORITY values (syslog(3))."""
 
-Fields = Mapping[str, str | int]
+JournalFields = Mapping[str, str | int]
 """An entry: field names as systemd.journal-fields(7) wants them, and their values."""
 
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -32,7 +32,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")
 
 
-def encode(fields: Fields) -> bytes:
+def encode(fields: JournalFields) -> bytes:
     """Return an entry's datagram. A value with a newline is sent with its length, so any text is safe."""
     out = bytearray()
     for name, value in fields.items():
@@ -44,7 +44,7 @@ def encode(fields: Fields) -> bytes:
     return bytes(out)
 
 
-def line(fields: Fields) -> bytes:
+def line(fields: JournalFields) -> bytes:
     """Return an entry as one line of `NAME=value`. A value with blanks, quotes or controls becomes a JSON string."""
     words = (
         f"{name}={text if _BARE.fullmatch(text) else json.dumps(text)}"
@@ -108,7 +108,7 @@ class Journal:
         except OSError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
-    def send(self, fields: Fields) -> None:
+    def send(self, fields: JournalFields) -> None:
         """Send one entry, or count it as lost. `fields` has MESSAGE and PRIORITY at least."""
         if self._unreported and self._put(self._loss()):
             self._unreported = 0
@@ -116,11 +116,11 @@ class Journal:
             self.lost += 1
             self._unreported += 1
 
-    def _loss(self) -> Fields:
+    def _loss(self) -> JournalFields:
         entries = "1 journal entry was" if self._unreported == 1 else f"{self._unreported} journal entries were"
         return {"MESSAGE": f"{entries} not delivered", "PRIORITY": WARNING, "XENNET_LOST": self._unreported}
 
-    def _put(self, fields: Fields) -> bool:
+    def _put(self, fields: JournalFields) -> bool:
         entry = {**fields, **self._identity}
         return self._deliver(encode(entry)) or self._stderr.write(line(entry))
 

@@ -8,7 +8,7 @@ Rule 3: whatever goes wrong while a vif is reconciled stays with that vif.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -20,8 +20,9 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.observe import Observer
 from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.reconcile.queue import WorkQueue
-from xennetd.daemon.reconcile.registry import Affected, GuestRegistry
+from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.daemon.reconcile.taps import tap_of
+from xennetd.daemon.reconcile.triggers import Triggers
 from xennetd.daemon.reconcile.waiters import LinkWaiters
 from xennetd.daemon.record import Record
 from xennetd.daemon.toolstack.audit_events import AuditEvents
@@ -29,7 +30,7 @@ from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.daemon.toolstack.reporter import RETRY, ToolstackReporter
 from xennetd.kernel.kernel import Kernel
-from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.kernel.links import is_guest_port
 from xennetd.model.attachment import Attachment
 from xennetd.model.errors import ToolstackError
 from xennetd.model.link import Link
@@ -64,7 +65,8 @@ Hints do not shorten the time after a defect, since a failing reconciliation may
 class Reconciler:
     """Brings every vif to the state that the policy wants, and keeps the record of every vif.
 
-    `prepare` is called before each observation of a vif, so that networks are repaired before their guests.
+    `prepare` is called before each observation of a vif, so that networks are repaired before their guests. `triggers`
+    takes what has changed, and says which vifs must be reconciled.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 # it is the one place where the daemon's parts meet
@@ -98,6 +100,7 @@ class Reconciler:
         self._executor = Executor(kernel, host, self._audit_events)
         self._pace = Pace()
         self._records: dict[VifId, Record] = {}
+        self.triggers = Triggers(self._queue, self._waiters, registry, directory, kernel.links, self._records)
 
     @property
     def records(self) -> dict[VifId, Record]:
@@ -130,21 +133,6 @@ class Reconciler:
             for vif, record in self._records.items()
             if not self._host.knows(vif)
         ]
-
-    def hint(self, vif: VifId) -> None:
-        """Ask for the reconciliation of one vif."""
-        self._queue.hint(vif)
-
-    def vif_changed(self, vif: VifId) -> None:
-        """Take a hint from the directory of vifs.
-
-        The claims of a vif that is being removed end now, before its reconciliation. A new vif of the same batch of
-        events may be reconciled first, and must not be refused because of these claims.
-        """
-        self.hint(vif)
-        known = self._directory.get(vif)
-        if known is None or known.removing:
-            self._announce(self._registry.drop(vif))
 
     async def look_at_all(self) -> None:
         """Reconcile all vifs and return when that is done.
@@ -181,42 +169,13 @@ class Reconciler:
         written = await backend.write_pin(self._client, vif, on)
         if written:
             self._directory.note(vif.id, "xennetd-pin", "1" if on else None)
-            self.hint(vif.id)
+            self.triggers.hint(vif.id)
         return written
 
     def retry(self, vif: VifId) -> None:
         """Forget a vif's failures and pauses, and reconcile it at once, as an administrator asks for."""
         self._pace.forget(vif)
-        self.try_again(vif)
-
-    def try_again(self, vif: VifId) -> None:
-        """Forget a vif's failures, and ask for its reconciliation."""
-        record = self._records.get(vif)
-        if record is not None:
-            record.broken_until = 0.0
-            memory = record.memory
-            record.memory = replace(
-                memory, port=replace(memory.port, failure=None), tap=replace(memory.tap, failure=None)
-            )
-        self.hint(vif)
-
-    def links_changed(self, changes: Iterable[LinkChange]) -> None:
-        """Take changed links from the kernel's view as hints.
-
-        Vifs whose own link or tap changed get a hint. Vifs that wait for such a change are tried again.
-        """
-        for change in changes:
-            for link in (change.old, change.new):
-                if link is not None:
-                    for vif in self._waiters.vifs_of(link):
-                        self.hint(vif)
-            for vif in self._waiters.waiting_for(change, self._kernel.links):
-                self.try_again(vif)
-
-    def wake(self, names: Iterable[str]) -> None:
-        """Try vifs again that wait for one of these names (an error's `waits_on`)."""
-        for vif in self._waiters.waiting_on(names):
-            self.try_again(vif)
+        self.triggers.try_again(vif)
 
     async def run(self) -> None:
         """Reconcile vifs as hints come, until cancelled."""
@@ -306,7 +265,7 @@ class Reconciler:
             kept = seen is not None and seen.stays_in_service and (decision.error is not None or record.vif.pinned)
             confirmed = not kept
             needs = _needs(decision, link)
-            self.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
+            self.triggers.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
         await self._reporter.tell(record, decision, link, done)
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
@@ -349,15 +308,9 @@ class Reconciler:
             attachment = seen.outcome if isinstance(seen.outcome, Attachment) else None
         connected = record.connected or (verdict is not None and verdict.error is None)
         if attachment is not None:
-            self._announce(self._registry.set(vif, record.title, attachment, connected=connected))
+            self.triggers.claims_changed(self._registry.set(vif, record.title, attachment, connected=connected))
         else:
-            self._announce(self._registry.drop(vif.id))
-
-    def _announce(self, change: Affected) -> None:
-        """Have the vifs reconciled that a change of claims concerns."""
-        for vif in change.rivals:
-            self.hint(vif)
-        self.wake(change.freed)
+            self.triggers.claims_changed(self._registry.drop(vif.id))
 
     def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
         """Report that a running xenstored refused a write, and try again later, since no event will follow."""
@@ -388,7 +341,7 @@ class Reconciler:
 
     async def _gone(self, vif_id: VifId) -> None:
         """Forget a vif that does not exist any more, and remove the host objects that only it needed."""
-        self._announce(self._registry.drop(vif_id, gone=True))
+        self.triggers.claims_changed(self._registry.drop(vif_id, gone=True))
         record = self._records.pop(vif_id, None)
         if record is None:
             return
@@ -403,7 +356,7 @@ class Reconciler:
             self._audit_events.detached(record)
 
     async def _settle(self, vif_id: VifId) -> None:
-        self.wake(await self._host.settle(vif_id, ()))
+        self.triggers.wake(await self._host.settle(vif_id, ()))
 
     def _namesakes(self, name: str) -> list[Record]:
         """Return the records of the vifs with this name as their `vifname` or as their tap's name."""

@@ -34,5 +34,5 @@ async def follow(  # a reload concerns all of these
         in_force.put(policy, notes)
         networks.give_up_move()
         for vif in list(reconciler.records):
-            reconciler.hint(vif)
+            reconciler.triggers.hint(vif)
         raise

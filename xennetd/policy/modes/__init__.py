@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xennetd.config.schema import Fields
 from xennetd.model.configuration import Mode, Network
-from xennetd.policy.mode import ModeModule, Request
+from xennetd.policy.mode import AttachmentRequest, ModeModule
 from xennetd.policy.modes.bridge import BRIDGE, BridgeMode
 from xennetd.policy.modes.isolated import ISOLATED, IsolatedMode
 from xennetd.policy.modes.nat import NAT, NatMode
@@ -16,8 +16,8 @@ __all__ = [
     "MODES",
     "NAT",
     "ROUTE",
+    "AttachmentRequest",
     "ModeModule",
-    "Request",
     "by_script",
     "keys_of",
     "modes_with",

@@ -9,7 +9,7 @@ from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import Link
 from xennetd.policy import bridged
 from xennetd.policy.host_notes import HostNotes
-from xennetd.policy.mode import ModeModule, Request, keys
+from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
 
 BRIDGE = Mode("bridge")
 
@@ -20,11 +20,11 @@ class BridgeMode(ModeModule):
     mode = BRIDGE
     keys = keys("bridge")
 
-    def attach(self, request: Request, assignment: Assignment) -> Attachment:
+    def attach(self, request: AttachmentRequest, assignment: Assignment) -> Attachment:
         """Return a port of the network's bridge, or of the bridge that the vif's own nodes select."""
         return bridged.attach(request, assignment)
 
-    def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+    def keeps(self, request: AttachmentRequest, link: Link, master: str | None) -> bool:
         """Return whether `master` is that bridge."""
         return bridged.keeps(request, link, master)
 
@@ -32,7 +32,7 @@ class BridgeMode(ModeModule):
         """Return the nodes about layer 3, and `vlan`, which is not supported yet."""
         return frozenset({"gatewaydev", "ip", "vlan"})
 
-    def bridge(self, request: Request) -> str | None:
+    def bridge(self, request: AttachmentRequest) -> str | None:
         """Return the name of the network's bridge, or the vif's `bridge` node."""
         return request.network.bridge if request.network is not None else request.vif.bridge
 

@@ -8,7 +8,7 @@ from xennetd.model.link import HostView, Link
 from xennetd.model.objects import HostObject
 from xennetd.policy import bridged
 from xennetd.policy.forwarding import closed
-from xennetd.policy.mode import ModeModule, Request, keys
+from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
 from xennetd.policy.network_objects import bridge_objects
 from xennetd.render.nft_ruleset import NetworkRules
 
@@ -21,11 +21,11 @@ class IsolatedMode(ModeModule):
     mode = ISOLATED
     keys = keys("bridge", "subnets", "dhcp", "ra", "domain")
 
-    def attach(self, request: Request, assignment: Assignment) -> Attachment:
+    def attach(self, request: AttachmentRequest, assignment: Assignment) -> Attachment:
         """Return a port of the network's own bridge."""
         return bridged.attach(request, assignment)
 
-    def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+    def keeps(self, request: AttachmentRequest, link: Link, master: str | None) -> bool:
         """Return whether `master` is the network's own bridge."""
         return bridged.keeps(request, link, master)
 

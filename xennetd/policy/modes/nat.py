@@ -17,7 +17,7 @@ from xennetd.model.placement import Routed
 from xennetd.policy import bridged, routed
 from xennetd.policy.forwarding import forwarding, guest_sysctls
 from xennetd.policy.host_notes import HostNotes
-from xennetd.policy.mode import ModeModule, Request, keys
+from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
 from xennetd.policy.network_objects import bridge_objects
 from xennetd.policy.network_reader import NetworkReader
 from xennetd.render.nft_ruleset import FAMILY, NOT_OURS, NetworkRules, forward_element
@@ -37,13 +37,13 @@ class NatMode(ModeModule):
     script = "nat"
     needs_subnets = True
 
-    def attach(self, request: Request, assignment: Assignment) -> Attachment:
+    def attach(self, request: AttachmentRequest, assignment: Assignment) -> Attachment:
         """Return a port of the network's own bridge; without a network, the stock script's routing."""
         if request.network is None:
             return routed.attach_stock_nat(request, assignment)
         return bridged.attach(request, assignment)
 
-    def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+    def keeps(self, request: AttachmentRequest, link: Link, master: str | None) -> bool:
         """Return whether `master` is the network's own bridge; without a network, whether the link is routed."""
         if request.network is None:
             return Routed.serves(link)

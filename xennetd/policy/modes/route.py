@@ -14,7 +14,7 @@ from xennetd.model.marks import GUEST_GROUP
 from xennetd.model.objects import HostAddress, HostObject, ManagedBridge, Sysctl
 from xennetd.model.placement import Routed
 from xennetd.policy import routed
-from xennetd.policy.mode import ModeModule, Request, keys
+from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
 from xennetd.policy.network_objects import bridge_mac, dhcp_objects
 from xennetd.render import dnsmasq_files
 from xennetd.render.nft_ruleset import FAMILY, NetworkRules
@@ -29,11 +29,11 @@ class RouteMode(ModeModule):
     keys = keys("subnets", "uplink", "dhcp", "ra", "domain", "gateway", "proxy")
     script = "route"
 
-    def attach(self, request: Request, assignment: Assignment) -> Attachment:
+    def attach(self, request: AttachmentRequest, assignment: Assignment) -> Attachment:
         """Return the routing to the guest's addresses."""
         return routed.attach(request, assignment)
 
-    def keeps(self, request: Request, link: Link, master: str | None) -> bool:
+    def keeps(self, request: AttachmentRequest, link: Link, master: str | None) -> bool:
         """Return whether the link is routed and all its routes are within the network's subnets.
 
         Routes outside of them belong to the network that the guest was in before.
