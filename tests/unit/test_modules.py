@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
+
+import xennetd
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,27 @@ def test_no_two_modules_have_one_name(graph: grimp.ImportGraph) -> None:
             named[module.rpartition(".")[2]].append(module)
     twice = {name: sorted(modules) for name, modules in named.items() if len(modules) > 1 and name != "main"}
     assert not twice
+
+
+def test_no_two_modules_define_one_type_name() -> None:
+    named: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(Path(xennetd.__path__[0]).rglob("*.py")):
+        for statement in ast.parse(path.read_text()).body:
+            for name in type_names(statement):
+                named[name].append(path.name)
+    assert not {name: paths for name, paths in named.items() if len(paths) > 1}
+
+
+def type_names(statement: ast.stmt) -> list[str]:
+    """Return the public names of types that a statement defines: a class, or an alias in capitalized words."""
+    match statement:
+        case ast.ClassDef(name=name):
+            names = [name]
+        case ast.Assign(targets=[ast.Name(id=name)]) if name[0].isupper() and not name.isupper():
+            names = [name]
+        case _:
+            names = []
+    return [name for name in names if not name.startswith("_")]
 
 
 def test_no_module_needs_itself_to_be_imported(graph: grimp.ImportGraph) -> None:

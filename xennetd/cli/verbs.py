@@ -7,15 +7,12 @@ import fnmatch
 import json
 import sys
 import time
-from typing import Any
 
 from xennetd.cli import connection, pages, screen
 from xennetd.cli.spans import printable
 
 FINE, NO, UNREACHABLE = 0, 1, 3
 """Exit statuses. Status 2, a wrong command line, comes from argparse."""
-
-Values = dict[str, Any]
 
 
 def complain(sentence: str) -> None:
@@ -94,7 +91,7 @@ def reload(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Check FILE here, or the host's configuration by the daemon, which knows the host; without a daemon also here."""
-    result: Values | None = None
+    result: pages.Values | None = None
     if arguments.file is None:
         try:
             result = connection.call(arguments.control, "Check")
@@ -114,7 +111,7 @@ def check(arguments: argparse.Namespace) -> int:
     return NO if result["problems"] else FINE
 
 
-def _check_files(file: str | None) -> Values:
+def _check_files(file: str | None) -> pages.Values:
     from xennetd.model.configuration import Policy
     from xennetd.policy.check import check
     from xennetd.policy.files import load_files
