@@ -34,6 +34,7 @@ def test_a_restart_finds_the_renamed_port_and_leaves_it(
     web = guest("web", VifSpec(vifname="web-lan"))
     web.connect()
     before = bed.host.links()["web-lan"]
+    journal.wait_for(XENNET_EVENT="attach")
     xennetd.kill9()
 
     xennetd.start()

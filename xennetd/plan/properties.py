@@ -55,11 +55,11 @@ def _addr_gen_mode(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _group(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """Put the link into GUEST_GROUP or take it out. A link in any other group may stay there.
+    """Put the link into the group of its placement. Without one, a link stays in any group but GUEST_GROUP.
 
     The nftables rules check the source address of packets from links in GUEST_GROUP.
     """
-    if (link.group == GUEST_GROUP) == (goal.group == GUEST_GROUP):
+    if link.group == goal.group or (not goal.group and link.group != GUEST_GROUP):
         return ()
     return (set_value(link.index, goal.name, "group", goal.group),)
 

@@ -81,7 +81,7 @@ class ModeModule(ABC):
         return NetworkRules()
 
     def filtered(self) -> bool:
-        """Return whether networks of this mode need nftables."""
+        """Return whether networks of this mode need nftables. One that has a `firewall` does."""
         return self.mode.own_bridge or self.mode.routed
 
     def check(self, reader: NetworkReader, network: Network) -> None:  # noqa: B027 # most modes have nothing to check

@@ -19,19 +19,16 @@ def needs(policy: Policy, network: Network, host: HostView) -> tuple[HostObject,
     A network that the host can't provide at all (`usable`) needs none.
     """
     module = module_of(network)
-    if not module.filtered():
-        return ()
     try:
         network = usable(network, host)
     except PolicyError:
         return ()
-    return (ruleset(policy), *module.host_objects(network, host))
+    filters = (ruleset(policy),) if module.filtered() else ()
+    return (*filters, *module.host_objects(network, host))
 
 
 def obstacle(network: Network, host: HostView) -> PolicyError | None:
     """Return why the network can't be made now: a subnet or an uplink that it can't have. None if it can."""
-    if not module_of(network).filtered():
-        return None
     try:
         _check(usable(network, host), host)
     except PolicyError as error:
@@ -62,9 +59,8 @@ def lacks(network: Network, host: HostView) -> str | None:
 
 
 def named_links(policy: Policy) -> frozenset[str]:
-    """Return the names of the bridges and uplinks of all networks that need host objects."""
-    networks = [network for network in policy.networks.values() if module_of(network).filtered()]
-    names = {name for network in networks for name in (network.bridge, network.served_link, network.uplink)}
+    """Return the names of the links that xennetd makes for networks, and of the networks' uplinks."""
+    names = {name for network in policy.networks.values() for name in (network.served_link, network.uplink)}
     return frozenset(name for name in names if name)
 
 
