@@ -192,3 +192,31 @@ def test_who_is_connected_at_last_frees_nothing() -> None:
     claims.set(vif, "", attachment, connected=False)
     assert claims.set(vif, "", attachment, connected=True).freed == frozenset()
     assert claims.set(vif, "", replace(attachment, ips=()), connected=True).freed
+
+
+def test_the_registry_keeps_the_latest_attachment_even_if_its_claims_are_the_former_ones() -> None:
+    """A second look with the same attachment costs nothing, and no former attachment stays in memory."""
+    claims = nobody()
+    vif = vif_of(1, "a")
+    attachment = Attachment(vif.id, Assignment(ROUTE.name, network="edge"), BY_ETH0)
+    claims.set(vif, "", attachment, connected=True)
+    moved = replace(attachment, mtu=9000)
+    claims.set(vif, "", moved, connected=True)
+    assert claims._entries[vif.id].attachment is moved
+
+
+def test_a_vif_with_the_same_attachment_claims_anew_what_follows_from_the_vif() -> None:
+    claims = nobody()
+    vif, other = vif_of(1, "a"), vif_of(2, "b")
+    attachment = Attachment(
+        vif.id, Assignment(ROUTE.name, network="edge"), BY_ETH0, ips=(destination(IPv4Interface(WANTED[0])),)
+    )
+    claims.set(vif, "", attachment, connected=True)
+    claims.set(replace(vif, vm="web"), "", attachment, connected=True)
+    assert [claim.vif for claim in claims.namesakes(("web", "edge"), other.id)] == [vif.id]
+    claims.set(replace(vif, vm="web", uuid="c"), "", attachment, connected=True)
+    assert claims.allocated("edge", ("a", vif.id.devid)) == []
+    assert claims.allocated("edge", ("c", vif.id.devid))
+    claims.set(replace(vif, vm="web", uuid=None, mac="00:16:3e:00:00:01"), "", attachment, connected=True)
+    claims.set(replace(vif, vm="web", uuid=None, mac="00:16:3e:00:00:02"), "", attachment, connected=True)
+    assert claims.allocated("edge", ("00:16:3e:00:00:02", vif.id.devid))

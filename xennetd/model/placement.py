@@ -2,7 +2,8 @@
 
 A placement says whether a link is where the placement puts it (`holds`), whether a link that is up serves its guest in
 this manner at all (`serves`), what properties the link must have (`goal`), and which master the link keeps when it is
-down and out of service (`idle_master`). No other module examines a link's master or group to learn this.
+down and out of service (`idle_master`). Besides a mode's `keeps`, no other code examines a link's master or group to
+learn this.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class PortDecision(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """What to do after one observation. A decision with Steps has no `verdict`.
+    """What to do after one observation. The `verdict` counts once no Steps are left.
 
     `tap_verdict` is the text for the node `xennetd-tap`: an empty text removes the node, None leaves it as it is.
     """

@@ -51,7 +51,7 @@ class SetLink(Struct, frozen=True):
             # A link that enters or leaves a bridge loses its port flags.
             flags_on = frozenset[str]() if self.property == "master" else link.flags_on
             changed: dict[str, int | str | bool] = {self.property: self.value}
-            return replace(link, flags_on=flags_on, **changed)
+            return replace(link, flags_on=flags_on, **changed)  # type: ignore[arg-type] # the table has the types
         if self.value:
             return replace(link, flags=link.flags | IFF_UP)
         # The kernel deletes the routes, neighbours and IPv6 addresses of a link that goes down.

@@ -267,6 +267,8 @@ class Reconciler:
             needs = _needs(decision, link)
             self.triggers.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
         await self._reporter.tell(record, decision, link, done)
+        if record.state is VifState.CONNECTED:
+            record.resolved = None
 
     def _decide(self, record: Record, link: Link | None, tap: Link | None) -> Decision:
         vif = record.vif
@@ -275,8 +277,7 @@ class Reconciler:
             record, link, tap, self._in_force.policy, lambda holder: self._leaving(holder, vif.id)
         )
         decision = decide(seen)
-        told = decision.verdict is not None and decision.verdict.error is None
-        at_rest = told or (decision.state is VifState.CONNECTED and not decision.has_steps)
+        at_rest = decision.state is VifState.CONNECTED and not decision.has_steps
         record.observed, record.decided, record.resolved = seen, decision, None if at_rest else resolved
         self._host.know(vif.id, known=decision.attachment is not None or not seen.stays_in_service)
         if seen.assignment is not None:

@@ -27,7 +27,8 @@ class _Entry:
     """The claims of one live vif.
 
     `hosts` are single addresses, `prefixes` whole networks. `names` are the MAC within its segment and the VM's name
-    within its network. `held`: the addresses and names that this guest owns exclusively.
+    within its network. `held`: the addresses and names that this guest owns exclusively. All follow from
+    `attachment`, `vm` (the domain's name), `key` and `claim`.
     """
 
     claim: Claim
@@ -37,6 +38,7 @@ class _Entry:
     hosts: frozenset[IPAddress]
     prefixes: frozenset[IPNetwork]
     held: frozenset[IPNetwork | Name]
+    vm: str | None
     attachment: Attachment = field(compare=False)
 
     @property
@@ -157,12 +159,11 @@ class GuestRegistry:
     def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Affected:
         """Register the claims of a vif's new attachment in place of its earlier claims.
 
-        `title` names the vif, by the domain's name if that is known, in errors about other vifs. Returns the vifs that
-        the change concerns.
+        `title` names the vif in errors about other vifs. Returns the vifs that the change concerns.
         """
         claim, key = Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)), allocation_key(vif)
         old = self._entries.get(vif.id)
-        if old is not None and old.attachment is attachment and old.claim == claim and old.key == key:
+        if old is not None and old.attachment is attachment and (old.claim, old.key, old.vm) == (claim, key, vif.vm):
             return _NOBODY
         ips = attachment.ips
         entry = _Entry(
@@ -173,9 +174,11 @@ class GuestRegistry:
             hosts=frozenset(ip.network_address for ip in ips if ip.prefixlen == ip.max_prefixlen) or NONE,
             prefixes=frozenset(ip for ip in ips if ip.prefixlen != ip.max_prefixlen) or NONE,
             held=attachment.granted,
+            vm=vif.vm,
             attachment=attachment,
         )
         if old == entry:
+            self._entries[vif.id] = entry  # The next call may have this very attachment.
             return _NOBODY
         if old is not None:
             self._forget(vif.id, old)
@@ -208,7 +211,7 @@ class GuestRegistry:
                 self._since.pop(vif.domid, None)
         entry = self._entries.pop(vif, None)
         if entry is None:
-            return Affected()
+            return _NOBODY
         self._forget(vif, entry)
         rivals = {claim.vif for host in entry.hosts for claim in self._claims_on(host)}
         for name in entry.names:
