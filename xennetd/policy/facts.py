@@ -7,7 +7,7 @@ answers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from xennetd.model.attachment import Name
@@ -25,6 +25,10 @@ class Unanswered(LookupError):
     """A decision that is made again asks a question that had not been asked when the facts were gathered."""
 
 
+_OF_THE_HOST = frozenset(name for name in vars(HostView) if not name.startswith("_"))
+"""The questions about the host. All others are about the other guests."""
+
+
 class Facts:
     """Implements `HostView` and `OtherGuests`: passes every new question on to these, and records the answer.
 
@@ -37,7 +41,6 @@ class Facts:
         self.has_ipv6 = host.has_ipv6
         self.forces_ipv6 = host.forces_ipv6
         self.answers: dict[tuple[Any, ...], Any] = {}
-        self._asked: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @classmethod
     def of(cls, answers: RecordedAnswers, *, has_ipv6: bool, forces_ipv6: bool) -> Facts:
@@ -47,103 +50,105 @@ class Facts:
         facts.answers.update(answers)
         return facts
 
-    def _ask(self, name: str, ask: Callable[..., Any], *about: Any) -> Any:
+    def _ask(self, name: str, *about: Any) -> Any:
         question = (name, *about)
         try:
             return self.answers[question]
         except KeyError:
-            answer = self.answers[question] = ask(*about)
-            self._asked[question] = ask
+            answer = self.answers[question] = self._ask_anew(question)
             return answer
+
+    def _ask_anew(self, question: tuple[Any, ...]) -> Any:
+        name, *about = question
+        return getattr(self._host if name in _OF_THE_HOST else self._others, name)(*about)
 
     def hold(self) -> bool:
         """Return whether the host and the other guests would answer all questions as before."""
-        answers = self.answers
-        return all(ask(*question[1:]) == answers[question] for question, ask in self._asked.items())
+        return all(self._ask_anew(question) == answer for question, answer in self.answers.items())
 
     def link(self, name: str) -> Link | None:
         """Return the link with this name (`HostView.link`)."""
-        answer: Link | None = self._ask("link", self._host.link, name)
+        answer: Link | None = self._ask("link", name)
         return answer
 
     def bridges(self) -> tuple[Link, ...]:
         """Return all bridges, sorted by name (`HostView.bridges`)."""
-        answer: tuple[Link, ...] = self._ask("bridges", self._host.bridges)
+        answer: tuple[Link, ...] = self._ask("bridges")
         return answer
 
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
         """Return the ports of a bridge that are not guests' links (`HostView.uplinks`)."""
-        answer: tuple[Link, ...] = self._ask("uplinks", self._host.uplinks, bridge)
+        answer: tuple[Link, ...] = self._ask("uplinks", bridge)
         return answer
 
     def default_uplink(self, version: int) -> Link | None:
         """Return the link of the default route of an IP version (`HostView.default_uplink`)."""
-        answer: Link | None = self._ask("default_uplink", self._host.default_uplink, version)
+        answer: Link | None = self._ask("default_uplink", version)
         return answer
 
     def owner(self, destination: IPNetwork) -> Link | None:
         """Return a link on which the host has an address within the destination (`HostView.owner`)."""
-        answer: Link | None = self._ask("owner", self._host.owner, destination)
+        answer: Link | None = self._ask("owner", destination)
         return answer
 
     def router(self, destination: IPNetwork) -> IPAddress | None:
         """Return the host's own router, if it lies within the destination (`HostView.router`)."""
-        answer: IPAddress | None = self._ask("router", self._host.router, destination)
+        answer: IPAddress | None = self._ask("router", destination)
         return answer
 
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         """Return a foreign link whose subnet overlaps this one (`HostView.neighbouring`)."""
-        answer: Link | None = self._ask("neighbouring", self._host.neighbouring, subnet)
+        answer: Link | None = self._ask("neighbouring", subnet)
         return answer
 
     def routed(self, destination: IPNetwork, metric: int) -> Link | None:
         """Return the link that xennetd's own route leads through (`HostView.routed`)."""
-        answer: Link | None = self._ask("routed", self._host.routed, destination, metric)
+        answer: Link | None = self._ask("routed", destination, metric)
         return answer
 
     def claims(self, destination: IPNetwork, asking: VifId) -> Collection[Claim]:
         """Return the claims of other guests on a destination (`OtherGuests.claims`)."""
-        answer: Collection[Claim] = self._ask("claims", self._others.claims, destination, asking)
+        answer: Collection[Claim] = self._ask("claims", destination, asking)
         return answer
 
     def since(self, asking: VifId) -> int:
         """Return the rank of the asking vif's domain by its arrival (`OtherGuests.since`)."""
-        answer: int = self._ask("since", self._others.since, asking)
+        answer: int = self._ask("since", asking)
         return answer
 
     def has(self, asking: VifId, what: IPNetwork | Name) -> bool:
         """Return whether the asking vif has the address or name already (`OtherGuests.has`)."""
-        answer: bool = self._ask("has", self._others.has, asking, what)
+        answer: bool = self._ask("has", asking, what)
         return answer
 
     def namesakes(self, name: Name, asking: VifId) -> Collection[Claim]:
         """Return the other live vifs with this name (`OtherGuests.namesakes`)."""
-        answer: Collection[Claim] = self._ask("namesakes", self._others.namesakes, name, asking)
+        answer: Collection[Claim] = self._ask("namesakes", name, asking)
         return answer
 
     def allocated(self, network: str, key: tuple[str, int]) -> Collection[IPAddress]:
         """Return the addresses in a network of the vif with this (uuid, devid) (`OtherGuests.allocated`)."""
-        answer: Collection[IPAddress] = self._ask("allocated", self._others.allocated, network, key)
+        answer: Collection[IPAddress] = self._ask("allocated", network, key)
         return answer
 
     def taken(self, network: str) -> Collection[IPAddress]:
         """Return the addresses of all live vifs in a network (`OtherGuests.taken`)."""
-        answer: Collection[IPAddress] = self._ask("taken", self._others.taken, network)
+        answer: Collection[IPAddress] = self._ask("taken", network)
         return answer
 
     def lease(self, instance: str, mac: str) -> Collection[IPAddress]:
         """Return the addresses that dnsmasq has assigned to a MAC (`OtherGuests.lease`)."""
-        answer: Collection[IPAddress] = self._ask("lease", self._others.lease, instance, mac)
+        answer: Collection[IPAddress] = self._ask("lease", instance, mac)
         return answer
 
     def leased(self, instance: str) -> Collection[IPAddress]:
         """Return all addresses that a dnsmasq has leased (`OtherGuests.leased`)."""
-        answer: Collection[IPAddress] = self._ask("leased", self._others.leased, instance)
+        answer: Collection[IPAddress] = self._ask("leased", instance)
         return answer
 
     def problem(self, network: str) -> XennetdError | None:
         """Return why the host can't provide a network now (`OtherGuests.problem`)."""
-        answer: XennetdError | None = self._ask("problem", self._others.problem, network)
+        answer: XennetdError | None = self._ask("problem", network)
         return answer
 
 
