@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,14 @@ supervisor.load_files = load_files
 def exceptions(journal: Journal, since: int) -> list[str]:
     """The tracebacks in the journal from the entry number `since` on."""
     return [entry["EXCEPTION_TEXT"] for entry in journal.entries[since:] if "EXCEPTION_TEXT" in entry]
+
+
+def blocking_as_the_unit_does() -> list[str]:
+    """The part of the unit's ExecStart= that comes before the program."""
+    unit = (REPOSITORY / "systemd/xennetd.service").read_text()
+    [command] = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
+    *before, _ = command.split()
+    return before
 
 
 class ByHand(Protocol):
@@ -200,6 +209,23 @@ class TestHangup:
         bed.xenstored.start(contents)
         xennetd.wait_ready()
         bed.reconnect()
+
+    @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+    def test_at_any_moment_of_the_start_it_ends_nothing(self, daemon: MakeDaemon, number: int) -> None:
+        xennetd = daemon(wrapper=blocking_as_the_unit_does(), ready=False)
+        ready = time.monotonic() + 0.5
+        while time.monotonic() < ready:
+            time.sleep(0.005)
+            xennetd.signal(number)
+        xennetd.wait_ready()
+        assert xennetd.ask("list") == []
+
+    def test_before_there_are_handlers_it_waits_for_them(self, daemon: MakeDaemon, journal: Journal) -> None:
+        xennetd = daemon(wrapper=blocking_as_the_unit_does(), ready=False)
+        time.sleep(0.05)
+        xennetd.signal(signal.SIGHUP)
+        assert journal.wait_for(XENNET_EVENT="reload")["MESSAGE"] == "policy reloaded"
+        xennetd.wait_ready()
 
     def test_a_reload_that_fails_by_a_defect_ends_nothing(
         self, bed: Bed, xenstored: Xenstored, tmp_path: Path, journal: Journal

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from xennetd import __version__
 from xennetd.daemon.host_checks import host_notes, not_installed
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
@@ -46,6 +47,7 @@ class Answers:
         networks: Networks,
         dhcp: DhcpServices,
         audit: Audit,
+        manager: ServiceManager,
         *,
         config: str | None,
         reload: Callable[[], Awaitable[list[str]]],
@@ -59,6 +61,7 @@ class Answers:
         self._networks = networks
         self._dhcp = dhcp
         self._audit = audit
+        self._manager = manager
         self._config = config
         self._reload = reload
         self._ready = ready
@@ -122,6 +125,8 @@ class Answers:
         if not self._client.connected:
             problems.insert(0, f"xenstore: {self._directory.state}")
         problems += [note.sentence for note in self.notes() if note.error]
+        if (refusal := self._manager.problem()) is not None:
+            problems.append(refusal)
         return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
     def _status_notes(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 
 from xennetd import __version__
@@ -12,7 +13,7 @@ from xennetd.daemon.host_checks import host_notes, read_links
 from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
-from xennetd.daemon.supervisor import Supervisor, observing
+from xennetd.daemon.supervisor import SIGNALS_FOR_LATER, Supervisor, observing
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.policy.check import Notes, check
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the daemon, or check its configuration with `--check`. Returns the exit status."""
+    # The unit blocks these signals even before Python starts. Supervisor.run unblocks them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_FOR_LATER)
     arguments = parser().parse_args()
     wrong = EXIT_PROBLEM if arguments.check else EXIT_CONFIGURATION
     policy = load_files(arguments.config)

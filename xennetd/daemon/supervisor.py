@@ -19,8 +19,9 @@ from xennetd.daemon.adapters import kernel_adapters
 from xennetd.daemon.answers import Answers
 from xennetd.daemon.control.server import ControlServer
 from xennetd.daemon.host_checks import host_notes
-from xennetd.daemon.observability import log, notify
+from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
@@ -49,6 +50,9 @@ _log = structlog.get_logger()
 _STATUS_INTERVAL = 5.0
 """Seconds between two updates of systemd's status line."""
 
+SIGNALS_FOR_LATER = frozenset({signal.SIGHUP, signal.SIGUSR2})
+"""Signals that would end the process before it has handlers for them. They are blocked until then, and wait."""
+
 _GC_THRESHOLD = 50_000
 """Allocations between two garbage collections (gc.set_threshold()). Python's default, 700, slows a burst by 5 %."""
 
@@ -63,6 +67,7 @@ class Supervisor:
     def __init__(self, policy: Policy, notes: Notes, audit: Audit, *, config: str | None, observe: bool) -> None:
         self._in_force = InForce(policy, notes)
         self._audit = audit
+        self._manager = ServiceManager()
         self._config = config
         self._observe = observe
         self._ready = False
@@ -106,6 +111,7 @@ class Supervisor:
             self._networks,
             self._dhcp,
             audit,
+            self._manager,
             config=config,
             reload=self.reload,
             ready=lambda: self._ready,
@@ -118,6 +124,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.add_signal_handler(signal.SIGUSR2, log.toggle_debug)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_FOR_LATER)
         try:
             self._runtime.make()
             # The socket comes first: a daemon that finds another one listening there has changed nothing of it yet.
@@ -135,13 +142,14 @@ class Supervisor:
             self._table.close()
             self._hotplug_files.leave()
             self._runtime.leave()
+            self._manager.close()
 
     async def _serve(self, control: ControlServer) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 main = tasks.create_task(self._main(tasks, control))
                 await self._stop.wait()
-                notify.stopping()
+                self._manager.stopping()
                 main.cancel()
                 raise _Stopped
         except* _Stopped:
@@ -150,10 +158,10 @@ class Supervisor:
     async def _main(self, tasks: asyncio.TaskGroup, control: ControlServer) -> None:
         tasks.create_task(control.serve(), name="control")
         tasks.create_task(self._reload_on_hangup(), name="hangup")
-        notify.status("reading the host's links")
+        self._manager.status("reading the host's links")
         self._kernel.start()
         self._table.start()
-        notify.status("waiting for xenstored")
+        self._manager.status("waiting for xenstored")
         tasks.create_task(self._directory.run(), name="directory")
         await self._directory.loaded.wait()
         self._hotplug_files.start(self._directory)
@@ -162,7 +170,7 @@ class Supervisor:
         tasks.create_task(self._networks.run(), name="networks")
         tasks.create_task(self._reconciler.run(), name="reconciler")
         tasks.create_task(self._hooks.work(), name="hooks")
-        tasks.create_task(notify.watchdog(self._reconciler.probe), name="watchdog")
+        tasks.create_task(self._manager.watchdog(self._reconciler.probe), name="watchdog")
         await self._reconciler.look_at_all()
         self._looked_at_all = True
         tasks.create_task(self._follow_renames(), name="renames")
@@ -175,14 +183,14 @@ class Supervisor:
         gc.set_threshold(_GC_THRESHOLD)
         self._ready = True
         self._announce()
-        notify.ready(self._answers.summary())
+        self._manager.ready(self._answers.summary())
         shown = self._answers.summary()
         while True:
             await asyncio.sleep(_STATUS_INTERVAL)
             async with self._reloading:
                 await self._prune()
             if shown != (shown := self._answers.summary()):
-                notify.status(shown)
+                self._manager.status(shown)
 
     async def _prune(self) -> None:
         """Remove marked host objects without an owner, once the needs of every vif are known."""
@@ -249,12 +257,12 @@ class Supervisor:
         """
         async with self._reloading:
             if self._ready:
-                notify.reloading()
+                self._manager.reloading()
             try:
                 problems = await self._reload()
             finally:
                 if self._ready:
-                    notify.ready(self._answers.summary())
+                    self._manager.ready(self._answers.summary())
             outcome = "the old policy stays: " + "; ".join(problems) if problems else "policy reloaded"
             self._audit.record(Event(EventKind.RELOAD, outcome, error=problems[0] if problems else None))
             return problems

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from systemd.daemon import booted
 
 from xennetd.model.text import visible
 
@@ -30,8 +31,6 @@ _log = structlog.get_logger()
 CONFIGURATION = "dnsmasq.conf"
 _PID_FILE = "pid-file="
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SYSTEMD = Path("/run/systemd/system")
-"""sd_booted(3)."""
 
 _TIMEOUT = 30.0
 """Seconds that a start or a stop may take."""
@@ -106,7 +105,7 @@ class Runner(Protocol):
 
 def runner() -> Runner:
     """Return the runner for this host: units where systemd runs, else daemons."""
-    return Units() if _SYSTEMD.is_dir() else Daemons()
+    return Units() if booted() else Daemons()
 
 
 class Daemons:
