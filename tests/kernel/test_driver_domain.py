@@ -153,3 +153,24 @@ def test_it_does_not_start_while_xl_devd_serves_the_same_backends(bed: Bed, netd
             assert "xl devd" in xennetd.stderr()
         xl.communicate(b"\n")
     daemon(DEVD, xenstored_path=path)
+
+
+def test_a_verdict_that_xenstored_refuses_leaves_no_port_in_its_bridge(
+    bed: Bed, guest: MakeGuest, run: Run, journal: Journal
+) -> None:
+    web, other = guest("web", in_netdom()), guest("other", in_netdom())
+    status = f"{web.vif.backend}/hotplug-status"
+    bed.toolstack.xs.set_perms(status, "n0", "r5")
+    xennetd = run(DEVD)
+    told = journal.wait_for(XENNET_EVENT="error", XENNET_VIF=web.vif.netdev)
+    link = bed.host.links()[web.vif.netdev]
+    assert "master" not in link
+    assert "UP" not in link["flags"]
+    assert "xenstore refused a request" in told["XENNET_ERROR"]
+    connected(bed, other.vif)
+    assert bed.toolstack.xs.read(status) == ""
+
+    bed.toolstack.xs.set_perms(status, "n5", f"r{web.domain.domid}")
+    connected(bed, web.vif)
+    assert bed.host.links()[web.vif.netdev]["master"] == "xenbr0"
+    assert xennetd.ask("show", web.vif.netdev)["state"] == "connected"

@@ -12,7 +12,7 @@ from xennetd.daemon.record import Record
 from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.kernel import Kernel
-from xennetd.model.errors import HostError
+from xennetd.model.errors import HostError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.value import replace
 from xennetd.plan.decide import Decision, PortDecision
@@ -68,7 +68,7 @@ class Executor:
             if self._kernel.links.by_index(suspect.index) == suspect:
                 self.fail(record, suspect, not_taken(record.vif, steps), tap=is_tap)
 
-    def fail(self, record: Record, link: Link, error: HostError, *, tap: bool) -> None:
+    def fail(self, record: Record, link: Link, error: XennetdError, *, tap: bool) -> None:
         """Remember a failure of one link: of the vif's tap if `tap`, else of its own link."""
         memory = record.port_memory(tap=tap)
         failure = fail(error, record.vif, link, memory.failure, time.monotonic())

@@ -314,10 +314,17 @@ class Reconciler:
             self.triggers.claims_changed(self._registry.drop(vif.id))
 
     def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
-        """Report that a running xenstored refused a write, and try again later, since no event will follow."""
-        record = self._records.get(vif_id)
+        """Report that a running xenstored refused a write, and try again later, since no event will follow.
+
+        The port of a vif that was never connected is taken down first, as after any other failure. The next decision
+        does that.
+        """
+        record, link = self._records.get(vif_id), self._kernel.links.of(vif_id)
         if record is not None:
-            link = self._kernel.links.of(vif_id)
+            if link is not None and link.up and not record.connected:
+                self._executor.fail(record, link, error, tap=False)
+                self.triggers.hint(vif_id)
+                return
             self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), link, [])
         self._queue.hint_later(vif_id, _RETRY_REFUSED)
 
