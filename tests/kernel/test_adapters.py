@@ -19,6 +19,7 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
+import nftables
 import pytest
 
 from tests.bed.netns import Host
@@ -404,6 +405,7 @@ def test_many_elements_are_one_transaction(foreign: Seen) -> None:
         "delete element inet xennetd forward4 { tcp . 8080 }",
         "add chain inet xennetd more",
         "chain inet xennetd passing { policy drop; }",
+        "add table inet xennetd { flags dormant; }",
     ],
 )
 def test_what_somebody_else_does_to_our_table_is_noticed_and_mended(foreign: Seen, meddle: str) -> None:
@@ -420,6 +422,110 @@ def test_what_somebody_else_does_to_our_table_is_noticed_and_mended(foreign: See
         assert all(kit.holds(each) for each in everything)
         assert nft("list", "ruleset") != before
         assert kit.lost == 1
+
+    with_kit(act)
+
+
+def test_a_dormant_table_is_awake_again_with_all_that_was_in_it(foreign: Seen) -> None:
+    saved = Sysctl(4, "eth0", "rp_filter", 1 if read_sysctl(4, "eth0", "rp_filter") != 1 else 2)
+
+    def before(kit: Kit) -> None:
+        kit.apply(RULES, *ELEMENTS)
+        kit.apply(saved)
+
+    with_kit(before)
+    nft("add table inet xennetd { flags dormant; }")
+
+    def act(kit: Kit) -> None:
+        assert not kit.holds(RULES)
+        kit.apply(RULES)
+        assert "dormant" not in nft("list", "table", "inet", "xennetd")
+        assert all(kit.holds(each) for each in (RULES, *ELEMENTS))
+        assert saved in kit.list_owned()
+
+    with_kit(act)
+
+
+@pytest.mark.parametrize("flags", ["dormant", "owner"])
+def test_flags_of_another_programs_table_hide_nothing_of_ours(
+    foreign: Seen, flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their place nft 1.0.6 prints any memory, which need not be JSON, so such tables must not be listed at all."""
+    asked: list[str] = []
+    cmd = nftables.Nftables.cmd
+
+    def recorded(self: nftables.Nftables, text: str) -> object:
+        asked.append(text)
+        return cmd(self, text)
+
+    monkeypatch.setattr(nftables.Nftables, "cmd", recorded)
+    with_kit(lambda kit: kit.apply(RULES, *ELEMENTS))
+    other = subprocess.Popen(("nft", "-i"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert other.stdin is not None
+    other.stdin.write(f"add table inet another {{ flags {flags}; }}\n")
+    other.stdin.flush()
+    eventually(lambda: "table inet another" in tables())
+
+    def act(kit: Kit) -> None:
+        assert all(kit.holds(each) for each in (RULES, *ELEMENTS))
+        assert [command for command in asked if command.startswith("list")] == ["list table inet xennetd"]
+
+    try:
+        with_kit(act)
+    finally:
+        other.communicate("quit\n")
+        if "table inet another" in tables():  # A table with an owner goes with it.
+            nft("delete table inet another")
+
+
+STRANGE = [
+    "add set inet xennetd masquerade4 { type ipv4_addr; }; add element inet xennetd masquerade4 { 10.0.1.1 }",
+    "add map inet xennetd forward4 { type inet_service : ipv4_addr; }",
+    "add set inet xennetd opened4 { type ifname; }; add element inet xennetd opened4 { lo }",
+    "add map inet xennetd forward6 { type ipv6_addr : verdict; }; add element inet xennetd forward6 { ::1 : drop }",
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_table_that_is_not_as_we_make_it_is_made_anew_at_the_start(foreign: Seen, strange: str) -> None:
+    nft(f"add table inet xennetd; {strange}; add chain inet xennetd passing; add rule inet xennetd passing drop")
+    nft("add map inet xennetd saved_sysctls { type mark . mark : mark; }")
+    nft(f"add element inet xennetd saved_sysctls {{ {ETH0} . {4 << 8 | 2} : 2 }}")
+
+    def act(kit: Kit) -> None:
+        assert not kit.holds(RULES)
+        kit.apply(RULES)
+        kit.apply(*ELEMENTS)
+        assert all(kit.holds(each) for each in (RULES, *ELEMENTS))
+        assert kit.table.saved() == {(ETH0, str(4 << 8 | 2)): 2}
+        kit.remove(*ELEMENTS)
+
+    with_kit(act)
+
+
+def test_a_table_that_is_not_as_we_make_it_goes_when_nobody_needs_it(foreign: Seen) -> None:
+    nft(f"add table inet xennetd; {STRANGE[0]}")
+
+    def act(kit: Kit) -> None:
+        kit.remove(*[each for each in kit.list_owned() if each.key.kind == "table"])
+
+    with_kit(act)
+    assert "table inet xennetd" not in tables()
+
+
+def test_a_table_that_somebody_replaces_by_another_is_made_anew_with_its_rules(foreign: Seen) -> None:
+    async def act(kit: Kit) -> None:
+        kit.apply(RULES, *ELEMENTS)
+        kit.apply(Sysctl(4, "eth0", "rp_filter", 1 if read_sysctl(4, "eth0", "rp_filter") != 1 else 2))
+        saved = kit.table.saved()
+        await asyncio.sleep(0)
+        nft(f"delete table inet xennetd; add table inet xennetd; {STRANGE[0]}")
+        await until(lambda: kit.lost > 0)
+        kit.apply(ELEMENTS[2])
+        assert kit.holds(RULES), "an element alone must not leave the host without its filter"
+        assert kit.table.saved() == saved
+        kit.apply(*ELEMENTS)
+        assert all(kit.holds(each) for each in ELEMENTS)
 
     with_kit(act)
 

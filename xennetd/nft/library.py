@@ -59,11 +59,25 @@ class ListedChain:
 
 @dataclass(slots=True)
 class Listing:
-    """The contents of our table as nft lists them. Without the table, `exists` is False and all else is empty."""
+    """The contents of our table as nft lists them. Without the table, `exists` is False and all else is empty.
+
+    `dormant`: another program has set the flag with which the kernel does not use the rules. `unreadable`: the table
+    holds something that xennetd can't have made or nft can't print. Only what could be read is listed.
+    """
 
     exists: bool = False
+    dormant: bool = False
+    unreadable: bool = False
     chains: dict[str, ListedChain] = field(default_factory=dict)
     sets: dict[str, dict[Parts, Parts]] = field(default_factory=lambda: {name: {} for name in SETS})
+
+
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError)
+"""What the reading of a listing raises that is not in the form of xennetd's table, or no JSON at all."""
+
+
+class UnreadableTable(HostError):
+    """nft lists our table in a form that is not xennetd's, or in no form at all."""
 
 
 class Nft:
@@ -83,23 +97,23 @@ class Nft:
         return (errors or "nft gives no reason") if failed else ""
 
     def read(self) -> Listing:
-        """Return the contents of our table."""
+        """Return the contents of our table, which must exist. Raises UnreadableTable.
+
+        Other programs' tables are not listed: nothing in them may prevent the reading of ours.
+        """
         library = self._load()
         library.set_json_output(True)
-        tables = self._ask("list tables inet")
-        if not any(item.get("table", {}).get("name") == TABLE for item in tables):
-            return Listing()
-        return parse_listing(self._ask(f"list table inet {TABLE}"))
-
-    def _ask(self, command: str) -> list[dict[str, Any]]:
-        failed, output, errors = self._library.cmd(command)
-        if failed:
-            raise HostError(
-                f"nftables can't be used: {first_line(errors)}; the kernel needs nf_tables with family inet",
-                detail=f"nft {command}: {errors.strip()}",
-            )
-        items: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
-        return items
+        command = f"list table inet {TABLE}"
+        try:
+            failed, output, errors = library.cmd(command)
+            if failed:
+                raise HostError(
+                    f"nftables can't be used: {first_line(errors)}; the kernel needs nf_tables with family inet",
+                    detail=f"nft {command}: {errors.strip()}",
+                )
+            return parse_listing(json.loads(output)["nftables"])
+        except _NOT_OURS as error:
+            raise UnreadableTable(f"nft {command}: {error}") from error
 
     def _load(self) -> Any:
         if self._library is None:
@@ -140,7 +154,10 @@ def first_line(errors: str) -> str:
 
 
 def parse_listing(objects: Iterable[Mapping[str, Any]]) -> Listing:
-    """Return the listing in the items of `nft -j list table`. Sets and maps that are not in SETS are left out."""
+    """Return the listing in the items of `nft -j list table`. Sets and maps that are not in SETS are left out.
+
+    A set that xennetd can't have made makes the listing `unreadable`. Raises _NOT_OURS for anything else of that kind.
+    """
     listing = Listing(exists=True)
     comments: dict[str, list[str]] = {}
     heads: dict[str, Mapping[str, Any]] = {}
@@ -151,11 +168,24 @@ def parse_listing(objects: Iterable[Mapping[str, Any]]) -> Listing:
             elif kind == "rule":
                 comments.setdefault(listed["chain"], []).append(listed.get("comment", ""))
             elif kind in ("set", "map") and (name := listed["name"]) in SETS:
-                listing.sets[name] = dict(_element(name, element) for element in listed.get("elem", ()))
+                try:
+                    _check_types(name, listed)
+                    listing.sets[name] = dict(_element(name, element) for element in listed.get("elem", ()))
+                except _NOT_OURS:
+                    listing.unreadable = True
     for name, head in heads.items():
         parts = (head.get("type", ""), head.get("hook", ""), head.get("prio", 0), head.get("policy", ""))
         listing.chains[name] = ListedChain(*parts, tuple(comments.get(name, ())))
     return listing
+
+
+def _check_types(name: str, listed: Mapping[str, Any]) -> None:
+    """Raise ValueError if a set or map has other types than in SETS."""
+    for found, wanted in zip((listed.get("type"), listed.get("map", ())), SETS[name], strict=True):
+        types = found.split(" . ") if isinstance(found, str) else found
+        # Some versions print other forms, of which only the elements can be checked.
+        if isinstance(types, list | tuple) and all(isinstance(kind, str) for kind in types) and tuple(types) != wanted:
+            raise ValueError(f"{name} has the type {' . '.join(types)}")
 
 
 def _element(name: str, listed: Any) -> tuple[Parts, Parts]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -27,6 +26,7 @@ from xennetd.nft.library import (
     Listing,
     Nft,
     Parts,
+    UnreadableTable,
     as_listed,
     changes,
     declarations,
@@ -34,21 +34,15 @@ from xennetd.nft.library import (
     first_line,
     plain,
 )
+from xennetd.nft.netfilter import DORMANT, NEWGEN, OUR_NAME, listen, table_flags
 
 _log = structlog.get_logger()
 
-_NETLINK_NETFILTER = 12
-_GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
-_NEWGEN = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: the end of a transaction
-_GETTABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
-_NFTA_TABLE_NAME = 1
-_NFPROTO_INET = 1
-_SOL_NETLINK = 270
-_ADD_MEMBERSHIP = 1
-_SO_RCVBUFFORCE = 33
-_BUFFER = 4 << 20
 _DATAGRAM = 1 << 16
-_OUR_NAME = TABLE.encode() + b"\0"
+
+
+_NO_RULES = Ruleset(())
+"""Stands for the rules of a table whose rules have no effect, or can't be read."""
 
 
 class NftTable:
@@ -62,6 +56,8 @@ class NftTable:
         self._events: socket.socket | None = None
         self._touches = False
         """Whether the transaction whose end is still to come is about our table."""
+        self._outdated = False
+        """Whether the table has changed since it was listed."""
 
     def start(self) -> None:
         """Subscribe to events, then list the table.
@@ -70,9 +66,8 @@ class NftTable:
         does not exist, no context of libnftables is made, since it takes 8 MiB.
         """
         try:
-            self._events = _listen()
-            if _has_table():
-                self._now = self._nft.read()
+            self._events = listen()
+            self._now = self._read()
         except (OSError, HostError) as error:
             _log.debug("no nftables here", why=str(error))
         if self._events is not None:
@@ -86,9 +81,13 @@ class NftTable:
             self._events = None
 
     def poll(self) -> None:
-        """Process the waiting events."""
-        if self._transactions() and self._relist():
-            self._tell()
+        """Process the waiting events. A table that can't be listed now is listed again before the next change."""
+        self._outdated = bool(self._transactions()) or self._outdated
+        try:
+            if self._outdated and self._relist():
+                self._tell()
+        except HostError as error:
+            _log.error("the nftables table of xennetd can't be listed", why=error.detail)
 
     def _tell(self) -> None:
         _log.warning("another program has changed the nftables table of xennetd", table=f"inet {TABLE}")
@@ -97,6 +96,8 @@ class NftTable:
     def present(self, wanted: Ruleset | SetElement) -> Ruleset | SetElement | None:
         """Return the current chains as a Ruleset, or the element with its current value; None if it does not exist."""
         if isinstance(wanted, Ruleset):
+            if self._now.dormant:
+                return _NO_RULES
             if self._now.exists and self._now.chains == {chain.name: as_listed(chain) for chain in wanted.chains}:
                 self._ruleset = wanted  # A listing has only the hashes of the rules.
                 return wanted
@@ -131,6 +132,8 @@ class NftTable:
         ]
         if self._now.chains:
             owned.append(self._current())
+        if self._now.unreadable:
+            owned.append(_NO_RULES)
         return owned
 
     def saved(self) -> dict[tuple[str, str], int]:
@@ -180,7 +183,14 @@ class NftTable:
         if not commands:
             return [], then
         then.exists = True
-        return [*declarations(), *commands], then
+        if not then.unreadable:
+            return [*declarations(), *commands], then
+        then.unreadable = False
+        if not then.chains and self._ruleset is not None:
+            then.chains = {chain.name: as_listed(chain) for chain in self._ruleset.chains}
+            commands += changes(self._ruleset, Listing())
+        anew = [f"delete table inet {TABLE}", *declarations(), *_elements(self._now.sets)]
+        return [*anew, *commands], then
 
     def _removals(self, objects: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
         """Return the commands that remove `objects` from the view as far as they exist, and the listing after them."""
@@ -189,6 +199,8 @@ class NftTable:
         deleted: dict[str, list[str]] = {}
         for item in objects:
             if isinstance(item, Ruleset):
+                if then.unreadable:
+                    return [f"delete table inet {TABLE}"], Listing()
                 if then.chains and item == self._current():
                     commands += changes(None, then)
                     then.chains = {}
@@ -206,38 +218,81 @@ class NftTable:
         `what` says in words what the commands do, for the error.
         """
         self.poll()
+        if self._now.dormant:
+            self._wake()
         for last in (False, True):
             commands, then = plan()
             if not commands:
                 return
             refusal = self._nft.commit("\n".join(commands))
             if not refusal:
-                self._now = then
+                was, self._now = self._now, then
                 if self._transactions() > 1 and self._relist():
                     self._tell()
+                elif was.unreadable:
+                    self._changed()  # Guests' elements were in the old table, too.
                 return
             if self._relist():
                 self._tell()
             if last:
                 raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
 
+    def _read(self) -> Listing:
+        """Return the current listing of our table. libnftables is used only if the table exists. Raises HostError."""
+        try:
+            flags = table_flags()
+            if flags is None:
+                return Listing()
+            try:
+                listing = self._nft.read()
+            except UnreadableTable as error:
+                listing = self._unreadable(error, dormant=bool(flags & DORMANT))
+            except HostError:
+                if table_flags() is None:
+                    return Listing()  # It has just been deleted.
+                raise
+        except OSError as error:
+            raise HostError(f"nftables can't be used: {error.strerror}", errno=error.errno or errno.EIO) from error
+        listing.dormant = bool(flags & DORMANT)
+        if listing.unreadable:
+            listing.chains = {}
+            if not self._now.unreadable:
+                _log.error("the nftables table of xennetd holds what xennetd has not made, so it will be made anew")
+        return listing
+
+    def _unreadable(self, why: UnreadableTable, *, dormant: bool) -> Listing:
+        """Return the listing of a table that nft can't print, from what is known of it.
+
+        A dormant table will be readable once it is awake. Any other is made anew with the known contents.
+        """
+        _log.debug("nft can't print the table of xennetd", why=why.detail)
+        listing = _copy(self._now)
+        listing.exists, listing.unreadable = True, not dormant
+        return listing
+
+    def _wake(self) -> None:
+        """Take the flag from a dormant table, and list it again: nft may print another listing now."""
+        refusal = self._nft.commit(f"add table inet {TABLE}")
+        if refusal:
+            raise HostError(f"nftables refuses to wake table inet {TABLE}: {first_line(refusal)}")
+        self._relist()
+
     def _relist(self) -> bool:
         """List the table again. Returns whether it differs from the view.
 
         Lost elements of the sets in LASTING are added again at once, because they are recorded nowhere else.
         """
-        was, self._now = self._now, self._nft.read()
+        was, self._now = self._now, self._read()
+        self._outdated = False
         lost = {
             name: {key: value for key, value in was.sets[name].items() if key not in self._now.sets[name]}
             for name in sorted(LASTING)
         }
-        commands = [
-            _command("add", name, [element_text(key, value) for key, value in elements.items()])
-            for name, elements in lost.items()
-            if elements
-        ]
+        commands = _elements(lost)
         if commands:
-            refusal = self._nft.commit("\n".join([*declarations(), *commands]))
+            # A table that is made anew gets them then.
+            later = self._now.unreadable
+            refusal = "" if later else self._nft.commit("\n".join([*declarations(), *commands]))
             if refusal:
                 _log.error("the original values of sysctls are lost", why=first_line(refusal))
             else:
@@ -263,11 +318,11 @@ class NftTable:
                 count += 2
                 continue
             for message in netlink.headers(data):
-                if message.type == _NEWGEN:
+                if message.type == NEWGEN:
                     count += self._touches
                     self._touches = False
                 elif not self._touches:
-                    self._touches = _OUR_NAME in data[message.start : message.end]
+                    self._touches = OUR_NAME in data[message.start : message.end]
         return count
 
 
@@ -275,24 +330,13 @@ def _guest_only(key: Parts, guest_only: str | None) -> list[SetElement]:
     return [SetElement(guest_only, key[:1])] if guest_only is not None else []
 
 
-def _has_table() -> bool:
-    """Return whether our table exists, by a request to the kernel without libnftables."""
-    name = netlink.attribute(_NFTA_TABLE_NAME, _OUR_NAME)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as requests:
-        requests.bind((0, 0))
-        flags = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
-        requests.send(netlink.request(_GETTABLE, flags, 1, struct.pack("=BBH", _NFPROTO_INET, 0, 0) + name))
-        data = requests.recv(_DATAGRAM)
-        return not any(message.type == netlink.NLMSG_ERROR for message in netlink.headers(data))
-
-
-def _listen() -> socket.socket:
-    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    events = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
-    events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    events.bind((0, 0))
-    events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, struct.pack("=I", _GROUP_NFTABLES))
-    return events
+def _elements(sets: Mapping[str, Mapping[Parts, Parts]]) -> list[str]:
+    """Return the commands that add all elements of these sets."""
+    return [
+        _command("add", name, [element_text(key, value) for key, value in elements.items()])
+        for name, elements in sets.items()
+        if elements
+    ]
 
 
 def _command(verb: str, name: str, elements: list[str]) -> str:
@@ -301,4 +345,4 @@ def _command(verb: str, name: str, elements: list[str]) -> str:
 
 def _copy(listing: Listing) -> Listing:
     sets = {name: dict(elements) for name, elements in listing.sets.items()}
-    return Listing(listing.exists, dict(listing.chains), sets)
+    return Listing(listing.exists, listing.dormant, listing.unreadable, dict(listing.chains), sets)
