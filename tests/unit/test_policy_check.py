@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xennetd.model.configuration import DaemonConfig, Match, Network, Policy, Rule
+from xennetd.model.configuration import DaemonConfig, Forward, Match, Network, Policy, Rule
 from xennetd.model.value import replace
 from xennetd.policy.check import Note, check, lacking
 from xennetd.policy.host_notes import HostNotes
@@ -250,3 +250,29 @@ def test_modes_that_are_not_for_every_day_are_mentioned() -> None:
     observe, stand_in = sentences(Policy(DaemonConfig(mode="observe", stand_in=True)))
     assert observe.startswith("daemon.mode is observe")
     assert stand_in.startswith("daemon.stand_in is true")
+
+
+@pytest.mark.parametrize(
+    ("subnet", "wide"),
+    [("1.0.0.0/8", True), ("9.0.0.0/15", True), ("9.1.0.0/16", False), ("10.0.0.0/8", False), ("100.64.0.0/10", False)],
+)
+def test_a_subnet_that_hides_a_part_of_the_internet_is_mentioned(subnet: str, wide: bool) -> None:
+    network = replace(LAB, subnet4=IPv4Network(subnet))
+    remark = f'network "lab": subnet {subnet} is so wide that this host and its guests can\'t reach a part of the '
+    assert sentences(with_networks(network)) == ([f"{remark}internet"] if wide else [])
+
+
+@pytest.mark.parametrize(
+    ("domain", "public"), [("com", True), ("Dev", True), ("lan", False), ("Internal", False), ("a.example", False)]
+)
+def test_a_public_domain_is_mentioned(domain: str, public: bool) -> None:
+    said = sentences(with_networks(replace(LAB, domain=domain)))
+    assert [f'"{domain}" may be a public top-level domain' in sentence for sentence in said] == [True] * public
+    assert sentences(with_networks(replace(LAB, domain=domain, dhcp=False, mode=ISOLATED))) == []
+
+
+def test_a_forward_that_takes_a_port_from_the_host_is_mentioned() -> None:
+    network = replace(LAB, forwards=(Forward("tcp", 22, "web", 22), Forward("udp", 22, "web", 22)))
+    host = HostNotes(listening=frozenset({("tcp", 22), ("udp", 53)}))
+    [remark] = sentences(with_networks(network), host)
+    assert remark.startswith('network "lab": forward of tcp port 22: a program of this host listens on this port')

@@ -197,6 +197,13 @@ SUBNET = 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77:
         ),
         (f"{NAT_TABLE}nptv6 = 'fd77::/64'", "nptv6: overlaps fd77::/64, network.lab.subnets[2] at 0.toml:3, found"),
         ("mode = 'route'\ngateway = 'first'", 'gateway: not valid, found "first" (allowed: uplink, link-local)'),
+        ("mode = 'route'\nuplink = 'lo'", 'uplink: leads nowhere: it is the host\'s loopback, found "lo"'),
+        ("mode = 'route'\nuplink = 'vif3.0'", 'uplink: the name of a guest\'s interface, found "vif3.0"'),
+        ("mode = 'route'\nuplink = 'all'", 'uplink: not valid, found "all" (allowed: a link\'s name'),
+        (f"{NAT_TABLE}bridge = 'vif7.0'", 'bridge: the name of a guest\'s interface, found "vif7.0"'),
+        (f"{NAT_TABLE}bridge = 'vif7.0-emu'", 'bridge: the name of a guest\'s interface, found "vif7.0-emu"'),
+        (f"{NAT_TABLE}bridge = 'default'", 'bridge: not valid, found "default"'),
+        ("mode = 'bridge'\nbridge = 'vif7.0'", "bridge: the name of a guest's interface"),
         ("mode = 'route'\nuplink = 'eth 0'", 'uplink: not valid, found "eth 0" (allowed: a link\'s name, 1 to 15 ch'),
     ],
 )

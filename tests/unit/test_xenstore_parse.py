@@ -174,6 +174,11 @@ def test_vifname_must_not_be_anothers_own_name(value: bytes) -> None:
     assert "another interface" in fault(vifname=value)
 
 
+@pytest.mark.parametrize("value", [b"all", b"default"])
+def test_vifname_must_not_be_what_stands_for_all_links(value: bytes) -> None:
+    assert "neither all nor default" in fault(vifname=value)
+
+
 def test_vifname_may_be_the_name_it_has_anyway() -> None:
     assert parse(vifname=b"vif7.0").link_name == "vif7.0"
     assert parse(vifname=b"vif9.0x").link_name == "vif9.0x"

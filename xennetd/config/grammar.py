@@ -10,6 +10,7 @@ import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.vif import VifId
 
 # ipaddress knows more spellings (netmasks, scopes) than an administrator should have to recognise.
 _SUBNET = re.compile(r"[0-9A-Fa-f:.]+/[0-9]{1,3}")
@@ -82,6 +83,20 @@ def target(text: str) -> tuple[str | IPv4Address | IPv6Address, int]:
     if _VM.fullmatch(where):
         return where, port
     return address(where), port
+
+
+def bridge(text: str) -> str:
+    """Return the name of a bridge. The names of guests' interfaces are not free for others."""
+    if VifId.parse(text.removesuffix("-emu")) is not None:
+        raise ValueError("the name of a guest's interface")
+    return text
+
+
+def uplink(text: str) -> str:
+    """Return the name of a link that leads out of the host, which neither lo nor a guest's interface does."""
+    if text == "lo":
+        raise ValueError("leads nowhere: it is the host's loopback")
+    return bridge(text)
 
 
 def is_port(number: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, ValidationError, convert
 
 from xennetd.config.document import Place
-from xennetd.config.grammar import address, is_domain, prefix6, subnet, target
+from xennetd.config.grammar import address, bridge, is_domain, prefix6, subnet, target, uplink
 from xennetd.config.pattern import MAC_SHAPE, UUID_SHAPE, can_match, matches
 from xennetd.config.problem import Problem, shown
 from xennetd.model.link import is_link_name
@@ -130,11 +130,11 @@ DAEMON: Fields = {
 NETWORK_NAME = Field(_Name, "at most 63 letters, digits, dots, hyphens and underscores, first a letter or digit")
 
 NETWORK_KEYS: Fields = {
-    "bridge": _LINK,
+    "bridge": replace(_LINK, make=bridge),
     "subnets": Field(
         _Text, 'an IPv4 and an IPv6 network at most, such as "10.77.0.0/24" and "fd77::/64"', many=True, make=subnet
     ),
-    "uplink": _LINK,
+    "uplink": replace(_LINK, make=uplink),
     "dhcp": _FLAG,
     "ra": Field(Literal["slaac", "stateful", "off"], choices=("slaac", "stateful", "off")),
     "domain": Field(_Text, 'a DNS domain such as "lab.internal"', is_domain),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Container
 from contextlib import closing
+from ipaddress import ip_address
 from pathlib import Path
 
 from xennetd.daemon.toolstack.hooks import find_hooks
@@ -10,10 +13,14 @@ from xennetd.dnsmasq.process import find_dnsmasq
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.configuration import Policy
+from xennetd.model.ip import IPAddress
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.value import replace
 from xennetd.nft import library
 from xennetd.policy.host_notes import HostNotes
+
+_LISTENS = {"tcp": "0A", "udp": "07"}
+"""The states of a socket that waits for peers: TCP_LISTEN, and TCP_CLOSE for an unconnected one of UDP."""
 
 
 def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
@@ -35,6 +42,7 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
             for link in links
             if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP)
         },
+        listening=_listening(policy, links),
     )
 
 
@@ -42,6 +50,42 @@ def not_installed() -> HostNotes:
     """Return which optional packages this host lacks, as `policy.check.lacking` needs it."""
     no_dnsmasq = "" if find_dnsmasq() is not None else "dnsmasq is not installed: apt install dnsmasq-base"
     return HostNotes(no_dnsmasq=no_dnsmasq, no_nftables=library.absent())
+
+
+def _listening(policy: Policy, links: Links) -> frozenset[tuple[str, int]]:
+    """Return the `listening` ports if the policy forwards any. Our own bridges and guests' links are not outside."""
+    if not any(network.forwards for network in policy.networks.values()):
+        return frozenset()
+    inside = (link for link in links if link.group in (BRIDGE_GROUP, GUEST_GROUP))
+    return listening({address.ip for link in inside for address in link.addresses})
+
+
+def listening(elsewhere: Container[IPAddress] = (), proc: Path = Path("/proc/net")) -> frozenset[tuple[str, int]]:
+    """Return the ports on which programs of this host listen to the outside, as ("tcp", 22).
+
+    Not counted are loopback addresses and those in `elsewhere`. The lines of tcp, tcp6, udp and udp6 hold the local
+    address and the state in hexadecimal digits (proc(5)).
+    """
+    found: set[tuple[str, int]] = set()
+    for protocol, listens in _LISTENS.items():
+        for name in (protocol, f"{protocol}6"):
+            try:
+                lines = (proc / name).read_text().splitlines()[1:]
+            except OSError:
+                continue  # The kernel has no IPv6.
+            for line in lines:
+                _number, local, remote, state, *_ = line.split()
+                address, _, port = local.partition(":")
+                ip = _address(address)
+                if state == listens and remote.endswith(":0000") and not ip.is_loopback and ip not in elsewhere:
+                    found.add((protocol, int(port, 16)))
+    return frozenset(found)
+
+
+def _address(digits: str) -> IPAddress:
+    """Return an address that the kernel prints as 32-bit numbers of the machine's byte order."""
+    words = [int(digits[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(digits), 8)]
+    return ip_address(b"".join(words))
 
 
 def read_links() -> Links | None:

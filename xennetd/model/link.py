@@ -156,6 +156,9 @@ class HostView(Protocol):
         ...
 
 
+_SETTINGS_OF_ALL = ("all", "default")
+"""Below /proc/sys/net/ipv4/conf these directories are no link's. A link of this name has none of its own."""
+
 _NOT_IN_NAMES = frozenset(" /:%*,\"'\\")
 
 
@@ -164,11 +167,12 @@ def is_link_name(text: str) -> bool:
 
     The kernel's rule is dev_valid_name() of net/core/dev.c: 1 to 15 bytes, not `.` or `..`, no `/`, `:` or white space.
     xennetd accepts only printable ASCII without quotes, backslash, `%`, `*` and `,`: such a name is always safe to
-    show, and is never a template, a pattern or a list. A name of digits alone could be mistaken for an index.
+    show, and is never a template, a pattern or a list. A name of digits alone could be mistaken for an index, and
+    `all` and `default` for the settings of all links.
     """
     return (
         0 < len(text) < IFNAMSIZ
-        and text not in (".", "..")
+        and text not in (".", "..", *_SETTINGS_OF_ALL)
         and not text.isdigit()
         and text.isascii()
         and text.isprintable()

@@ -13,6 +13,13 @@ from xennetd.policy.modes import MODES, module_of
 from xennetd.policy.resolve import STOCK_SCRIPTS
 
 _WILD = frozenset("*?[")
+_WIDEST_PUBLIC = {4: 16, 6: 32}
+"""The shortest prefix of public addresses that a site may have to itself, by IP version."""
+
+_NOT_PUBLIC = frozenset({"internal", "home", "corp", "mail", "test", "example", "invalid", "localhost", "local", "lan"})
+"""Top-level domains that the root zone will not have: RFC 6761, RFC 6762, and ICANN's resolutions of 2018-02-04 and
+2024-07-29. `lan` is not reserved, but half of all home routers use it."""
+
 _CONDITIONS = tuple(field.name for field in fields(Match))
 
 
@@ -117,6 +124,21 @@ def _network_notes(policy: Policy, host: HostNotes) -> list[Note]:
 def _remarks(network: Network, host: HostNotes, *, used: bool) -> Iterator[str]:
     if network.uplink is not None and host.links is not None and network.uplink not in host.links:
         yield f'uplink "{network.uplink}" does not exist now'
+    for subnet in network.subnets:
+        if subnet.is_global and subnet.prefixlen < _WIDEST_PUBLIC[subnet.version]:
+            yield f"subnet {subnet} is so wide that this host and its guests can't reach a part of the internet"
+    domain = network.domain
+    if network.dhcp and domain and "." not in domain and domain.lower() not in _NOT_PUBLIC:
+        yield (
+            f'domain "{domain}" may be a public top-level domain, whose hosts the guests could not find by name: '
+            "choose one below internal or home.arpa, or your own"
+        )
+    for forward in network.forwards:
+        if (forward.proto, forward.port) in host.listening:
+            yield (
+                f"forward of {forward.proto} port {forward.port}: a program of this host listens on this port, and its "
+                "clients from outside get to the guest instead"
+            )
     yield from module_of(network).remarks(network, host)
     if not used:
         yield "no policy uses it"

@@ -13,7 +13,8 @@ class HostNotes:
     """Facts about the host. A fact is None where it is not known.
 
     `hooks` are the paths of the executable `vif-post.d/*.hook` files. `addresses` are the host's addresses by the name
-    of their link, without the links that xennetd made. `no_dnsmasq` and `no_nftables` say why dnsmasq or nftables can't
+    of their link, without the links that xennetd made. `listening` are the ports of the host's own programs that can be
+    reached from outside, as ("tcp", 22). `no_dnsmasq` and `no_nftables` say why dnsmasq or nftables can't
     be used, and what to install; they are empty where the host has them.
     """
 
@@ -22,5 +23,6 @@ class HostNotes:
     bridges: frozenset[str] | None = None
     links: frozenset[str] | None = None
     addresses: Mapping[str, tuple[IPInterface, ...]] | None = None
+    listening: frozenset[tuple[str, int]] = frozenset()
     no_dnsmasq: str = ""
     no_nftables: str = ""

@@ -255,7 +255,9 @@ def _vifname(text: str, vif: VifId, *, has_tap: bool) -> str:
         because = f", because its tap's name has {_TAP_SUFFIX} after it" if has_tap else ""
         raise _Unusable(f"must be at most {longest} characters long{because}")
     if not is_link_name(text):
-        raise _Unusable("must be a link's name, without blanks and without any of / : % \\ and quotes")
+        raise _Unusable(
+            "must be a link's name, neither all nor default, without blanks and without any of / : % \\ and quotes"
+        )
     if text != vif.netdev and VifId.parse(text.removesuffix(_TAP_SUFFIX)) is not None:
         raise _Unusable("must not be the name that another interface has by default")
     return text
