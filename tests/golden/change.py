@@ -44,8 +44,9 @@ CONCERNS: Mapping[str, Mapping[str, Part]] = {
 
 CONCERNS_OF_POLICY: Mapping[str, Part] = {
     "name": NOTHING, "match": BOTH, "network": BOTH, "deny": BOTH, "ip": BOTH, "mac": NOTHING, "isolated": LINK,
+    "vlan": NOTHING,
 }  # fmt: skip
-"""What a key of a policy is about. A running guest keeps its MAC."""
+"""What a key of a policy is about. A running guest keeps its MAC; none has `vlan=`."""
 
 Path = tuple[str | int, ...]
 Concerned = Mapping[Guest, Part]

@@ -30,6 +30,7 @@ def bridge(book: Book) -> None:
     book.policy("servers", "network", "office")
     book.policy("servers", "isolated", True)
     book.policy("servers", "mac", "stable")
+    book.policy("servers", "vlan", "ignore")
     book.outcome("servers", deny="no servers today")
     book.remove_policy("servers")
     book.policy("licence server", "match.vm", "another", "desk", None, also=("desk",))

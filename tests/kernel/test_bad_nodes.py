@@ -32,6 +32,9 @@ FAULTS: dict[str, tuple[Nodes, str]] = {
     "bridge too long": ({"bridge": "x" * 16}, '"xxxxxxxxxxxxxxxx" can\'t be the name of a bridge'),
     "bridge with a path in it": ({"bridge": "../../etc"}, '"../../etc" can\'t be the name of a bridge'),
     "bridge of 2 KB": ({"bridge": "x" * 2048}, 'bridge is "xxx'),
+    "vlan": ({"vlan": "20"}, "vlan=20 can't be applied, since this xennetd does not support VLANs yet"),
+    "vlan that can't be read": ({"vlan": "2\n0"}, 'vlan is "2\\n0": must be printable ASCII'),
+    "vifname of all links": ({"vifname": "all"}, 'vifname is "all": must be a link\'s name, neither all nor default'),
     "vifname too long": ({"vifname": "x" * 16}, 'vifname is "xxxxxxxxxxxxxxxx": must be at most 15 characters long'),
     "vifname too long with -emu": (
         {"vifname": "x" * 12, "type": "vif_ioemu"},

@@ -63,6 +63,7 @@ RULES = st.fixed_dictionaries(
     optional={
         "ip": st.lists(ADDRESSES, min_size=1, max_size=2),
         "mac": st.just("stable"),
+        "vlan": st.just("ignore"),
         "isolated": FLAGS,
         "match": st.just({"vm": "a", "devid": 0}),
     },

@@ -394,15 +394,19 @@ def test_in_the_place_of_xl_devd_the_stock_scripts_backends_are_ours(script: str
     assert owned(Policy(daemon=DaemonConfig(devd=True)), vif)
 
 
-@pytest.mark.parametrize("node", ["gatewaydev", "ip", "vlan"])
+@pytest.mark.parametrize("node", ["gatewaydev", "ip"])
 def test_what_a_bridge_has_no_use_for_is_a_warning_only(node: str) -> None:
     faulty = replace(VIF, faults=(Fault(node, f"{node} is rubbish"),))
     assert resolve(Policy(), faulty, HOST).warnings == (f"{node} is rubbish; it is not used",)
 
 
-def test_a_vlan_that_is_not_applied_is_not_passed_over() -> None:
-    (warning,) = resolve(Policy(), replace(VIF, vlan="20"), HOST).warnings
-    assert warning.startswith("vlan=20 is not applied")
+@pytest.mark.parametrize("vif", [replace(VIF, vlan="20"), replace(VIF, faults=(Fault("vlan", "vlan is rubbish"),))])
+def test_a_vlan_that_can_not_be_applied_is_refused_unless_a_policy_says_to_ignore_it(vif: Vif) -> None:
+    for policy in (Policy(), rules(Rule("lan", Match(), network=LAN))):
+        assert error(policy, vif).sentence.startswith(("vlan=20 can't be applied", "vlan is rubbish"))
+    attached = resolve(rules(Rule("lan", Match(), network=LAN, ignores_vlan=True)), vif, HOST)
+    assert attached.bridge == "xenbr1"
+    assert attached.warnings == (("vlan is rubbish; it is not used",) if vif.faults else ())
 
 
 QUARANTINE = rules(Rule("quarantine", Match(), deny="x"))

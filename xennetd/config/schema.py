@@ -191,5 +191,6 @@ RULE: Fields = {
     "deny": _SENTENCE,
     "ip": Field(_Text, 'addresses such as "10.77.0.5" or "fd77::5"', many=True, make=address, attribute="ips"),
     "mac": Field(Literal["stable"], choices=("stable",), make=bool, attribute="stable_mac"),
+    "vlan": Field(Literal["ignore"], choices=("ignore",), make=bool, attribute="ignores_vlan"),
     "isolated": replace(_FLAG, port_flag="isolated"),
 }

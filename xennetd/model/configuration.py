@@ -161,7 +161,8 @@ class Rule:
     """`[[policy]]`: either the `network` that a matching vif is attached to, or the reason (`deny`) why it gets none.
 
     `ips` are the addresses that the vif has in the network, whatever its `vif=` line says; an empty tuple fixes none.
-    `stable_mac` gives the vif the same MAC at every start of its domain. `flags` are the bridge port's flags
+    `stable_mac` gives the vif the same MAC at every start of its domain. `ignores_vlan` attaches a vif with `vlan=` all
+    the same, without a VLAN. `flags` are the bridge port's flags
     (`plan.properties`) that the rule sets.
     """
 
@@ -171,6 +172,7 @@ class Rule:
     deny: str | None = None
     ips: tuple[IPv4Address | IPv6Address, ...] = ()
     stable_mac: bool = False
+    ignores_vlan: bool = False
     flags: tuple[tuple[str, bool], ...] = ()
 
 

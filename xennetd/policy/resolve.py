@@ -112,13 +112,20 @@ def _module(request: AttachmentRequest) -> ModeModule:
 def _attach(module: ModeModule, request: AttachmentRequest, assignment: Assignment) -> Attachment:
     vif, rule, network = request.vif, request.rule, request.network
     warnings: tuple[str, ...] = ()
-    unused = module.unused_nodes(network)
+    ignores_vlan = rule is not None and rule.ignores_vlan
+    unused = module.unused_nodes(network) | ({"vlan"} if ignores_vlan else frozenset())
     faults = [fault.sentence for fault in vif.faults if fault.node not in unused]
     if faults:
         raise GuestError(faults[0], detail="; ".join(faults))
     if rule is not None and rule.deny is not None:
         sentence = f"denied by policy: {rule.deny}"
         raise Denied(sentence, detail=f'{sentence} (policy "{rule.name}")')
+    if vif.vlan is not None and not ignores_vlan:
+        # Without its VLAN the guest would reach what the VLAN is to keep it from.
+        raise GuestError(
+            f"vlan={visible(vif.vlan)} can't be applied, since this xennetd does not support VLANs yet: "
+            'remove vlan= from the domain\'s vif line, or set vlan = "ignore" in a policy'
+        )
     if network is not None:
         if (problem := request.others.problem(network.name)) is not None:
             raise problem
@@ -215,8 +222,5 @@ def _basename(script: str) -> str:
 
 
 def _unused_warnings(vif: Vif, unused: frozenset[str]) -> tuple[str, ...]:
-    """Return warnings about settings of the vif that have no effect: its VLANs, and faulty nodes that are unused."""
-    warnings = [f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in unused]
-    if vif.vlan is not None:
-        warnings.append(f"vlan={visible(vif.vlan)} is not applied: this xennetd does not support VLANs yet")
-    return tuple(warnings)
+    """Return warnings about faulty nodes of the vif that have no effect."""
+    return tuple(f"{fault.sentence}; it is not used" for fault in vif.faults if fault.node in unused)

@@ -29,8 +29,8 @@ class BridgeMode(ModeModule):
         return bridged.keeps(request, link, master)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
-        """Return the nodes about layer 3, and `vlan`, which is not supported yet."""
-        return frozenset({"gatewaydev", "ip", "vlan"})
+        """Return the nodes about layer 3."""
+        return frozenset({"gatewaydev", "ip"})
 
     def bridge(self, request: AttachmentRequest) -> str | None:
         """Return the name of the network's bridge, or the vif's `bridge` node."""

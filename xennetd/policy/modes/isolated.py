@@ -30,8 +30,8 @@ class IsolatedMode(ModeModule):
         return bridged.keeps(request, link, master)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
-        """Return `gatewaydev`, since nothing leaves the bridge, and `vlan`, which is not supported yet."""
-        return frozenset({"gatewaydev", "vlan"})
+        """Return `gatewaydev`, since nothing leaves the bridge."""
+        return frozenset({"gatewaydev"})
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
         """Return the bridge, its addresses and its dnsmasq, and the sysctls that forbid forwarding from it."""

@@ -50,8 +50,8 @@ class NatMode(ModeModule):
         return bridged.keeps(request, link, master)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
-        """Return `gatewaydev` with a network, `bridge` without one, and `vlan`, which is not supported yet."""
-        return frozenset({"bridge" if network is None else "gatewaydev", "vlan"})
+        """Return `gatewaydev` with a network, `bridge` without one."""
+        return frozenset({"bridge" if network is None else "gatewaydev"})
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
         """Return the bridge with its addresses and dnsmasq, the sysctls for forwarding, and the forwarded ports.

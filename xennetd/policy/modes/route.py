@@ -46,8 +46,8 @@ class RouteMode(ModeModule):
         return all(_within(route.destination, network) for route in link.routes)
 
     def unused_nodes(self, network: Network | None) -> frozenset[str]:
-        """Return `bridge`, and `vlan`, which is not supported yet."""
-        return frozenset({"bridge", "vlan"})
+        """Return `bridge`."""
+        return frozenset({"bridge"})
 
     def host_objects(self, network: Network, host: HostView) -> list[HostObject]:
         """Return the served link (`Network.served_link`) with its addresses and dnsmasq; nothing without `dhcp`."""
