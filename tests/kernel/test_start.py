@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,8 +19,9 @@ from tests.bed.guest import Bed
 from tests.bed.systemd import Journal
 from tests.bed.xen import REPOSITORY
 from tests.bed.xenstored import Xenstored
-from tests.kernel.conftest import MakeDaemon
+from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.defective import Defective
+from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
 from xennetd.daemon.runtime_dir import OBSERVE_MARK
 from xennetd.model import places
@@ -167,6 +169,47 @@ class TestRuntimeDirectory:
         xennetd.configure(STAND_IN)
         assert xennetd.ctl("reload").returncode == 0
         assert sorted(os.listdir(RUNTIME)) == ["control", *MARKS]
+
+
+class TestARuntimeDirectoryThatSomebodyRemoves:
+    @pytest.mark.parametrize("itself", [False, True], ids=["its contents", "all of it"])
+    def test_is_whole_again_by_itself(
+        self, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, by_hand: ByHand, itself: bool
+    ) -> None:
+        bed.host.bridge("xenbr0")
+        xennetd = daemon(OBSERVE)
+        xennetd.configure(STAND_IN)
+        assert xennetd.ctl("reload").returncode == 0
+        web = guest("web")
+        connected(bed, web.vif)
+        for path in RUNTIME.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if itself:
+            RUNTIME.rmdir()
+        eventually(lambda: (RUNTIME / "told" / web.vif.netdev).exists(), 10)
+        eventually(lambda: xennetd.ctl("list").returncode == 0, 10)
+        assert sorted(os.listdir(RUNTIME)) == ["control", *MARKS]
+        connected(bed, guest("late").vif)
+        status, said = ended(by_hand(STAND_IN))
+        assert status == 1, "it is locked for one daemon as before"
+        assert "another xennetd is running" in said
+
+    def test_marks_observe_mode_again(self, daemon: MakeDaemon) -> None:
+        daemon(OBSERVE)
+        (RUNTIME / MARK).unlink()
+        eventually((RUNTIME / MARK).exists, 10)
+
+    def test_leaves_alone_what_somebody_has_put_in_the_sockets_place(
+        self, daemon: MakeDaemon, journal: Journal
+    ) -> None:
+        xennetd = daemon()
+        xennetd.control.unlink()
+        xennetd.control.write_text("not ours")
+        entry = journal.wait_for(MESSAGE="the control socket was removed, and xennetctl can't reach xennetd")
+        assert "a file of that name exists and is no socket" in entry["XENNET_WHY"]
+        xennetd.signal(signal.SIGTERM)
+        assert xennetd.wait() == 0
+        assert xennetd.control.read_text() == "not ours"
 
 
 class TestRefusals:

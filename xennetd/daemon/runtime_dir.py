@@ -58,6 +58,16 @@ class RuntimeDirectory:
             else:
                 self._mark.unlink(missing_ok=True)
 
+    def restore(self, *, observing: bool) -> None:
+        """Make the directory again if somebody has removed it, and what is in it. Raises HostError as `claim` does."""
+        if self._lock is not None and not _is_at(self._lock, self._path):
+            os.close(self._lock)
+            self._lock = None
+            self.make()
+            self.claim(observing=observing)
+        elif observing and not self._mark.exists():
+            self.claim(observing=observing)
+
     def leave(self) -> None:
         """Release the lock and remove the directories that this daemon made, so that hotplug scripts fail at once.
 
@@ -73,6 +83,14 @@ class RuntimeDirectory:
                 directory.rmdir()
             except OSError:
                 continue  # The directory is not empty, or somebody has removed it.
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open directory is the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 @contextmanager

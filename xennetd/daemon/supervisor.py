@@ -187,6 +187,7 @@ class Supervisor:
         shown = self._answers.summary()
         while True:
             await asyncio.sleep(_STATUS_INTERVAL)
+            self._restore_files()
             async with self._reloading:
                 await self._prune()
             if shown != (shown := self._answers.summary()):
@@ -198,6 +199,16 @@ class Supervisor:
         if due and not self._in_force.observes and self._host.knows_all:
             self._prune_due = False
             await self._host.prune()
+
+    def _restore_files(self) -> None:
+        """Make again what somebody has removed of the run-time directory. The control socket restores itself."""
+        try:
+            self._runtime.restore(observing=self._in_force.observes)
+        except HostError as error:
+            _log.debug("the run-time directory was removed and can't be made again", why=error.detail)
+        if self._hotplug_files.restore(self._directory):
+            for vif in self._directory:
+                self._reconciler.triggers.hint(vif)
 
     async def _follow_renames(self) -> None:
         """Restore the settings of links that were renamed.

@@ -15,10 +15,7 @@ for 1,000 vifs; asyncvarlink's conversion by types takes 50 ms.
 from __future__ import annotations
 
 import asyncio
-import grp
-import os
 import socket
-import stat
 import struct
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -31,26 +28,25 @@ from asyncvarlink import (
     VarlinkErrorReply,
     VarlinkInterfaceRegistry,
     VarlinkMethodCall,
-    get_listen_fd,
 )
 from asyncvarlink.conversion import ConversionError
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
 from xennetd.daemon.control.interface import Control, Daemon, Refused
+from xennetd.daemon.control.listener import MAX_PEERS, Listener
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.errors import HostError, XennetdError
 
 GROUP = "xennet"
 """The group whose members may read, besides root."""
 
-MAX_PEERS = 64
-"""Connections at the same time."""
-
 MAX_REQUEST = 64 << 10
 """Bytes. A peer that sends a longer request is disconnected."""
 
+_LOOK = 2.0
+"""Seconds between two looks at whether the socket's file is still there."""
+
 _UCRED = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
-_PASSED = ("control", "xennetd.socket")  # FileDescriptorName= of the socket unit, or its name
 
 _log = structlog.get_logger()
 
@@ -67,29 +63,54 @@ class ControlServer:
         self._audit = audit
         self._version = version
         self._peers: dict[_Peer, None] = {}  # ordered: the peer that was silent longest comes first
-        self._socket, self._remove = _passed_socket() or _own_socket(path, group)
+        self._listener = Listener(path, group)
+        self._renewal: str | None = None
+        """Why the socket's file could not be made again, as last logged."""
 
     async def serve(self) -> None:
-        """Serve until cancelled. Then close all connections, and remove the socket's file unless systemd made it."""
-        loop = asyncio.get_running_loop()
+        """Serve until cancelled. Then close all connections, and remove the socket's file unless systemd made it.
+
+        A socket whose file somebody removes is made again.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
+                accepting = tasks.create_task(self._accept(tasks))
                 while True:
-                    try:
-                        conn, _ = await loop.sock_accept(self._socket)
-                    except OSError as error:  # Descriptors or memory ran out, or the peer has hung up already.
-                        _log.warning("A control connection could not be accepted", error=error.strerror)
-                        await asyncio.sleep(0.1)
-                    else:
-                        tasks.create_task(self._converse(conn))
-                        await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let other tasks run.
+                    await asyncio.sleep(_LOOK)
+                    if self._listener.is_gone() and self._renew():
+                        accepting.cancel()
+                        accepting = tasks.create_task(self._accept(tasks))
         finally:
             self.close()
 
+    async def _accept(self, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                conn, _ = await loop.sock_accept(self._listener.socket)
+            except OSError as error:  # Descriptors or memory ran out, or the peer has hung up already.
+                _log.warning("A control connection could not be accepted", error=error.strerror)
+                await asyncio.sleep(0.1)
+            else:
+                tasks.create_task(self._converse(conn))
+                await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let other tasks run.
+
+    def _renew(self) -> bool:
+        """Make the socket's file again. Returns whether that was possible; logs a new reason why not."""
+        try:
+            self._listener.renew()
+        except HostError as error:
+            if self._renewal != error.detail:
+                self._renewal = error.detail
+                _log.error("the control socket was removed, and xennetctl can't reach xennetd", why=error.detail)
+            return False
+        self._renewal = None
+        _log.warning("somebody removed the control socket; xennetd has made it again")
+        return True
+
     def close(self) -> None:
         """Stop listening, and remove the socket's file unless systemd made it."""
-        self._socket.close()
-        self._remove()
+        self._listener.close()
 
     async def _converse(self, conn: socket.socket) -> None:
         """Serve one peer until it hangs up, violates the protocol or must make room."""
@@ -248,72 +269,3 @@ async def _answer(registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall) -
         reply = Refused(reason="this request met a bug in xennetd; its journal has the details").tojson()
     if not call.oneway:
         yield reply
-
-
-def _passed_socket() -> tuple[socket.socket, Callable[[], None]] | None:
-    """Return the listening socket that systemd passed, and a function that leaves its file alone; else None."""
-    for name in _PASSED:
-        passed = get_listen_fd(name)
-        if passed is not None:
-            sock = socket.socket(fileno=int(passed))
-            passed.take()
-            sock.setblocking(False)
-            sock.set_inheritable(False)
-            return sock, lambda: None
-    return None
-
-
-def _own_socket(path: str, group: str) -> tuple[socket.socket, Callable[[], None]]:
-    """Return a new listening socket at `path`, and a function that removes its file."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _remove_stale(path)
-        mask = os.umask(0o177)  # so that nobody else can connect between bind() and chmod()
-        try:
-            sock.bind(path)
-        finally:
-            os.umask(mask)
-        try:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
-            os.chmod(path, 0o660)
-        except KeyError:
-            pass  # The group does not exist: only root can open the socket.
-        except PermissionError:  # Only root can open the socket; that must not cost guests their network.
-            _log.warning("The control socket can't be given to its group, so only root can open it", group=group)
-        sock.listen(MAX_PEERS)
-        made = os.stat(path).st_ino
-    except OSError as error:
-        sock.close()
-        problem = error.strerror or error
-        raise HostError(f"the control socket {path} can't be made: {problem}", errno=error.errno or 0) from error
-    except HostError:
-        sock.close()
-        raise
-
-    def remove() -> None:
-        try:
-            if os.stat(path).st_ino == made:
-                os.unlink(path)
-        except OSError:
-            pass  # Somebody else has removed it.
-
-    return sock, remove
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket that a dead daemon left. Raises HostError if somebody listens there, or it is no socket."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise HostError(f"the control socket {path} can't be made: a file of that name exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # Somebody listens, and the backlog is full.
-    raise HostError(f"another xennetd is running: it listens on the control socket {path}")

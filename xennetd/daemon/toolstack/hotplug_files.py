@@ -38,6 +38,7 @@ class HotplugFiles:
         self._directories = runtime / "told", runtime / "waiting"
         self._told: set[str] = set()
         self._usable = False
+        self._refusal: str | None = None
 
     def start(self, vifs: Iterable[VifId]) -> None:
         """Take over the files of an earlier daemon and of waiting scripts. Remove files that belong to no vif."""
@@ -52,9 +53,16 @@ class HotplugFiles:
             for directory, names in zip(self._directories, (told - self._told, waiting - known), strict=True):
                 for name in names:
                     (directory / name).unlink(missing_ok=True)
-            self._usable = True
+            self._usable, self._refusal = True, None
         except OSError as error:
             self._give_up(error)
+
+    def restore(self, vifs: Iterable[VifId]) -> bool:
+        """Make the directories again if somebody has removed one. Returns whether `settle` is due for all vifs then."""
+        if self._usable and all(directory.is_dir() for directory in self._directories):
+            return False
+        self.start(vifs)
+        return self._usable
 
     async def settle(self, client: XenstoreClient, vif: Vif) -> bool:
         """Make or remove the `told` files of a vif and its tap, as xenstore holds verdicts on them or not.
@@ -118,8 +126,10 @@ class HotplugFiles:
 
     def _give_up(self, error: OSError) -> None:
         told, waiting = self._directories
-        message = "hotplug scripts will read xenstore more often: no files can be made for them"
-        _log.warning(message, path=str(told), why=str(error))
+        if self._refusal != (refusal := str(error)):
+            message = "hotplug scripts will read xenstore more often: no files can be made for them"
+            _log.warning(message, path=str(told), why=refusal)
+        self._refusal = refusal
         self._usable = False
         self._told.clear()
         shutil.rmtree(waiting, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""The listening socket of the control interface: the one that systemd passed, or one of our own at a path."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+import stat
+
+import structlog
+from asyncvarlink import get_listen_fd
+
+from xennetd.model.errors import HostError
+
+MAX_PEERS = 64
+"""Connections at the same time, and connections that wait to be accepted."""
+
+_PASSED = ("control", "xennetd.socket")  # FileDescriptorName= of the socket unit, or its name
+
+_log = structlog.get_logger()
+
+
+class Listener:
+    """Listens at `path`, or on the socket that systemd passed (sd_listen_fds(3)).
+
+    Members of `group` may open a socket that is made here. Raises HostError when the socket can't be made.
+    """
+
+    def __init__(self, path: str, group: str) -> None:
+        self._path = path
+        self._group = group
+        self._inode: int | None = None
+        passed = _passed_socket()
+        self.socket = passed if passed is not None else self._make()
+
+    def is_gone(self) -> bool:
+        """Return whether somebody has removed or replaced the file of our own socket, so that nobody can connect."""
+        return self._inode is not None and _inode(self._path) != self._inode
+
+    def renew(self) -> None:
+        """Listen on a new socket at the path, in place of the one whose file is gone. Raises HostError."""
+        new = self._make()
+        self.socket.close()
+        self.socket = new
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket's file unless systemd made it or somebody has replaced it."""
+        self.socket.close()
+        if self._inode is not None and not self.is_gone():
+            os.unlink(self._path)
+        self._inode = None
+
+    def _make(self) -> socket.socket:
+        path, group = self._path, self._group
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _remove_stale(path)
+            mask = os.umask(0o177)  # so that nobody else can connect between bind() and chmod()
+            try:
+                sock.bind(path)
+            finally:
+                os.umask(mask)
+            try:
+                os.chown(path, -1, grp.getgrnam(group).gr_gid)
+                os.chmod(path, 0o660)
+            except KeyError:
+                pass  # The group does not exist: only root can open the socket.
+            except PermissionError:  # Only root can open the socket; that must not cost guests their network.
+                _log.warning("The control socket can't be given to its group, so only root can open it", group=group)
+            sock.listen(MAX_PEERS)
+            self._inode = os.stat(path).st_ino
+        except OSError as error:
+            sock.close()
+            problem = error.strerror or error
+            raise HostError(f"the control socket {path} can't be made: {problem}", errno=error.errno or 0) from error
+        except HostError:
+            sock.close()
+            raise
+        return sock
+
+
+def _passed_socket() -> socket.socket | None:
+    for name in _PASSED:
+        passed = get_listen_fd(name)
+        if passed is not None:
+            sock = socket.socket(fileno=int(passed))
+            passed.take()
+            sock.setblocking(False)
+            sock.set_inheritable(False)
+            return sock
+    return None
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a dead daemon left. Raises HostError if somebody listens there, or it is no socket."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise HostError(f"the control socket {path} can't be made: a file of that name exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # Somebody listens, and the backlog is full.
+    raise HostError(f"another xennetd is running: it listens on the control socket {path}")
