@@ -182,6 +182,10 @@ class Script:
         sleepers = _sleepers([*found, self.xenstored.pid])
         return sleepers is not None and sleepers == _sleepers([*found, self.xenstored.pid])
 
+    def watches(self) -> list[int]:
+        """The process ids of the script's watches that run."""
+        return [pid for pid, command in self._processes().items() if command.startswith("xenstore-watch ")]
+
     def _processes(self) -> dict[int, str]:
         """The script's processes and their command lines."""
         marks = {f"XENSTORED_PATH={self.xenstored.socket}".encode(), f"script={self.vif.script}".encode()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ from tests.bed.hotplug import ONLINE, THREE_STARTS, Script
 from tests.bed.toolstack import Vif
 from tests.kernel.hotplug.conftest import Daemon
 from tests.kernel.wait import eventually, paused
+
+
+def ended(script: Script, watch: int) -> bool:
+    return watch not in script.watches()
 
 
 class TestItNeverComes:
@@ -92,6 +98,23 @@ class TestItNeverComes:
             bed.reconnect()
         assert ended.status == 1
         assert "is not connected: xenstore can't be watched" in ended.stderr or "was removed" in ended.stderr
+        assert script.left_behind() == []
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    @pytest.mark.parametrize("whole_group", [False, True], ids=["watch", "watch and its time limit"])
+    def test_somebody_kills_the_watch(
+        self, script: Script, vif: Vif, daemon: Daemon, number: signal.Signals, whole_group: bool
+    ) -> None:
+        process = script.start(*ONLINE)
+        for _ in range(2):
+            eventually(script.watching)
+            [watch] = script.watches()
+            os.killpg(os.getpgid(watch), number) if whole_group else os.kill(watch, number)
+            eventually(partial(ended, script, watch))
+        eventually(script.watching)
+        daemon.connect()
+        result = script.end(process, 0)
+        assert (result.status, result.stderr) == (0, "")
         assert script.left_behind() == []
 
     def test_libxl_kills_the_script(self, script: Script, daemon: Daemon) -> None:

@@ -160,6 +160,20 @@ class TestWhichVif:
         assert (ended.status, ended.programs) == (2, [])
         assert "which vif this is about" in ended.stderr
 
+    @pytest.mark.parametrize(
+        "path",
+        ["backend/vif/1", "x", "/", "backend/vif/1/", "backend/vif/1/0/..", "a b/1/0x", "backend/vif/-1/0", "1/2.3"],
+    )
+    def test_a_path_that_is_no_vifs_is_told_and_leaves_no_file(
+        self, script: Script, daemon: Daemon, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        variables = script.variables() | {"XENBUS_PATH": path}
+        monkeypatch.setattr(script, "variables", lambda: variables)
+        ended = script(*ADD)
+        assert (ended.status, ended.programs) == (2, [])
+        assert "is not the path of a vif" in ended.stderr
+        assert daemon.marked("waiting") == []
+
 
 class TestWhatAnErrorMayHold:
     @pytest.mark.parametrize(
