@@ -63,6 +63,7 @@ class ControlServer:
         self._audit = audit
         self._version = version
         self._peers: dict[_Peer, None] = {}  # ordered: the peer that was silent longest comes first
+        self._registries: dict[int, VarlinkInterfaceRegistry] = {}
         self._listener = Listener(path, group)
         self._renewal: str | None = None
         """Why the socket's file could not be made again, as last logged."""
@@ -121,7 +122,7 @@ class ControlServer:
             return
         try:
             self._admit(peer)
-            registry = self._registry(peer.uid)
+            registry = self._registries.get(peer.uid) or self._registry(peer.uid)
             while (request := await peer.request()) is not None:
                 self._heard(peer)
                 async with aclosing(_answer(registry, request)) as replies:
@@ -137,7 +138,10 @@ class ControlServer:
             peer.close()
 
     def _registry(self, uid: int) -> VarlinkInterfaceRegistry:
-        registry = VarlinkInterfaceRegistry()
+        """Return a new registry for a user's requests, and keep it: as a cycle, each would stay in memory anyway."""
+        if len(self._registries) >= MAX_PEERS:
+            self._registries.clear()
+        registry = self._registries[uid] = VarlinkInterfaceRegistry()
         registry.register_interface(Control(self._daemon, self._audit, uid))
         registry.register_interface(
             VarlinkServiceInterface("xennetd", "xennetd", self._version, "man:xennetd(8)", registry)
@@ -178,6 +182,14 @@ class _Reader(asyncio.StreamReader):
         super().feed_eof()
         self.hung_up()
 
+    def set_exception(self, exc: Exception) -> None:
+        """Take the error that ended the connection, without its traceback, whose frames refer to this reader."""
+        super().set_exception(exc.with_traceback(None))
+
+
+def _nothing() -> None:
+    """Stand in for `_Reader.hung_up` where nobody is to be told."""
+
 
 class _Peer:
     """One connection, and the task that serves it."""
@@ -197,7 +209,7 @@ class _Peer:
         _, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=MAX_REQUEST, loop=loop)
-        reader.hung_up = lambda: None
+        reader.hung_up = _nothing
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, conn)
         transport.set_write_buffer_limits(high=0)  # so that drain() returns when all bytes have left
@@ -233,8 +245,13 @@ class _Peer:
             self._task.cancel()
 
     def close(self) -> None:
-        """Close the connection. Bytes that have not left by now are dropped."""
+        """Close the connection. Bytes that have not left by now are dropped.
+
+        The reader does not refer to the peer any more. As a cycle they would stay in memory until the garbage collector
+        runs, which in this daemon is after thousands of connections.
+        """
         self._writer.transport.abort()
+        self._reader.hung_up = _nothing
 
     def _hung_up(self) -> None:
         # A peer that closes its sending side still gets the reply that it waits for. A stream would never end.
