@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 INTERFACE = "org.xennetd.Control"
+
+_AGAIN = 0.02
+"""Seconds between two attempts to reach a daemon with whom many others want to speak."""
 
 TIMEOUT = 10.0
 """Seconds that the daemon may take for an answer."""
@@ -57,12 +61,17 @@ def stream(path: str, method: str, **parameters: Any) -> Iterator[dict[str, Any]
 def _connect(path: str, timeout: float) -> socket.socket:
     conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     conn.settimeout(timeout)
-    try:
-        conn.connect(path)
-    except OSError as error:
-        conn.close()
-        raise Unreachable(_why_not(path, error)) from None
-    return conn
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            conn.connect(path)
+            return conn
+        except OSError as error:
+            # EAGAIN: as many peers wait already as the socket has room for (unix(7)). The daemon takes them one by one.
+            if error.errno != errno.EAGAIN or time.monotonic() > deadline:
+                conn.close()
+                raise Unreachable(_why_not(path, error)) from None
+        time.sleep(_AGAIN)
 
 
 def _why_not(path: str, error: OSError) -> str:
