@@ -61,6 +61,8 @@ class FakeDaemon:
         self.bug: Exception | None = None
         self.asked: list[str] = []
         self.listed = 0
+        self.checks = 0
+        self.check_takes = 0.0
 
     def status(self) -> DaemonStatus:
         counts = dict.fromkeys(("pending", "connected", "error", "detaching", "ignored"), 0)
@@ -103,6 +105,10 @@ class FakeDaemon:
         return self.problems
 
     def check(self) -> tuple[list[str], list[str]]:
+        self.checks += 1
+        done = time.perf_counter() + self.check_takes
+        while time.perf_counter() < done:
+            pass
         if self.bug is not None:
             raise self.bug
         return self.problems, ["no policy uses lan"]

@@ -75,6 +75,28 @@ def test_a_peer_that_never_ceases_to_ask_starves_nobody(path: str) -> None:
     run(scenario, path)
 
 
+@needs_root
+def test_other_users_together_get_a_tenth_of_the_time_and_root_waits_for_none(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        daemon.check_takes = 0.01
+        async with contextlib.AsyncExitStack() as floods:
+            for _ in range(6):
+                await floods.enter_async_context(beside(*as_user(NOBODY, NOBODY, *PYTHON, FLOOD, path)))
+            root = await Peer.connect(path)
+            before, began = daemon.checks, time.perf_counter()
+            worst = 0.0
+            while time.perf_counter() < began + 2:
+                asked = time.perf_counter()
+                assert "parameters" in await root.call("Status")
+                worst = max(worst, time.perf_counter() - asked)
+                await asyncio.sleep(0.01)
+            took = time.perf_counter() - began
+        assert 3 < daemon.checks - before < 0.15 * took / daemon.check_takes
+        assert worst < 0.1
+
+    run(scenario, path, group=grp.getgrgid(NOBODY).gr_name)
+
+
 CONNECT = """
 import socket, sys
 for number in range(1 << 30):

@@ -4,7 +4,8 @@ Rule 1: the daemon answers one request of a peer at a time, and reads the next w
 make the daemon hold one request, one reply and a bounded number of events.
 Rule 2: no peer can keep another out. When all places are taken, xennetd disconnects the peer that has been
 silent longest.
-Rule 3: one task serves one peer. Cancelling the task ends the connection.
+Rule 3: other users than root get a tenth of the daemon's time, and root's requests never wait for theirs.
+Rule 4: one task serves one peer. Cancelling the task ends the connection.
 
 This module does the framing itself, for two reasons: the reader of asyncvarlink's transport never pauses for a peer
 that never stops sending, and that transport stops listening when descriptors run out. Calls, types, errors and the
@@ -17,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -46,6 +48,9 @@ MAX_REQUEST = 64 << 10
 _LOOK = 2.0
 """Seconds between two looks at whether the socket's file is still there."""
 
+_REST = 9
+"""How many times as long as a request of another user than root has taken the next one of such a user waits."""
+
 _UCRED = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
 
 _log = structlog.get_logger()
@@ -64,6 +69,7 @@ class ControlServer:
         self._version = version
         self._peers: dict[_Peer, None] = {}  # ordered: the peer that was silent longest comes first
         self._registries: dict[int, VarlinkInterfaceRegistry] = {}
+        self._turns = _Turns()
         self._listener = Listener(path, group)
         self._renewal: str | None = None
         """Why the socket's file could not be made again, as last logged."""
@@ -125,7 +131,8 @@ class ControlServer:
             registry = self._registries.get(peer.uid) or self._registry(peer.uid)
             while (request := await peer.request()) is not None:
                 self._heard(peer)
-                async with aclosing(_answer(registry, request)) as replies:
+                turn = nullcontext() if peer.uid == 0 else self._turns.take()
+                async with aclosing(_answer(registry, request, turn)) as replies:
                     async for reply in replies:
                         await peer.send(reply)
                         self._heard(peer)
@@ -260,22 +267,43 @@ class _Peer:
             self.end()
 
 
-async def _answer(registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the replies to `call`."""
+class _Turns:
+    """Gives all users but root together a tenth of the daemon's time: they may look on, and guests come first."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def take(self) -> AsyncGenerator[None, None]:
+        """Wait for the turn of one request. After it nobody has a turn for nine times as long as it took."""
+        await self._lock.acquire()
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            pause = _REST * (time.perf_counter() - began)
+            asyncio.get_running_loop().call_later(pause, self._lock.release)
+
+
+async def _answer(
+    registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall, turn: AbstractAsyncContextManager[None]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the replies to `call`. A reply is made within `turn`; the events of a stream are not."""
     try:
         method, signature = registry.lookup_method(call)
         try:
             arguments = signature.parameter_type.fromjson(call.parameters)
         except ConversionError as error:
             raise InvalidParameter(parameter=str(error.location[0])) from None
-        result = method(**arguments)
         if signature.more:
-            async with aclosing(result) as stream:
+            async with aclosing(method(**arguments)) as stream:
                 async for part in stream:
                     yield {"parameters": part.parameters, "continues": part.continues}
             return
-        if signature.asynchronous:
-            result = await result
+        async with turn:
+            result = method(**arguments)
+            if signature.asynchronous:
+                result = await result
         reply = {"parameters": result.parameters}
     except VarlinkErrorReply as error:
         reply = error.tojson()
