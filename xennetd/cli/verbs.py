@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import signal
 import sys
 import time
 
@@ -60,6 +61,9 @@ def show(arguments: argparse.Namespace) -> int:
 
 def monitor(arguments: argparse.Namespace) -> int:
     """Print events as they happen, until interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Python's own handler would run after the next event, if the signal comes just before the wait for it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     for reply in connection.stream(arguments.control, "Monitor", recent=arguments.recent):
         if reply["lost"]:
             if arguments.json:

@@ -138,6 +138,7 @@ class ControlServer:
                         self._heard(peer)
         except (OSError, _ProtocolError) as error:
             _log.debug("A control connection has ended", uid=peer.uid, error=str(error))
+            error.with_traceback(None)  # Its frames refer to the future that has the error.
         except Exception:
             _log.exception("A control connection failed because of a defect in xennetd", uid=peer.uid)
         finally:
