@@ -53,6 +53,12 @@ def blocking_as_the_unit_does() -> list[str]:
     return before
 
 
+def blocks(pid: int, number: int) -> bool:
+    """Whether a process holds a signal back. What `env` is started as may take a moment to do so."""
+    [mask] = [line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigBlk" in line]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 class ByHand(Protocol):
     def __call__(self, config: str, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]: ...
 
@@ -256,6 +262,7 @@ class TestHangup:
     @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
     def test_at_any_moment_of_the_start_it_ends_nothing(self, daemon: MakeDaemon, number: int) -> None:
         xennetd = daemon(wrapper=blocking_as_the_unit_does(), ready=False)
+        eventually(partial(blocks, xennetd.pid, number))
         ready = time.monotonic() + 0.5
         while time.monotonic() < ready:
             time.sleep(0.005)
@@ -265,7 +272,7 @@ class TestHangup:
 
     def test_before_there_are_handlers_it_waits_for_them(self, daemon: MakeDaemon, journal: Journal) -> None:
         xennetd = daemon(wrapper=blocking_as_the_unit_does(), ready=False)
-        time.sleep(0.05)
+        eventually(partial(blocks, xennetd.pid, signal.SIGHUP))
         xennetd.signal(signal.SIGHUP)
         assert journal.wait_for(XENNET_EVENT="reload")["MESSAGE"] == "policy reloaded"
         xennetd.wait_ready()
