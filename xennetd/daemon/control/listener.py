@@ -6,6 +6,7 @@ import grp
 import os
 import socket
 import stat
+from contextlib import suppress
 
 import structlog
 from asyncvarlink import get_listen_fd
@@ -47,7 +48,8 @@ class Listener:
         """Stop listening, and remove the socket's file unless systemd made it or somebody has replaced it."""
         self.socket.close()
         if self._inode is not None and not self.is_gone():
-            os.unlink(self._path)
+            with suppress(OSError):  # Somebody else may remove it at this moment.
+                os.unlink(self._path)
         self._inode = None
 
     def _make(self) -> socket.socket:
