@@ -269,7 +269,7 @@ def test_a_bridge_that_somebody_has_changed_is_mended_in_place(foreign: Seen) ->
     def act(kit: Kit) -> None:
         kit.apply(BRIDGE)
         index = kit.kernel.links.link("xn-lab")
-        for words in (("down",), ("address", "02:00:00:00:00:99")):
+        for words in (("down",), ("name", "mine"), ("address", "02:00:00:00:00:99")):
             ip("link", "set", "xn-lab", *words)
             kit.kernel.poll()
             assert not kit.holds(BRIDGE)

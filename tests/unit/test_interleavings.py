@@ -128,6 +128,7 @@ def _message(link: Link) -> bytes:
         attribute(1, bytes.fromhex(link.address.replace(":", ""))),
         attribute(4, struct.pack("=I", link.mtu)),
         attribute(10, struct.pack("=I", link.master)),
+        attribute(20, link.alias.encode() + b"\0"),
         attribute(18, attribute(1, link.kind.encode() + b"\0")),
         attribute(26, attribute(10, attribute(8, bytes([link.addr_gen_mode])))),
         attribute(27, struct.pack("=I", link.group)),

@@ -11,6 +11,7 @@ from xennetd.daemon.record import Record
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import Denied, HostError, XennetdError
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
+from xennetd.model.marks import port_alias
 from xennetd.model.objects import ManagedBridge
 from xennetd.model.placement import BridgePort
 from xennetd.model.status import VifState
@@ -35,7 +36,14 @@ ID = VifId(7, 0)
 VIF = Vif(ID, XenbusState.INIT_WAIT, online=True, script="/etc/xen/scripts/vif-xennetd", vm="web-1")
 BRIDGE = Link(2, "xenbr0", kind="bridge", generation=1)
 NEW = Link(9, "vif7.0", parent=ID, generation=2)
-PORT = replace(NEW, master=2, flags=IFF_UP, address=GUEST_PORT_ADDRESS, addr_gen_mode=IN6_ADDR_GEN_MODE_NONE)
+PORT = replace(
+    NEW,
+    master=2,
+    flags=IFF_UP,
+    address=GUEST_PORT_ADDRESS,
+    addr_gen_mode=IN6_ADDR_GEN_MODE_NONE,
+    alias=port_alias("xenbr0", 2),
+)
 TAP = Link(10, "vif7.0-emu", kind="tun", generation=3)
 ASSIGNMENT = Assignment("bridge", bridge="xenbr0")
 ATTACHMENT = Attachment(ID, ASSIGNMENT, BridgePort("xenbr0", 2, 1500), 1500)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, LinkGoal, Neighbour, Route
-from xennetd.model.marks import GUEST_GROUP
+from xennetd.model.marks import GUEST_GROUP, joined, port_alias
 from xennetd.model.placement import BridgePort, Routed
 from xennetd.model.value import replace
 from xennetd.plan.port import apply, attach, release
@@ -71,6 +71,7 @@ links = st.builds(
     routes=routes,
     neighbours=neighbours,
     sysctls=sysctls.map(frozenset),
+    alias=st.sampled_from(["", port_alias("xenbr0", 2), port_alias("xenbr1", 3), "rack 7"]),
 )
 bridged_goals = st.builds(
     LinkGoal,
@@ -80,6 +81,7 @@ bridged_goals = st.builds(
     master_mtu=st.sampled_from([1400, 1500, 9000]),
     mtu=st.sampled_from([None, 68, 1400, 1500, 9000]),
     flags=st.sampled_from([(), (("isolated", True),), (("isolated", False),)]),
+    alias=st.sampled_from([port_alias("xenbr0", 2), port_alias("xenbr1", 3)]),
 )
 routed_goals = st.builds(
     LinkGoal,
@@ -176,6 +178,16 @@ def test_an_mtu_that_netback_lowered_is_not_drift() -> None:
 def test_a_port_moves_to_another_bridge_in_one_step() -> None:
     goal = replace(GOAL, master=3, master_name="xenbr1")
     assert described(planned(goal, READY, fresh=False)) == ["ip link set dev vif7.0 master xenbr1"]
+
+
+def test_a_port_keeps_the_name_under_which_it_joined_its_bridge() -> None:
+    port = BridgePort("xenbr0", 2)
+    steps = planned(port.goal("vif7.0", None, 2, frozenset()), NEW, fresh=True)
+    after = apply(steps, NEW)
+    assert joined(after.alias, after.master) == "xenbr0"
+    assert joined(after.alias, 3) is None  # Somebody has moved it to another bridge.
+    assert len([step for step in steps if isinstance(step, SetLink) and step.alias is not None]) == 1
+    assert not [step for step in steps if isinstance(step, SetLink) and step.property == "alias"]
 
 
 def test_a_new_port_has_its_flags_before_it_comes_up() -> None:
@@ -297,6 +309,7 @@ def test_the_steps_lead_to_the_goal_and_no_further(goal: LinkGoal, link: Link, f
     assert (after.routes, after.neighbours) == (goal.routes, goal.neighbours)
     assert (after.group == GUEST_GROUP) == (goal.group == GUEST_GROUP)
     assert (wrong_sysctls(goal, after), wrong_flags(goal, after)) == (set(), set())
+    assert after.alias == (link.alias if link.alias == "rack 7" else goal.alias)
 
 
 @given(bridged_goals, links, st.booleans())

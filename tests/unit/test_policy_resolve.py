@@ -104,6 +104,21 @@ def test_the_first_rule_that_matches_wins() -> None:
     assert resolve(policy, VIF, HOST).assignment.policy == "web"
 
 
+def test_an_unreadable_name_admits_nobody_and_cuts_off_nobody() -> None:
+    nameless = replace(VIF, vm=None)
+    web = Rule("web", Match(vm="web-*"), network=LAN)
+    port = Link(9, "vif7.0", flags=1)
+    for policy, kept in [
+        (rules(web), {"xenbr0", "xenbr1"}),
+        (rules(web, Rule("rest", Match(), deny="no")), {"xenbr1"}),
+        (rules(Rule("bad", Match(vm="bad-*"), deny="no"), Rule("rest", Match(), network=LAN)), {"xenbr1"}),
+        (rules(Rule("bad", Match(vm="bad-*"), deny="no"), Rule("rest", Match(), deny="no")), set()),
+    ]:
+        found = resolution(policy, nameless)
+        assert isinstance(found.outcome, PolicyError)
+        assert {bridge for bridge in ("xenbr0", "xenbr1") if found.keeps(port, bridge)} == kept
+
+
 def test_a_denied_guest_is_told_the_reason_but_not_the_policys_name() -> None:
     denied = error(rules(Rule("quarantine", Match(vm="web-*"), deny="you are in quarantine")), VIF)
     assert isinstance(denied, Denied)

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import rtnl, rtnl_ip
-from xennetd.kernel.links import Links
+from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.netlink import Ack
 from xennetd.kernel.refused import refused
 from xennetd.model.errors import HostError
@@ -17,6 +17,7 @@ from xennetd.model.ip import IPInterface
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import HostAddress, ManagedBridge
+from xennetd.model.value import replace
 
 Ask = Callable[..., Ack]
 """`Kernel.ask`: sends one request of `rtnl` or `rtnl_ip` with these arguments, then updates the view of the links."""
@@ -30,12 +31,18 @@ class Bridges:
         self._ask = ask
 
     def present(self, wanted: ManagedBridge) -> ManagedBridge | None:
-        """Return the marked bridge with the wanted name as it is now, None if there is none."""
+        """Return the marked bridge with the wanted name as it is now, also if it is renamed; None if there is none."""
         link = self._links.link(wanted.name)
-        return _bridge(link) if link is not None and _is_ours(link) else None
+        if link is not None:
+            return _bridge(link) if _is_ours(link) else None
+        renamed = self._renamed(wanted)
+        return replace(_bridge(renamed), name=wanted.name, renamed=renamed.name) if renamed is not None else None
+
+    def _renamed(self, wanted: ManagedBridge) -> Link | None:
+        return next((link for link in self._links.bridges() if _is_ours(link) and link.address == wanted.address), None)
 
     def apply(self, wanted: Sequence[ManagedBridge]) -> None:
-        """Make missing bridges, and set the MAC and the up flag of existing ones.
+        """Make missing bridges, and set the name, the MAC and the up flag of existing ones.
 
         Raises HostError if a link without the mark has the name.
         """
@@ -51,6 +58,8 @@ class Bridges:
 
     def _make(self, bridge: ManagedBridge) -> Ack:
         link = self._links.link(bridge.name)
+        if link is None and (renamed := self._renamed(bridge)) is not None:
+            return self._rename(renamed, bridge.name)
         if link is None:
             return self._ask(rtnl.add_bridge, bridge.name, bridge.address, BRIDGE_GROUP)
         if _is_ours(link):
@@ -62,6 +71,15 @@ class Bridges:
             waits_on=frozenset({bridge.name}),
         )
 
+    def _rename(self, link: Link, name: str) -> Ack:
+        ack = self._ask(rtnl.set_link, link.index, name=name)
+        if ack.errno == errno.EBUSY:
+            # Before Linux 6.2 only a link that is down can be renamed. Its guests lose packets for a moment.
+            self._ask(rtnl.set_link, link.index, up=False)
+            ack = self._ask(rtnl.set_link, link.index, name=name)
+            self._ask(rtnl.set_link, link.index, up=True)
+        return ack
+
     def remove(self, objects: Sequence[ManagedBridge]) -> None:
         """Delete bridges that carry the mark; others stay. A bridge that does not exist is no error."""
         for bridge in objects:
@@ -72,8 +90,15 @@ class Bridges:
                     raise refused(bridge, ack)
 
     def list_owned(self) -> Collection[ManagedBridge]:
-        """Return all bridges in BRIDGE_GROUP."""
-        return [_bridge(link) for link in self._links.bridges() if _is_ours(link)]
+        """Return all bridges in BRIDGE_GROUP, except those that serve guests.
+
+        Before the last guest leaves, it is known what becomes of the bridge: if it has another name, it gets its own
+        back as soon as no other link has that name.
+        """
+        return [_bridge(link) for link in self._links.bridges() if _is_ours(link) and not self._serves(link)]
+
+    def _serves(self, bridge: Link) -> bool:
+        return any(link.master == bridge.index and link.up and is_guest_port(link) for link in self._links)
 
 
 class HostAddresses:

@@ -139,7 +139,7 @@ def _request(step: LinkStep, seq: int) -> bytes:
     match step:
         case SetLink(bridge_flag=0):
             value: Any = step.value
-            return rtnl.set_link(seq, step.index, **{step.property: value})
+            return rtnl.set_link(seq, step.index, **{"alias": step.alias, step.property: value})
         case SetLink():
             return rtnl.set_port_flag(seq, step.index, step.bridge_flag, bool(step.value))
         case AddAddress():

@@ -41,6 +41,7 @@ _IFLA_MTU = 4
 _IFLA_MASTER = 10
 _IFLA_PROTINFO = 12
 _IFLA_LINKINFO = 18
+_IFLA_IFALIAS = 20
 _IFLA_AF_SPEC = 26
 _IFLA_GROUP = 27
 _IFLA_EXT_MASK = 29
@@ -60,6 +61,7 @@ _LINK_ATTRIBUTES = frozenset(
         _IFLA_MTU,
         _IFLA_MASTER,
         _IFLA_LINKINFO,
+        _IFLA_IFALIAS,
         _IFLA_AF_SPEC,
         _IFLA_GROUP,
         _IFLA_PROP_LIST,
@@ -127,6 +129,7 @@ def _parse_link(data: bytes, start: int, end: int, stand_in: bool, known: Link) 
         routes=known.routes,
         neighbours=known.neighbours,
         generation=known.generation,
+        alias=text_of(data, *found[_IFLA_IFALIAS]) if _IFLA_IFALIAS in found else "",
     )
 
 
@@ -217,10 +220,12 @@ def set_link(  # noqa: PLR0913 # a parameter for each property that a request ca
     master: int | None = None,
     group: int | None = None,
     addr_gen_mode: int | None = None,
+    alias: str | None = None,
 ) -> bytes:
     """Return the request that changes the link with this index.
 
     None leaves a property as it is. `master` 0 takes the link out of its bridge. `mtu` is in bytes.
+    An empty `alias` removes the alias.
     """
     flags, change = (0, 0) if up is None else (int(up), IFF_UP)
     body = _IFINFOMSG.pack(0, 0, index, flags, change)
@@ -234,6 +239,8 @@ def set_link(  # noqa: PLR0913 # a parameter for each property that a request ca
         body += attribute(_IFLA_MASTER, U32.pack(master))
     if group is not None:
         body += attribute(_IFLA_GROUP, U32.pack(group))
+    if alias is not None:
+        body += attribute(_IFLA_IFALIAS, alias.encode())
     if addr_gen_mode is not None:
         mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([addr_gen_mode]))
         family = attribute(socket.AF_INET6 | NLA_F_NESTED, mode)

@@ -48,7 +48,8 @@ class Link(Struct, frozen=True):
     xennetd's protocol number, whoever made them. `flags_on` names the bridge port's flags (`plan.properties`) that are
     on. `sysctls` are values of net.ipv4.conf and net.ipv6.conf of the link: (IP version, setting, value). The kernel
     has no events for most sysctls, so the field holds only values that were read for a decision. `generation` tells
-    apart two links that had the same index one after the other.
+    apart two links that had the same index one after the other. `alias` is a text for people and programs
+    (`ip link set alias`); see `model.marks.port_alias`.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Link(Struct, frozen=True):
     neighbours: frozenset[Neighbour] = frozenset()
     sysctls: frozenset[tuple[int, str, int]] = frozenset()
     generation: int = 0
+    alias: str = ""
 
     @property
     def up(self) -> bool:
@@ -82,7 +84,8 @@ class LinkGoal(Struct, frozen=True):
     lowers the MTU for a frontend without scatter-gather, and a later change of another port's MTU must not spread to
     this link. `addresses` are the host's addresses on the link. `routes` lead through the link; `taken` are those of
     the routes that lead through another guest's link now. `neighbours` are the link's neighbour entries. `sysctls` are
-    (IP version, setting, value). `flags` are the bridge port's flags that must be on or off.
+    (IP version, setting, value). `flags` are the bridge port's flags that must be on or off. `alias` takes the place
+    of an alias of xennetd's or of none; another program's stays.
     """
 
     name: str
@@ -99,6 +102,7 @@ class LinkGoal(Struct, frozen=True):
     taken: frozenset[Route] = frozenset()
     neighbours: frozenset[Neighbour] = frozenset()
     sysctls: tuple[tuple[int, str, int], ...] = ()
+    alias: str = ""
 
 
 class HostView(Protocol):

@@ -11,5 +11,29 @@ BRIDGE_GROUP = 0x786E
 GUEST_GROUP = 0x786F
 """The link group of routed guests' interfaces. The link's kind can't be the mark: netback's links have no kind."""
 
+_PORT = "xennetd:"
+"""The beginning of the alias (`ip link set alias`) of a guest's interface that xennetd made a bridge's port."""
+
+
+def port_alias(bridge: str, index: int) -> str:
+    """Return the alias of a port of this bridge.
+
+    It is the kernel's memory of the bridge that the guest was given, also while this bridge has another name. The
+    index tells the bridge from one to which somebody else has moved the port.
+    """
+    return f"{_PORT}{bridge}:{index}"
+
+
+def joined(alias: str, master: int) -> str | None:
+    """Return the name that the bridge with the index `master` had when xennetd made the link with `alias` its port."""
+    name, _, index = alias.removeprefix(_PORT).rpartition(":")
+    return name if is_port_alias(alias) and index == str(master) else None
+
+
+def is_port_alias(alias: str) -> bool:
+    """Return whether an alias is from xennetd."""
+    return alias.startswith(_PORT)
+
+
 TABLE = "xennetd"
 """xennetd's nftables table, of family inet. The whole table belongs to xennetd, which owns no other nftables object."""

@@ -70,12 +70,14 @@ class ManagedBridge:
     """A bridge that xennetd makes, marked by BRIDGE_GROUP.
 
     `address` is a MAC of the bridge's own; without it the bridge would take the lowest MAC of its ports. `up` says
-    whether the bridge is up; an observed bridge may be down.
+    whether the bridge is up; an observed bridge may be down. `renamed` is the name that somebody else has given to an
+    observed bridge. Its MAC, which follows from `name`, tells which bridge it is.
     """
 
     name: str
     address: str
     up: bool = True
+    renamed: str | None = None
 
     @property
     def key(self) -> Key:

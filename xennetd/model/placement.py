@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from xennetd.model.ip import IPInterface, IPNetwork
 from xennetd.model.link import Link, LinkGoal, Neighbour, Route
-from xennetd.model.marks import GUEST_GROUP
+from xennetd.model.marks import GUEST_GROUP, port_alias
 
 TAP_METRIC = 1
 VIF_METRIC = 2
@@ -81,7 +81,13 @@ class BridgePort(Struct, frozen=True):
     def goal(self, name: str, mtu: int | None, metric: int, elsewhere: frozenset[Route]) -> LinkGoal:
         """Return the link's desired properties. `mtu` None leaves the MTU alone. A port has no routes."""
         return LinkGoal(
-            name, master=self.index, master_name=self.bridge, master_mtu=self.mtu, mtu=mtu, flags=self.flags
+            name,
+            master=self.index,
+            master_name=self.bridge,
+            master_mtu=self.mtu,
+            mtu=mtu,
+            flags=self.flags,
+            alias=port_alias(self.bridge, self.index),
         )
 
 

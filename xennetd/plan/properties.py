@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from xennetd.model.link import Link, LinkGoal, Route
-from xennetd.model.marks import GUEST_GROUP
+from xennetd.model.marks import GUEST_GROUP, is_port_alias
 from xennetd.model.objects import Sysctl
 from xennetd.plan.steps import (
     AddAddress,
@@ -103,11 +103,23 @@ def _master(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
     steps: list[LinkStep] = []
     moves = goal.master is not None and link.master != goal.master
     if moves and goal.master is not None:
-        steps.append(set_master(link.index, goal.name, goal.master, goal.master_name))
+        alias = goal.alias if _takes_alias(link, goal) else None
+        steps.append(set_master(link.index, goal.name, goal.master, goal.master_name, alias))
     mtu = link.mtu if goal.mtu is None else goal.mtu
     if goal.master and (moves or mtu != link.mtu) and mtu < goal.master_mtu:
         steps.append(set_value(goal.master, goal.master_name, "mtu", goal.master_mtu, needed=False))
     return steps
+
+
+def _alias(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
+    """Set the alias, unless the Step that gives the link its master does that already."""
+    if goal.master not in (None, link.master) or not _takes_alias(link, goal):
+        return ()
+    return (set_value(link.index, goal.name, "alias", goal.alias, needed=False),)
+
+
+def _takes_alias(link: Link, goal: LinkGoal) -> bool:
+    return link.alias != goal.alias and (not link.alias or is_port_alias(link.alias))
 
 
 def _flags(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
@@ -176,6 +188,7 @@ TABLE: tuple[Row, ...] = (
     _surplus,
     _mtu,
     _master,
+    _alias,
     _flags,
     _sysctls,
     _up,

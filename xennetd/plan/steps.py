@@ -17,7 +17,7 @@ from xennetd.model.objects import Sysctl
 from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep
 
-_WORDS = {"name": "name", "address": "address", "mtu": "mtu", "group": "group"}
+_WORDS = {"name": "name", "address": "address", "mtu": "mtu", "group": "group", "alias": "alias"}
 """ip(8)'s words for the properties whose value it takes unchanged."""
 
 
@@ -26,7 +26,8 @@ class SetLink(Struct, frozen=True):
 
     The kernel may refuse a Step that is not `needed`: netback takes no MTU above 1500 for a frontend without
     scatter-gather (xenvif_change_mtu() of drivers/net/xen-netback/interface.c). `bridge_flag` is the IFLA_BRPORT_*
-    attribute of a flag of a bridge's port, 0 for a property of the link itself.
+    attribute of a flag of a bridge's port, 0 for a property of the link itself. `alias` is set in the same request,
+    None leaves it alone.
     """
 
     index: int
@@ -36,6 +37,7 @@ class SetLink(Struct, frozen=True):
     words: str
     needed: bool = True
     bridge_flag: int = 0
+    alias: str | None = None
 
     def describe(self) -> str:
         """Return this Step as a command of ip(8), bridge(8) or sysctl(8)."""
@@ -51,6 +53,8 @@ class SetLink(Struct, frozen=True):
             # A link that enters or leaves a bridge loses its port flags.
             flags_on = frozenset[str]() if self.property == "master" else link.flags_on
             changed: dict[str, int | str | bool] = {self.property: self.value}
+            if self.alias is not None:
+                changed["alias"] = self.alias
             return replace(link, flags_on=flags_on, **changed)  # type: ignore[arg-type] # the table has the types
         if self.value:
             return replace(link, flags=link.flags | IFF_UP)
@@ -72,9 +76,12 @@ def set_up(link: Link, name: str) -> SetLink:
     return SetLink(link.index, name, "up", True, "up")
 
 
-def set_master(index: int, name: str, master: int, master_name: str = "") -> SetLink:
-    """Return the Step that makes a link a port of the bridge with index `master`; 0 takes it out of its bridge."""
-    return SetLink(index, name, "master", master, f"master {master_name}" if master else "nomaster")
+def set_master(index: int, name: str, master: int, master_name: str = "", alias: str | None = None) -> SetLink:
+    """Return the Step that makes a link a port of the bridge with index `master`; 0 takes it out of its bridge.
+
+    The link also gets `alias`, unless it is None. This needs no request of its own.
+    """
+    return SetLink(index, name, "master", master, f"master {master_name}" if master else "nomaster", alias=alias)
 
 
 def set_value(index: int, name: str, property: str, value: int | str, *, needed: bool = True) -> SetLink:

@@ -11,7 +11,7 @@ from xennetd.model.empty import NONE
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPNetwork
 from xennetd.model.link import HostView, Link, is_link_name
-from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.marks import BRIDGE_GROUP, joined
 from xennetd.model.objects import HostObject
 from xennetd.model.placement import BridgePort
 from xennetd.model.text import visible
@@ -149,7 +149,8 @@ def substitute_for(bridge: str) -> str | None:
 def keeps(request: AttachmentRequest, link: Link, master: str | None) -> bool:
     """Return whether a link, a port of the bridge `master`, is in the bridge that the network or the vif names.
 
-    A vif that names no bridge may be in any bridge but xennetd's own, to which only a policy leads.
+    A bridge that has got another name since the link joined it counts under its former name, too. A vif that names no
+    bridge may be in any bridge but xennetd's own, to which only a policy leads.
     """
     if master is None:
         return False
@@ -157,7 +158,8 @@ def keeps(request: AttachmentRequest, link: Link, master: str | None) -> bool:
     if not wanted:
         bridge = request.host.link(master)
         return bridge is not None and bridge.group != BRIDGE_GROUP
-    return master in (wanted, substitute_for(wanted))
+    names = (wanted, substitute_for(wanted))
+    return master in names or joined(link.alias, link.master) in names
 
 
 def _not_a_bridge(link: Link, remedy: str) -> str:

@@ -38,19 +38,21 @@ _SCRIPT_MODES = frozenset({"openvswitch", *(module.script for module in MODES.va
 
 
 class Resolution(Struct, frozen=True):
-    """The decision about one vif. `assignment` is None if it is unknown which rule applies (`first_match`)."""
+    """The decision about one vif. `assignment` is None if it is unknown which rule applies (`first_match`).
+
+    `requests` are those that the outcome may follow from: one, or one for each rule that may apply.
+    """
 
     assignment: Assignment | None
     outcome: Attachment | XennetdError
-    request: AttachmentRequest | None = None
+    requests: tuple[AttachmentRequest, ...]
 
     def keeps(self, link: Link, master: str | None) -> bool:
-        """Return whether a link, a port of the bridge `master`, is in the place that policy assigns.
+        """Return whether a link, a port of the bridge `master`, is in the place that policy assigns, or may assign.
 
         Only the link's own properties count (`ModeModule.keeps`), so this is known even where `outcome` is an error.
         """
-        request = self.request
-        return request is not None and _module(request).keeps(request, link, master)
+        return any(_module(request).keeps(request, link, master) for request in self.requests)
 
 
 def owned(policy: Policy, vif: Vif) -> bool:
@@ -75,12 +77,17 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
     HostError for an object that the host lacks, or that another guest has. Its `waits_on` names the links, and the
     other things, whose change may help.
     """
+
+    def request_for(rule: Rule | None) -> AttachmentRequest:
+        network = rule.network if rule is not None else None
+        return AttachmentRequest(policy, vif, rule, network, host, others, ruleset(policy))
+
     try:
         rule = first_match(policy.rules, vif)
     except XennetdError as error:
-        return Resolution(None, error)
-    network = rule.network if rule is not None else None
-    request = AttachmentRequest(policy, vif, rule, network, host, others, ruleset(policy))
+        return Resolution(None, error, tuple(map(request_for, _candidates(policy.rules, vif))))
+    request = request_for(rule)
+    network = request.network
     module = _module(request)
     assignment = _assignment(
         module.mode.name,
@@ -89,9 +96,9 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
         module.bridge(request),
     )
     try:
-        return Resolution(assignment, _attach(module, request, assignment), request)
+        return Resolution(assignment, _attach(module, request, assignment), (request,))
     except XennetdError as error:
-        return Resolution(assignment, error, request)
+        return Resolution(assignment, error, (request,))
 
 
 @lru_cache(256)
@@ -189,6 +196,18 @@ def first_match(rules: Sequence[Rule], vif: Vif) -> Rule | None:
                     detail=f"policy \"{rule.name}\" depends on the domain's name or uuid, which can't be read here",
                 )
     return None
+
+
+def _candidates(rules: Sequence[Rule], vif: Vif) -> list[Rule | None]:
+    """Return the rules that may be the first match and let the vif in. None stands for the vif's own nodes."""
+    found: list[Rule | None] = []
+    for rule in rules:
+        applies = holds(rule.match, vif)
+        if applies is not False and rule.deny is None:
+            found.append(rule)
+        if applies:
+            return found
+    return [*found, None]
 
 
 def holds(match: Match, vif: Vif) -> bool | None:

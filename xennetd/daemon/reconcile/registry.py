@@ -131,6 +131,11 @@ class GuestRegistry:
 
     def claims(self, destination: IPNetwork, asking: VifId) -> list[Claim]:
         """Return the claims of vifs other than `asking` on addresses or prefixes that overlap this destination."""
+        claimants = self.claimants(destination)
+        return [self._entries[vif].to(destination) for vif in sorted(claimants) if vif != asking]
+
+    def claimants(self, destination: IPNetwork) -> set[VifId]:
+        """Return the vifs that claim addresses or prefixes that overlap this destination."""
         claimants: set[VifId] = set()
         if destination.prefixlen == destination.max_prefixlen:
             claimants |= self._by_host.get(destination.network_address, set())
@@ -141,7 +146,7 @@ class GuestRegistry:
         for vif in self._with_prefix:
             if any(_overlap(prefix, destination) for prefix in self._entries[vif].prefixes):
                 claimants.add(vif)
-        return [self._entries[vif].to(destination) for vif in sorted(claimants) if vif != asking]
+        return claimants
 
     def namesakes(self, name: Name, asking: VifId) -> list[Claim]:
         """Return the claims of vifs other than `asking` to this name."""

@@ -7,12 +7,14 @@ unattached.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 
 from xennetd.daemon.reconcile.queue import WorkQueue
 from xennetd.daemon.reconcile.registry import Affected, GuestRegistry
 from xennetd.daemon.reconcile.waiters import LinkWaiters
 from xennetd.daemon.record import Record
-from xennetd.kernel.links import LinkChange, Links
+from xennetd.kernel.links import LinkChange, Links, is_guest_port
+from xennetd.model.ip import IPNetwork
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.xenstore.directory import Directory
@@ -67,6 +69,7 @@ class Triggers:
         """Take changed links from the kernel's view as hints.
 
         Vifs whose own link or tap changed get a hint. Vifs that wait for such a change are tried again.
+        Vifs whose address the host has taken get a hint.
         """
         for change in changes:
             for link in (change.old, change.new):
@@ -75,6 +78,9 @@ class Triggers:
                         self.hint(vif)
             for vif in self._waiters.waiting_for(change, self._links):
                 self.try_again(vif)
+            for address in _new_host_addresses(change):
+                for vif in self._registry.claimants(address):
+                    self.hint(vif)
 
     def claims_changed(self, change: Affected) -> None:
         """Have the vifs reconciled that a change of claims concerns."""
@@ -86,3 +92,11 @@ class Triggers:
         """Try vifs again that wait for one of these names (an error's `waits_on`)."""
         for vif in self._waiters.waiting_on(names):
             self.try_again(vif)
+
+
+def _new_host_addresses(change: LinkChange) -> tuple[IPNetwork, ...]:
+    old, new = change.old, change.new
+    if new is None or not new.addresses or (old is not None and old.addresses == new.addresses) or is_guest_port(new):
+        return ()
+    had = old.addresses if old is not None else ()
+    return tuple(ip_network(address.ip) for address in new.addresses if address not in had)
