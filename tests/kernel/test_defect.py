@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.bed.guest import Bed
 from tests.bed.news import LinkNews
 from tests.bed.xenstored import Xenstored
@@ -17,22 +19,29 @@ from xennetd.daemon.toolstack.reporter import ToolstackReporter
 tell = ToolstackReporter.tell
 async def defective(self, record, decision, *rest):
     if record.vif.vm == "web" and decision.verdict is not None:
-        raise OSError(105, "No buffer space available")
+        raise ERROR
     await tell(self, record, decision, *rest)
 ToolstackReporter.tell = defective
 """
 """Raises when the port is up already and only the verdict is missing."""
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("LookupError('web')", "xennetd met a defect of its own on vif1.0"),
+        ("OSError(105, 'No buffer space available')", "the host is short of memory"),
+    ],
+)
 def test_the_port_is_down_for_good_and_only_its_own_guest_is_told(
-    bed: Bed, guest: MakeGuest, xenstored: Xenstored, bystander: Bystander, tmp_path: Path
+    bed: Bed, guest: MakeGuest, xenstored: Xenstored, bystander: Bystander, tmp_path: Path, error: str, sentence: str
 ) -> None:
-    xennetd = Defective(xenstored, tmp_path, defect=NO_VERDICTS_FOR_WEB)
+    xennetd = Defective(xenstored, tmp_path, defect=NO_VERDICTS_FOR_WEB.replace("ERROR", error))
     try:
         xennetd.start()
         bystander.connect()
         web = guest("web")
-        assert "xennetd met a defect of its own on vif1.0" in refused(bed, web.vif)
+        assert sentence in refused(bed, web.vif)
 
         # It does not go up and down with each look at what the last look did.
         time.sleep(0.2)

@@ -15,6 +15,7 @@ from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.daemon.tasks import Tasks
 from xennetd.dnsmasq.services import DhcpServices
 from xennetd.kernel.kernel import Kernel
 from xennetd.model.configuration import Policy
@@ -48,6 +49,7 @@ class Answers:
         dhcp: DhcpServices,
         audit: Audit,
         manager: ServiceManager,
+        tasks: Tasks,
         *,
         config: str | None,
         reload: Callable[[], Awaitable[list[str]]],
@@ -62,6 +64,7 @@ class Answers:
         self._dhcp = dhcp
         self._audit = audit
         self._manager = manager
+        self._tasks = tasks
         self._config = config
         self._reload = reload
         self._ready = ready
@@ -127,6 +130,7 @@ class Answers:
         problems += [note.sentence for note in self.notes() if note.error]
         if (refusal := self._manager.problem()) is not None:
             problems.append(refusal)
+        problems += self._tasks.problems()
         return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
     def _status_notes(self) -> list[str]:

@@ -14,6 +14,7 @@ from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
 from xennetd.daemon.supervisor import SIGNALS_FOR_LATER, Supervisor, observing
+from xennetd.daemon.tasks import cause_of
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.policy.check import Notes, check
@@ -75,12 +76,13 @@ def main() -> int:
         return wrong
     journal = Journal()
     log.configure(journal, debug=arguments.debug)
+    failed = False
     try:
         asyncio.run(_serve(policy, notes, journal, arguments))
-    except XennetdError as error:
-        print(f"xennetd: {error.detail}", file=sys.stderr)
-        return EXIT_PROBLEM
-    return 0
+    except* XennetdError as group:
+        print(f"xennetd: {cause_of(group)}", file=sys.stderr)
+        failed = True
+    return EXIT_PROBLEM if failed else 0
 
 
 async def _serve(policy: Policy, notes: Notes, journal: Journal, arguments: argparse.Namespace) -> None:

@@ -46,7 +46,8 @@ class Record:
     `since` is when `state` began: wall clock, in seconds. `hinted_at` is the time of the hint after which the vif was
     first observed with a link and with its backend in state 2 (InitWait): monotonic clock, in seconds. `duration_us` is
     the time from that hint to the verdict. `seen` is the incarnation of the link that was observed last. `broken_until`
-    is when a vif that met a defect in xennetd may be reconciled again: monotonic clock, in seconds.
+    is when a vif that met a defect or a shortage may be reconciled again: monotonic clock, in seconds. `shortages`
+    counts the reconciliations in a row that failed because the host was short of something.
 
     `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
     attachment that was reached, None after a refusal that took the port down; `where` is its place in words. `waits_on`
@@ -70,6 +71,7 @@ class Record:
     hinted_at: float | None = None
     duration_us: int | None = None
     broken_until: float = 0.0
+    shortages: int = 0
     waits_on: frozenset[str] = frozenset()
     observed: Observation | None = None
     decided: Decision | None = None

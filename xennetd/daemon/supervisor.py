@@ -1,7 +1,8 @@
 """Wires the daemon's parts together, starts them in order, and supervises them as one.
 
 Rule 1: xennetd decides nothing before it has read both xenstore and the kernel completely once.
-Rule 2: every task is in one TaskGroup. A part that fails ends the daemon, and systemd starts the daemon again.
+Rule 2: a task that fails is started again (`daemon.tasks`). Only a start that fails and the loss of the kernel's events
+end the daemon, and systemd starts the daemon again.
 Rule 3: stopping leaves the network as it is.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 
@@ -29,6 +31,7 @@ from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.daemon.reconcile.reload import follow
 from xennetd.daemon.runtime_dir import RuntimeDirectory
+from xennetd.daemon.tasks import Tasks
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.dnsmasq.services import DhcpHosts, DhcpServices
@@ -77,6 +80,7 @@ class Supervisor:
         self._renamed = asyncio.Event()
         self._looked_at_all = False
         self._prune_due = False
+        self._tasks = Tasks()
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
         self._client = XenstoreClient()
@@ -112,6 +116,7 @@ class Supervisor:
             self._dhcp,
             audit,
             self._manager,
+            self._tasks,
             config=config,
             reload=self.reload,
             ready=lambda: self._ready,
@@ -156,24 +161,26 @@ class Supervisor:
             _log.info("stopped; the network stays as it is")
 
     async def _main(self, tasks: asyncio.TaskGroup, control: ControlServer) -> None:
-        tasks.create_task(control.serve(), name="control")
-        tasks.create_task(self._reload_on_hangup(), name="hangup")
+        keep = partial(self._tasks.keep, tasks)
+        keep("the control socket", control.serve)
+        keep("the reload by SIGHUP", self._reload_on_hangup)
         self._manager.status("reading the host's links")
         self._kernel.start()
         self._table.start()
+        keep("the view of the kernel", self._kernel.watch)
         self._manager.status("waiting for xenstored")
-        tasks.create_task(self._directory.run(), name="directory")
+        keep("the view of xenstore", self._directory.run)
         await self._directory.loaded.wait()
         self._hotplug_files.start(self._directory)
         await self._networks.look()
-        tasks.create_task(self._dhcp.work(), name="dhcp")
-        tasks.create_task(self._networks.run(), name="networks")
-        tasks.create_task(self._reconciler.run(), name="reconciler")
-        tasks.create_task(self._hooks.work(), name="hooks")
-        tasks.create_task(self._manager.watchdog(self._reconciler.probe), name="watchdog")
+        keep("DHCP", self._dhcp.work)
+        keep("the care of the networks", self._networks.run)
+        keep("the care of the guests", self._reconciler.run)
+        keep("the hooks", self._hooks.work)
+        keep("the watchdog", partial(self._manager.watchdog, self._reconciler.probe))
         await self._reconciler.look_at_all()
         self._looked_at_all = True
-        tasks.create_task(self._follow_renames(), name="renames")
+        keep("the care of renamed links", self._follow_renames)
         self._prune_due = True
         await self._prune()
         # Objects that exist now live long, and an attach makes hardly any reference cycles. So the garbage collector
@@ -184,6 +191,10 @@ class Supervisor:
         self._ready = True
         self._announce()
         self._manager.ready(self._answers.summary())
+        keep("the clean-up", self._housekeep)
+
+    async def _housekeep(self) -> None:
+        """Remove what nobody needs, and keep files and systemd's status line current, every few seconds."""
         shown = self._answers.summary()
         while True:
             await asyncio.sleep(_STATUS_INTERVAL)
@@ -198,7 +209,11 @@ class Supervisor:
         due = self._looked_at_all and (self._prune_due or self._host.withholds)
         if due and not self._in_force.observes and self._host.knows_all:
             self._prune_due = False
-            await self._host.prune()
+            try:
+                await self._host.prune()
+            except HostError as error:
+                self._prune_due = True
+                _log.error("xennetd could not find out what nothing needs any more", why=error.detail)
 
     def _restore_files(self) -> None:
         """Make again what somebody has removed of the run-time directory. The control socket restores itself."""
@@ -217,12 +232,16 @@ class Supervisor:
         """
         while True:
             await self._renamed.wait()
-            self._renamed.clear()
-            async with self._reloading:
-                await self._networks.look()
-                await self._reconciler.look_at_all()
-                self._prune_due = True
-                await self._prune()
+            try:
+                async with self._reloading:
+                    self._renamed.clear()
+                    await self._networks.look()
+                    await self._reconciler.look_at_all()
+                    self._prune_due = True
+                    await self._prune()
+            except Exception:
+                self._renamed.set()
+                raise
 
     def _announce(self) -> None:
         adopted = self._reconciler.adopted

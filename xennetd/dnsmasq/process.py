@@ -199,8 +199,9 @@ async def _run(program: str, *arguments: str) -> tuple[int, str]:
             env={"PATH": _PATH, "LANG": "C"},
             start_new_session=True,
         )
-    except OSError as error:
-        raise DnsmasqRefused(f"{program} can't be run: {error.strerror}") from error
+    except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started.
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DnsmasqRefused(f"{program} can't be run: {why}") from error
     try:
         async with asyncio.timeout(_TIMEOUT):
             _, stderr = await process.communicate()
@@ -288,7 +289,9 @@ class Keeper:
                         if not self.wanted:
                             return
                     timeout = await self._converge()
-                except (DnsmasqRefused, OSError) as refusal:
+                except Exception as refusal:
+                    if not isinstance(refusal, DnsmasqRefused | OSError):
+                        _log.exception("a dnsmasq could not be kept running", instance=self._directory.name)
                     timeout = self._pause
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                     self._report(f"{refusal} (tried again in {timeout:.0f} s)")

@@ -107,7 +107,10 @@ class DhcpServices:
         return [pair[0] for pair in configured if pair is not None]
 
     async def work(self) -> None:
-        """Keep the services running until cancelled. After that dnsmasq runs on by itself."""
+        """Keep the services running until cancelled. After that dnsmasq runs on by itself. It can be called again."""
+        self._new = asyncio.Queue()
+        for instance in self._keepers:
+            self._new.put_nowait(instance)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 instance = await self._new.get()

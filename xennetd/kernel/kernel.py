@@ -20,10 +20,14 @@ from xennetd.kernel.proxies import Proxies
 from xennetd.kernel.rtnl import get_link
 from xennetd.kernel.rtnl_ip import dump_addresses, dump_proxies
 from xennetd.kernel.sockets import EventSocket, Overrun, RequestSocket
-from xennetd.model.errors import HostError
+from xennetd.model.errors import EventsLost, HostError
 from xennetd.plan.steps import AddAddress, LinkStep
 
 _log = structlog.get_logger()
+
+_ATTEMPTS = 6
+_PAUSE = 0.05
+"""How often the events are tried in a row, and the seconds before the first further attempt. The pause doubles."""
 
 
 class Kernel:
@@ -40,6 +44,9 @@ class Kernel:
     ) -> None:
         self.links = Links(stand_in=stand_in)
         self.resyncs = 0
+        self._stale = False
+        self._failures = 0
+        self._lost_for_good: asyncio.Event = asyncio.Event()
         self._changed = changed
         self._lost = lost
         try:
@@ -53,7 +60,33 @@ class Kernel:
     def start(self) -> None:
         """Read everything, then follow the events. The event socket is open already, so no event is missed."""
         self._load()
-        asyncio.get_running_loop().add_reader(self._events.fileno(), self.poll)
+        asyncio.get_running_loop().add_reader(self._events.fileno(), self._readable)
+
+    async def watch(self) -> None:
+        """Wait. Raises EventsLost once the events can't be read any more, after several attempts."""
+        await self._lost_for_good.wait()
+        raise EventsLost("the kernel's link events can't be read: see the journal; xennetd starts anew")
+
+    def _readable(self) -> None:
+        """Process events. After a failure try again later, since the event loop would call this at once, for ever."""
+        try:
+            self.poll()
+        except OSError as error:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._events.fileno())
+            self._failures += 1
+            _log.error("link events can't be read now", why=str(error), failures=self._failures)
+            if self._failures == _ATTEMPTS:
+                self._lost_for_good.set()
+            else:
+                loop.call_later(_PAUSE * 2**self._failures, self._resume)
+        else:
+            self._failures = 0
+
+    def _resume(self) -> None:
+        if self._events.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._events.fileno(), self._readable)
+            self._readable()
 
     def close(self) -> None:
         """Stop listening and close the sockets. The network stays as it is."""
@@ -62,7 +95,19 @@ class Kernel:
         self._requests.close()
 
     def poll(self) -> None:
-        """Process all waiting events, so that the view includes everything up to the kernel's last acknowledgement."""
+        """Process all waiting events, so that the view includes everything up to the kernel's last acknowledgement.
+
+        Raises OSError if they can't be read. The next call then reads everything.
+        """
+        stale, self._stale = self._stale, True
+        if stale:
+            self._resync("events could not be read")
+            self._lost()
+        else:
+            self._poll()
+        self._stale = False
+
+    def _poll(self) -> None:
         try:
             changes = self.links.feed(self._events.drain())
             changes += reread(self.links, self._requests)

@@ -50,5 +50,9 @@ class HostError(XennetdError):
         self.errno = errno
 
 
+class EventsLost(HostError):
+    """xennetd gets no events of the kernel any more. The process ends, and systemd starts another one."""
+
+
 class ToolstackError(XennetdError):
     """xenstore is unreachable, or it refused a request that xennetd depends on."""

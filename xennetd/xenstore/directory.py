@@ -138,6 +138,9 @@ class Directory:
             except ToolstackError as error:
                 self._client.close()
                 self._report(error.sentence)
+            except BaseException:
+                self._client.close()
+                raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_LONGEST)
 

@@ -87,8 +87,9 @@ class ControlServer:
                     if self._listener.is_gone() and self._renew():
                         accepting.cancel()
                         accepting = tasks.create_task(self._accept(tasks))
-        finally:
+        except asyncio.CancelledError:
             self.close()
+            raise
 
     async def _accept(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()

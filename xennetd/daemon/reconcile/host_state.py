@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.model.adapter import Adapters
 from xennetd.model.errors import HostError
 from xennetd.model.objects import HostObject, Key
@@ -131,11 +132,8 @@ class HostState:
         up.
         """
         self._desired.add(owner, [*wanted, *(step.object for step in steps)], domain)
-        for does, kind, objects in batches(steps):
-            adapter = self._adapters[kind]
-            later = adapter.remove(objects) if does is Remove else adapter.apply(objects)
-            if later is not None:
-                await later
+        for does, _kind, objects in batches(steps):
+            await self._act(does, objects)
 
     async def settle(
         self, owner: Owner, objects: Collection[HostObject], domain: str | None = None, *, confirmed: bool = True
@@ -174,8 +172,14 @@ class HostState:
         return bool(self._unknown) and key.kind not in _OF_ONE_GUEST
 
     def leftovers(self) -> tuple[HostStep, ...]:
-        """Return the Steps that remove marked objects without an owner, except those that must stay yet."""
-        marked = [owned for adapter in dict.fromkeys(self._adapters.values()) for owned in adapter.list_owned()]
+        """Return the Steps that remove marked objects without an owner, except those that must stay yet.
+
+        Raises HostError where the host is short.
+        """
+        try:
+            marked = [owned for adapter in dict.fromkeys(self._adapters.values()) for owned in adapter.list_owned()]
+        except Shortage as error:
+            raise shortage(error) from error
         surplus = by_key([owned for owned in marked if self._desired.get(owned.key) is None])
         return difference({}, {key: owned for key, owned in surplus.items() if key not in self._withheld})
 
@@ -191,7 +195,20 @@ class HostState:
 
     def _observed(self, objects: Iterable[HostObject]) -> dict[Key, HostObject]:
         observed = ((wanted.key, self._adapters[wanted.key.kind].present(wanted)) for wanted in objects)
-        return {key: present for key, present in observed if present is not None}
+        try:
+            return {key: present for key, present in observed if present is not None}
+        except Shortage as error:
+            raise shortage(error) from error
+
+    async def _act(self, does: type[HostStep], objects: Sequence[HostObject]) -> None:
+        """Let an adapter apply or remove objects of one kind. Raises HostError, also where the host is short."""
+        adapter = self._adapters[objects[0].key.kind]
+        try:
+            later = adapter.remove(objects) if does is Remove else adapter.apply(objects)
+            if later is not None:
+                await later
+        except Shortage as error:
+            raise shortage(error) from error
 
     async def _withdraw(self, steps: Collection[HostStep]) -> None:
         """Execute Steps that no owner waits for. A refusal is logged and does not stop the other Steps.
@@ -214,11 +231,8 @@ class HostState:
 
     async def _try(self, does: type[HostStep], objects: Sequence[HostObject]) -> bool:
         """Execute Steps for objects of one kind. Returns whether the host has accepted them; logs a new refusal."""
-        adapter = self._adapters[objects[0].key.kind]
         try:
-            later = adapter.remove(objects) if does is Remove else adapter.apply(objects)
-            if later is not None:
-                await later
+            await self._act(does, objects)
         except HostError as error:
             told = self._refusals.get(objects[0].key) == error.detail
             if not told and (len(objects) == 1 or does is not Remove):

@@ -244,7 +244,11 @@ class Networks:
             except TimeoutError:
                 patience = min(patience * 2, _RETRY_LONGEST)
             self._wake.clear()
-            await self.look()
+            try:
+                await self.look()
+            except BaseException:
+                self._wake.set()
+                raise
 
 
 def _fight(name: str) -> str:

@@ -69,25 +69,36 @@ class WorkQueue:
         await probe
 
     async def run(self, look_after: LookAfter) -> None:
-        """Call `look_after` for every hint until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                waiting, self._waiting = self._waiting, {}
-                for item, hinted_at in waiting.items():
-                    if isinstance(item, asyncio.Future):
-                        if not item.done():
-                            item.set_result(None)
-                    elif item in self._busy:
-                        self._waiting[item] = hinted_at
-                    else:
-                        self._busy.add(item)
-                        tasks.create_task(self._work(look_after, item, hinted_at), name=str(item))
+        """Call `look_after` for every hint until cancelled. No hint is lost, and the queue can be run again."""
+        self._wake.set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    self._begin(tasks, look_after)
+        finally:
+            # Here no call runs any more. Some may have been cancelled before they began.
+            self._waiting.update(dict.fromkeys(self._busy - self._waiting.keys(), time.monotonic()))
+            self._busy.clear()
+
+    def _begin(self, tasks: asyncio.TaskGroup, look_after: LookAfter) -> None:
+        for item in tuple(self._waiting):
+            if isinstance(item, asyncio.Future):
+                del self._waiting[item]
+                if not item.done():
+                    item.set_result(None)
+            elif item not in self._busy:
+                hinted_at = self._waiting.pop(item)
+                self._busy.add(item)
+                tasks.create_task(self._work(look_after, item, hinted_at), name=str(item))
 
     async def _work(self, look_after: LookAfter, vif: VifId, hinted_at: float) -> None:
         try:
             await look_after(vif, hinted_at)
+        except BaseException:
+            self._waiting.setdefault(vif, hinted_at)
+            raise
         finally:
             self._busy.discard(vif)
             if vif in self._waiting:

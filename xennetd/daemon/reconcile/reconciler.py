@@ -25,6 +25,7 @@ from xennetd.daemon.reconcile.taps import tap_of
 from xennetd.daemon.reconcile.triggers import Triggers
 from xennetd.daemon.reconcile.waiters import LinkWaiters
 from xennetd.daemon.record import Record
+from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
@@ -32,7 +33,7 @@ from xennetd.daemon.toolstack.reporter import RETRY, ToolstackReporter
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import is_guest_port
 from xennetd.model.attachment import Attachment
-from xennetd.model.errors import ToolstackError
+from xennetd.model.errors import HostError, ToolstackError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
@@ -52,6 +53,12 @@ _log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
 """Observations in one reconciliation, after which another program counts as changing the vif's link all the time."""
+
+_SHORTAGES = 3
+"""How often a vif is tried again that the host was short for, before the toolstack is told."""
+
+_RETRY_SHORT = 0.2
+"""Seconds until the first of these attempts. The pause doubles with each."""
 
 _RETRY_REFUSED = 10.0
 _RETRY_DEFECT = 60.0
@@ -191,17 +198,37 @@ class Reconciler:
             self._queue.hint_later(vif, RETRY)
         except ToolstackError as error:
             self._refused_by_xenstore(vif, error)
+        except (HostError, *Shortage) as error:
+            await self._short(vif, shortage(error))
         except Exception as error:
             _log.exception("a defect in xennetd, please report it", vif=str(vif))
-            self._queue.hint_later(vif, _RETRY_DEFECT)
             record = self._records.get(vif)
+            if record is not None:
+                record.broken_until = time.monotonic() + _RETRY_DEFECT
+            self._queue.hint_later(vif, _RETRY_DEFECT)
             if record is None:
                 return
-            record.broken_until = time.monotonic() + _RETRY_DEFECT
             try:
                 await self._reporter.tell_defect(record, error, observing=self._in_force.observes)
             except Exception:
                 _log.exception("another defect in xennetd, while the first was being reported", vif=str(vif))
+
+    async def _short(self, vif_id: VifId, error: HostError) -> None:
+        """Try again soon where the host was short of something, and tell the toolstack if that does not help."""
+        record = self._records.get(vif_id)
+        times = record.shortages if record is not None else 0
+        pause = min(_RETRY_SHORT * 2**times, _RETRY_DEFECT)
+        if record is not None:
+            record.shortages += 1
+            record.broken_until = time.monotonic() + pause
+        self._queue.hint_later(vif_id, pause)  # after `broken_until` was set, lest it comes a moment too early
+        _log.warning("a vif can't be served now", vif=str(vif_id), why=error.detail)
+        if record is None or self._in_force.observes:
+            return
+        try:
+            await self._reporter.tell_shortage(record, error, verdict=times >= _SHORTAGES)
+        except (XennetdError, *Shortage) as second:
+            _log.warning("the toolstack could not be told", vif=str(vif_id), why=str(second))
 
     async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
         done: list[Step] = []
@@ -267,6 +294,7 @@ class Reconciler:
             needs = _needs(decision, link)
             self.triggers.wake(await self._host.settle(record.vif.id, needs, record.vif.uuid, confirmed=confirmed))
         await self._reporter.tell(record, decision, link, done)
+        record.shortages = 0
         if record.state is VifState.CONNECTED:
             record.resolved = None
 

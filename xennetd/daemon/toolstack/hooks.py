@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ip import plain
 from xennetd.model.text import visible
@@ -127,13 +128,18 @@ class Hooks:
             chain = self._chains[vif]
             job = chain.popleft()
             self._waiting -= 1
-            hooks = find_hooks()
-            if hooks:
-                await self._run(job, hooks)
-            if chain:
-                self._turns.put_nowait(vif)
-            else:
-                del self._chains[vif]
+            try:
+                hooks = find_hooks()
+                if hooks:
+                    await self._run(job, hooks)
+            except Exception as error:
+                _log.exception("hooks could not be run", dev=job.dev)
+                self._failed(job, f"could not be run: {shortage(error).detail}")
+            finally:
+                if chain:
+                    self._turns.put_nowait(vif)
+                else:
+                    del self._chains[vif]
 
     async def _run(self, job: _Job, hooks: tuple[str, ...]) -> None:
         try:
@@ -147,8 +153,8 @@ class Hooks:
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
-        except OSError as error:
-            self._failed(job, f"could not be run: {error.strerror}")
+        except (*Shortage, RuntimeError) as error:  # RuntimeError: no thread can be started.
+            self._failed(job, f"could not be run: {shortage(error).detail}")
             return
         output = _Tail()
         try:

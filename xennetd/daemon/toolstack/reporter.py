@@ -14,7 +14,7 @@ from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.kernel import Kernel
-from xennetd.model.errors import ToolstackError, XennetdError
+from xennetd.model.errors import HostError, ToolstackError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
 from xennetd.model.value import replace
@@ -92,15 +92,32 @@ class ToolstackReporter:
             f"xennetd met a defect of its own on {vif_id}: see `journalctl -t xennetd`", detail=f"{defect!r}"
         )
         self._audit_events.broken(record, Decision(VifState.ERROR, port=PortDecision(error=error)))
-        if not observing and record.vif.hotplug_status != CONNECTED:
-            self._release(self._kernel.links.of(vif_id))
-        if not observing and record.vif.hotplug_status not in (CONNECTED, "error"):
+        if not observing:
+            await self._refuse(record, error)
+
+    async def tell_shortage(self, record: Record, error: HostError, *, verdict: bool) -> None:
+        """Report that the host is short of something for a vif, and with `verdict` tell the toolstack, too.
+
+        The port of a vif that was never connected is down until the next attempt.
+        """
+        link = self._kernel.links.of(record.vif.id)
+        if verdict:
+            self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), link, [])
+        await self._refuse(record, error, verdict=verdict)
+
+    async def _refuse(self, record: Record, error: XennetdError, *, verdict: bool = True) -> None:
+        """Take the port of a vif that was never connected down, and with `verdict` tell the toolstack."""
+        vif = record.vif
+        if vif.hotplug_status == CONNECTED:
+            return
+        self._release(self._kernel.links.of(vif.id))
+        if verdict and vif.hotplug_status != "error":
             try:
-                await backend.write_verdict(self._client, record.vif, error=error.sentence)
+                await backend.write_verdict(self._client, vif, error=error.sentence)
             except ToolstackError:
                 return
-            self._directory.note(vif_id, "hotplug-status", "error")
-            await self._mark(vif_id)
+            self._directory.note(vif.id, "hotplug-status", "error")
+            await self._mark(vif.id)
 
     async def _mark(self, vif_id: VifId) -> None:
         """Make the files that show the hotplug scripts whether xenstore holds verdicts on this vif."""
