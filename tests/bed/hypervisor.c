@@ -12,10 +12,14 @@
  * Ports: PORT_VIRQ is VIRQ_DOM_EXC ("some domain changed"); PORT_FIRST + domid is the domain's xenstore channel.
  *
  * Both shapes of libxenctrl are here: xc_domain_getinfo (Xen <= 4.17) and xc_domain_getinfo_single (Xen >= 4.18).
+ *
+ * oxenstored knows its paths from when it was built. With XENNETD_BED_RUN it gets a mount namespace of its own in which
+ * that directory is /run/xenstored, and /run, /var/lib and /var/log are empty otherwise.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -23,7 +27,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -33,10 +39,34 @@
 #define PORT_VIRQ 1
 #define PORT_FIRST 16
 
-/* A test that is killed must not leave its xenstored behind. */
-__attribute__((constructor)) static void end_with_parent(void)
+static void enter_own_directories(const char *run)
 {
+    static const char *const empty[] = { "/run", "/var/lib", "/var/log" };
+    static const char *const made[] = { "/run/xenstored", "/run/xen", "/var/lib/xenstored", "/var/log/xen" };
+    char path[64];
+    int failed = unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    int fd = open(run, O_PATH | O_DIRECTORY | O_CLOEXEC); /* before it is covered: it may lie in one of these */
+
+    for (size_t each = 0; !failed && each < sizeof(empty) / sizeof(*empty); each++)
+        failed = mount("tmpfs", empty[each], "tmpfs", 0, "mode=755");
+    for (size_t each = 0; !failed && each < sizeof(made) / sizeof(*made); each++)
+        failed = mkdir(made[each], 0755);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (failed || mount(path, "/run/xenstored", NULL, MS_BIND, NULL)) {
+        perror("a mount namespace for xenstored");
+        _exit(1);
+    }
+    close(fd);
+}
+
+/* A test that is killed must not leave its xenstored behind. */
+__attribute__((constructor)) static void start(void)
+{
+    const char *run = getenv("XENNETD_BED_RUN");
+
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (run)
+        enter_own_directories(run);
 }
 
 static char token; /* every handle points here: there is one hypervisor */
@@ -83,11 +113,20 @@ int xc_domain_getinfo(void *xch, uint32_t first_domid, unsigned int max_doms, st
     return 1;
 }
 
-/* The head of xen_domctl_getdomaininfo. */
+/* The head of xen_domctl_getdomaininfo; oxenstored reads the whole of it (112 bytes in 4.17). */
 struct domaininfo {
     uint16_t domid, pad;
     uint32_t flags;
+    uint64_t rest[13];
 };
+
+int xc_domain_getinfolist(void *xch, uint32_t first_domid, unsigned int max_doms, struct domaininfo *info)
+{
+    if (!alive(first_domid) || max_doms == 0)
+        return 0; /* a caller that asks for one domain looks whether it got that one */
+    *info = (struct domaininfo){ .domid = first_domid };
+    return 1;
+}
 
 int xc_domain_getinfo_single(void *xch, uint32_t domid, struct domaininfo *info)
 {
@@ -95,8 +134,10 @@ int xc_domain_getinfo_single(void *xch, uint32_t domid, struct domaininfo *info)
         errno = ESRCH;
         return -1;
     }
-    if (info)
-        *info = (struct domaininfo){ .domid = domid };
+    if (info) {
+        info->domid = domid;
+        info->flags = 0;
+    }
     return 0;
 }
 
@@ -200,16 +241,27 @@ void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
     return granted[domid] = page;
 }
 
+/* oxenstored maps a domain's page by its frame number, and unmaps it with munmap itself. */
+void *xc_map_foreign_range(void *xch, uint32_t domid, int size, int prot, unsigned long mfn)
+{
+    return xengnttab_map_grant_ref(NULL, domid, mfn, prot);
+}
+
 /* A page is unmapped when its domain is gone for good; the next domain with this number gets a fresh one. */
-int xengnttab_unmap(void *xgt, void *page, uint32_t count)
+int munmap(void *page, size_t length)
 {
     char path[4096];
 
-    for (unsigned int domid = 0; domid < DOMIDS; domid++)
+    for (unsigned int domid = 0; page && domid < DOMIDS; domid++)
         if (granted[domid] == page) {
             granted[domid] = NULL;
             unlink(bed(path, sizeof(path), "page", domid));
         }
+    return syscall(SYS_munmap, page, length);
+}
+
+int xengnttab_unmap(void *xgt, void *page, uint32_t count)
+{
     return munmap(page, PAGE);
 }
 
@@ -245,3 +297,9 @@ int open(const char *path, int flags, ...)
 }
 
 int open64(const char *path, int flags, ...) __attribute__((alias("open")));
+
+/* oxenstored wants more open files than a container may allow it; here it needs few. */
+int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
+{
+    return 0;
+}

@@ -29,6 +29,15 @@ class Xen:
         return self.bin / "xenstored"
 
     @property
+    def oxenstored(self) -> Path:
+        return self.bin / "oxenstored"
+
+    @property
+    def oxenstored_conf(self) -> Path:
+        """oxenstored's configuration as Debian ships it. oxenstored doesn't start without it."""
+        return self.scripts.parent / "oxenstored.conf"
+
+    @property
     def test_xenstore(self) -> Path:
         """Xen's own test of a running xenstored."""
         return self.bin / "test-xenstore"

@@ -1,4 +1,7 @@
-"""`Xenstored`: the real xenstored over `hypervisor.c`, started, killed and restarted as a test wants it."""
+"""The two real stores over `hypervisor.c`, started, killed and restarted as a test wants it.
+
+`Xenstored` is Xen's own, in C. `Oxenstored` is the one in OCaml, which XCP-ng and XenServer have.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Xenstored:
         self.xen = xen.find()
         self.directory = Path(tempfile.mkdtemp(prefix="xenstored-"))
         self.socket = self.directory / "socket"
-        self._quotas = [f"--{name}={value}" for name, value in (quotas or {}).items()]
+        self._quotas = dict(quotas or {})
         self._library = hypervisor()
         self._process: subprocess.Popen[bytes] | None = None
         self._domains: dict[int, DomainSocket] = {}
@@ -82,18 +85,16 @@ class Xenstored:
     def start(self, contents: Dump | None = None) -> None:
         """Start xenstored, with `contents` if given; no client can connect before these are in place."""
         assert self._process is None, "xenstored is running already"
-        private = self.directory / "socket.new"
+        command, variables, private = self._program()
         private.unlink(missing_ok=True)
         log = (self.directory / "log").open("ab")
         self._process = subprocess.Popen(
-            [self.xen.xenstored, "-N", *self._quotas],
+            command,
             env={
                 **self.xen.environment(),
                 "LD_PRELOAD": str(self._library),
                 "XENNETD_BED_DIR": str(self.directory),
-                "XENSTORED_PATH": str(private),
-                "XENSTORED_RUNDIR": str(self.directory),
-                "XENSTORED_ROOTDIR": str(self.directory),
+                **variables,
             },
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -109,6 +110,17 @@ class Xenstored:
         private.rename(self.socket)
         for domid in self._played & set(self.introduced()):
             self._domains[domid] = DomainSocket(self.directory, domid)
+
+    def _program(self) -> tuple[list[str | Path], dict[str, str], Path]:
+        """The command, what it needs in its environment, and the socket that it makes."""
+        private = self.directory / "socket.new"
+        variables = {
+            "XENSTORED_PATH": str(private),
+            "XENSTORED_RUNDIR": str(self.directory),
+            "XENSTORED_ROOTDIR": str(self.directory),
+        }
+        limits = [f"--{name}={value}" for name, value in self._quotas.items()]
+        return [self.xen.xenstored, "-N", *limits], variables, private
 
     def _first_connection(self, path: Path) -> Xs:
         deadline = time.monotonic() + 10
@@ -196,3 +208,29 @@ class Xenstored:
             self._domains[domid] = DomainSocket(self.directory, domid)
             self._played.add(domid)
         return self._domains[domid].path
+
+
+class Oxenstored(Xenstored):
+    """A running oxenstored in a directory of its own; in all else like `Xenstored`.
+
+    `quotas` goes by the names in oxenstored.conf: `{"quota-maxwatch": 1000}`. Without it the limits are those of the
+    package's oxenstored.conf.
+    """
+
+    def _program(self) -> tuple[list[str | Path], dict[str, str], Path]:
+        run = self.directory / "run"  # its /run/xenstored
+        run.mkdir(exist_ok=True)
+        limits = "".join(f"{name} = {value}\n" for name, value in self._quotas.items())
+        (run / "conf").write_text(f"{self.xen.oxenstored_conf.read_text()}\n{limits}")
+        arguments = ("--no-fork", "--no-access-log", "--config-file", "/run/xenstored/conf")
+        return [self.xen.oxenstored, *arguments], {"XENNETD_BED_RUN": str(run)}, run / "socket"
+
+    def log(self) -> str:
+        """What oxenstored wrote to its standard output and error, and its own log."""
+        own = self.directory / "run/log"
+        return super().log() + (own.read_text(errors="replace") if own.exists() else "")
+
+    def watches(self) -> int:
+        """How many watches it keeps for all its clients."""
+        with self.connect() as xs:
+            return xs.request(Request.of(Op.CONTROL, "watches", "")).count(b"watch ")

@@ -1,6 +1,7 @@
 """The kernel lane's fixtures: everything a test needs of a Xen host, on the real kernel and the real xenstored.
 
-    xenstored   a running `Xenstored`, empty but for what it makes itself
+    xenstored   a running `Xenstored`, empty but for what it makes itself; with the mark `both_stores` the test runs
+                against xenstored and against oxenstored
     host        the test's own network and mount namespace (`Host`); the test runs in it
     bed         `Bed`: toolstack, netback and netfront over these two
     guest       makes `Guest`s: guest("web", VifSpec(...), address="10.0.0.1/24")
@@ -37,7 +38,7 @@ from tests.bed.reach import Place, Services
 from tests.bed.site import Site
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
-from tests.bed.xenstored import Xenstored
+from tests.bed.xenstored import Oxenstored, Xenstored
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
 
@@ -82,9 +83,14 @@ def host() -> Iterator[Host]:
     host.close()
 
 
+both_stores = pytest.mark.parametrize(
+    "xenstored", [Xenstored, Oxenstored], indirect=True, ids=["xenstored", "oxenstored"]
+)
+
+
 @pytest.fixture
-def xenstored() -> Iterator[Xenstored]:
-    xenstored = make_or_skip(Xenstored)
+def xenstored(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
+    xenstored: Xenstored = make_or_skip(getattr(request, "param", Xenstored))
     yield xenstored
     xenstored.close()
 
