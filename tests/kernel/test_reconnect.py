@@ -9,9 +9,11 @@ import pytest
 from tests.bed.guest import Bed
 from tests.bed.news import LinkNews
 from tests.bed.systemd import Journal
-from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.kernel.conftest import MakeDaemon, MakeGuest, both_stores
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
+
+pytestmark = both_stores
 
 
 @pytest.mark.parametrize("forgets", [False, True], ids=["hotplug-status stays", "hotplug-status is deleted"])

@@ -15,11 +15,14 @@ import pytest
 
 from tests.bed.toolstack import Toolstack, VifSpec
 from tests.bed.xenstored import Dump, Xenstored
+from tests.kernel.conftest import both_stores
 from xennetd.model.errors import ToolstackError
 from xennetd.model.vif import Vif, VifId, XenbusState
 from xennetd.xenstore import codec
 from xennetd.xenstore.client import Reply, Request, XenstoreClient
 from xennetd.xenstore.directory import SETTLE, Directory
+
+pytestmark = both_stores
 
 DRIVER = 5
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import struct
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -18,6 +20,7 @@ from xennetd.xenstore.codec import Decoder, Packet, ProtocolError
 operations = st.sampled_from([*range(20), 21, codec.DIRECTORY_PART])
 word = st.integers(0, 2**32 - 1)
 packets = st.builds(Packet, operations, word, word, st.binary(max_size=codec.PAYLOAD_MAX))
+HEADER = struct.Struct("=IIII")
 names = st.text("abcXYZ019-_@", min_size=1, max_size=20)
 
 
@@ -61,10 +64,40 @@ def test_any_payload_is_parsed_or_a_protocol_error(payload: bytes) -> None:
     assert all("\0" not in name for name in codec.parse_names(payload))
 
 
-def test_a_header_that_announces_too_much_is_refused_before_it_is_waited_for() -> None:
-    header = codec.encode(codec.READ, 1, 0, b"")[:12] + (4097).to_bytes(4, "little")
-    with pytest.raises(ProtocolError, match="4097"):
-        Decoder().feed(header)
+@pytest.mark.parametrize(
+    ("operation", "limit"),
+    [
+        *((op, codec.PAYLOAD_MAX) for op in (codec.READ, codec.DIRECTORY_PART, codec.WATCH_EVENT, codec.ERROR)),
+        (codec.DIRECTORY, codec.LISTING_MAX),
+    ],
+)
+def test_a_header_that_announces_too_much_is_refused_before_it_is_waited_for(operation: int, limit: int) -> None:
+    assert Decoder().feed(HEADER.pack(operation, 1, 0, limit)) == []
+    with pytest.raises(ProtocolError, match=f" {limit + 1} bytes"):
+        Decoder().feed(HEADER.pack(operation, 1, 0, limit + 1))
+
+
+@given(st.lists(st.integers(0, 2**20), max_size=8))
+def test_the_names_of_all_domids_come_in_one_message_between_others(at: list[int]) -> None:
+    """As oxenstored sends them."""
+    domids = [str(domid) for domid in range(32752)]
+    listing = codec.join_strings(domids)
+    sent = [Packet(codec.READ, 1, 0, b"0"), Packet(codec.DIRECTORY, 2, 0, listing), Packet(codec.READ, 3, 0, b"1")]
+    stream = b"".join(HEADER.pack(*packet[:3], len(packet.payload)) + packet.payload for packet in sent)
+    decoder = Decoder()
+    assert [packet for chunk in cut(stream, at) for packet in decoder.feed(chunk)] == sent
+    assert codec.parse_names(listing) == domids
+
+
+def test_a_long_message_costs_no_more_in_small_pieces() -> None:
+    """A decoder that put all pieces together again with each one would copy 34 GB here."""
+    decoder = Decoder()
+    payload = bytes(codec.LISTING_MAX)
+    stream = HEADER.pack(codec.DIRECTORY, 1, 0, len(payload)) + payload
+    began = time.process_time()
+    packets = [packet for start in range(0, len(stream), 16) for packet in decoder.feed(stream[start : start + 16])]
+    assert packets == [Packet(codec.DIRECTORY, 1, 0, payload)]
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("operation", [20, 23, 99, 128])
@@ -93,8 +126,9 @@ def test_a_message_that_would_cost_the_connection_is_not_encoded() -> None:
 
 @pytest.mark.parametrize(
     ("payload", "number"),
-    [(b"ENOENT\0", errno.ENOENT), (b"EAGAIN\0", errno.EAGAIN), (b"E2BIG\0", errno.E2BIG), (b"EWHAT\0", errno.EIO)],
-)
+    [(b"ENOENT\0", errno.ENOENT), (b"EAGAIN\0", errno.EAGAIN), (b"E2BIG\0", errno.E2BIG),
+     (b"EQUOTA\0", errno.EDQUOT), (b"EWHAT\0", errno.EIO)],
+)  # fmt: skip
 def test_errors_are_told_apart_by_errno(payload: bytes, number: int) -> None:
     assert codec.parse_errno(payload) == number
 

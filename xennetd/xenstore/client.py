@@ -30,6 +30,14 @@ TRANSACTIONS_UNPRIVILEGED: Final = 8
 ATTEMPTS: Final = 12
 """How often a transaction or a long listing is tried while other clients' writes interfere: for half a second."""
 
+_ALL_OPEN: Final = (errno.ENOSPC, errno.EDQUOT)
+"""The refusals of a transaction because the quota, which the daemon shares with its domain's kernel, is used up."""
+
+_NO_PARTS: Final = (
+    "it has more names than one message through the kernel's device holds, and this xenstored has no DIRECTORY_PART; "
+    "only its socket gives them all"
+)
+
 Reply = bytes | int
 """The payload of a reply, or the errno of a refusal."""
 
@@ -60,6 +68,10 @@ class RemoveNode(Struct, frozen=True):
 
 
 NodeChange = WriteNode | RemoveNode
+
+
+class _TryAgain(Exception):
+    """Another client came between: a transaction has failed that may succeed the next time."""
 
 
 class _Batch:
@@ -150,11 +162,16 @@ class XenstoreClient:
         return _values(await self.exchange([Request(codec.READ, 0, path_payload(path)) for path in paths]))
 
     async def directory(self, path: str) -> list[str] | None:
-        """Return the names of a node's children, None if the node does not exist. Their number is not limited."""
+        """Return the names of a node's children, None if the node does not exist. For limits see `directory_many`."""
         return (await self.directory_many((path,)))[0]
 
     async def directory_many(self, paths: Sequence[str]) -> list[list[str] | None]:
-        """Return the names of the children of several nodes in one batch; None for a node that does not exist."""
+        """Return the names of the children of several nodes in one batch; None for a node that does not exist.
+
+        For names beyond 4096 bytes xenstored answers E2BIG, and they are read in parts. oxenstored sends them in one
+        message; up to codec.LISTING_MAX bytes are accepted. Through the kernel's device it answers E2BIG too but has
+        no parts, which raises XenstoreError.
+        """
         listings: list[list[str] | None] = []
         replies = await self.exchange([Request(codec.DIRECTORY, 0, path_payload(path)) for path in paths])
         for path, reply in zip(paths, replies, strict=True):
@@ -206,11 +223,8 @@ class XenstoreClient:
             try:
                 async with self._transactions:
                     return await self._attempt(paths, decide)
-            except XenstoreError as error:
-                # ENOSPC: this domain's kernel has used up the quota of transactions, which both share.
-                if error.errno not in (errno.EAGAIN, errno.ENOSPC):
-                    raise
-            await _pause(attempt)
+            except _TryAgain:
+                await _pause(attempt)
         raise XenstoreError(errno.EAGAIN, paths[0])
 
     def exchange(self, requests: Sequence[Request]) -> asyncio.Future[list[Reply]]:
@@ -302,6 +316,8 @@ class XenstoreClient:
         while restarts < ATTEMPTS:
             payload = codec.join_strings((codec.check_path(path), str(len(listing))))
             [reply] = await self.exchange((Request(codec.DIRECTORY_PART, 0, payload),))
+            if reply == errno.ENOSYS:
+                raise XenstoreError(errno.E2BIG, path, _NO_PARTS)
             value = _value(reply)
             if value is None:
                 return None
@@ -323,6 +339,8 @@ class XenstoreClient:
         self, paths: Sequence[str], decide: Callable[[list[bytes | None]], Sequence[NodeChange] | None]
     ) -> bool:
         [opened] = await self.exchange((Request(codec.TRANSACTION_START, 0, b"\0"),))
+        if opened in _ALL_OPEN:
+            raise _TryAgain
         if isinstance(opened, int):
             raise XenstoreError(opened)
         transaction_id = codec.parse_transaction_id(opened)
@@ -339,6 +357,8 @@ class XenstoreClient:
                 self._abandon(transaction_id)
         requests.append(Request(codec.TRANSACTION_END, transaction_id, b"T\0"))
         *replies, ended = await self.exchange(requests)
+        if ended == errno.EAGAIN:
+            raise _TryAgain
         if isinstance(ended, int):
             raise XenstoreError(ended)
         for change, reply in zip(changes, replies, strict=True):

@@ -1,7 +1,9 @@
 """xenstore's wire format, without I/O (xen/include/public/io/xs_wire.h, docs/misc/xenstore.txt).
 
 A message is a header of four 32-bit words in the machine's byte order (operation, request id, transaction id, payload
-length) and at most 4096 bytes of payload. Rule: for any bytes, a parser either succeeds or raises `ProtocolError`.
+length) and at most 4096 bytes of payload. oxenstored breaks this limit: it sends the names of a directory in one
+message, however many there are (send_reply in tools/ocaml/xenstored/connection.ml).
+Rule: for any bytes, a parser either succeeds or raises `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ DIRECTORY_PART: Final = 22
 """The operations that xennetd sends or receives, of `enum xsd_sockmsg_type` in xs_wire.h."""
 
 PAYLOAD_MAX: Final = 4096
+LISTING_MAX: Final = 1 << 20
+"""The longest list of names that is accepted in one message, in bytes. All 32,752 domids are 190 KiB."""
+
 ABSOLUTE_PATH_MAX: Final = 3072
 RELATIVE_PATH_MAX: Final = 2048
 REQUEST_ID_LIMIT: Final = 1 << 32
@@ -40,9 +45,13 @@ _HEADER = Struct("=IIII")
 _OPERATIONS: Final = frozenset(range(DIRECTORY_PART + 1)) - {20}
 """All of `enum xsd_sockmsg_type`; 20 was XS_RESTRICT, which has been removed."""
 
-_ERRNOS: Final = {name.encode(): number for number, name in errno.errorcode.items()}
-"""xenstored sends an error as its name (`xsd_errors` in xs_wire.h), since errno numbers differ between systems."""
+_ERRNOS: Final = {name.encode(): number for number, name in errno.errorcode.items()} | {b"EQUOTA": errno.EDQUOT}
+"""xenstored sends an error as its name (`xsd_errors` in xs_wire.h), since errno numbers differ between systems.
 
+EQUOTA is oxenstored's name for a quota that is used up; xenstored uses E2BIG for watches and ENOSPC for all others.
+"""
+
+_REASONS: Final = {errno.EDQUOT: "this domain's quota is used up (see quota-* in oxenstored.conf)"}
 _PATH = re.compile(r"/|/?[A-Za-z0-9_@-]+(?:/[A-Za-z0-9_@-]+)*")
 
 
@@ -51,11 +60,11 @@ class ProtocolError(ToolstackError):
 
 
 class XenstoreError(ToolstackError):
-    """xenstored refused a request. `errno` tells refusals apart."""
+    """xenstored refused a request. `errno` tells refusals apart. `reason` is said instead of the errno's own text."""
 
-    def __init__(self, errno: int, path: str = "") -> None:
+    def __init__(self, errno: int, path: str = "", reason: str | None = None) -> None:
         where = f" for {visible(path, 200)}" if path else ""
-        super().__init__(f"xenstore refused a request{where}: {os.strerror(errno)}")
+        super().__init__(f"xenstore refused a request{where}: {reason or _REASONS.get(errno) or os.strerror(errno)}")
         self.errno = errno
 
 
@@ -83,29 +92,39 @@ def encode(op: int, request_id: int, transaction_id: int, payload: bytes) -> byt
 
 
 class Decoder:
-    """Turns a stream of bytes, in pieces of any size, into messages. After a ProtocolError it can't be used again."""
+    """Turns a stream of bytes, in pieces of any size, into messages. After a ProtocolError it can't be used again.
 
-    __slots__ = ("_tail",)
+    It keeps one unfinished message at most: LISTING_MAX bytes and a header.
+    """
+
+    __slots__ = ("_tail", "_wanted")
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._tail = bytearray()
+        self._wanted = 0
 
     def feed(self, data: bytes) -> list[Packet]:
         """Return the messages that `data` completes."""
         if self._tail:
-            data = self._tail + data
+            self._tail += data
+            if len(self._tail) < self._wanted:
+                return []
+            data = bytes(self._tail)
         packets: list[Packet] = []
         start, end = 0, len(data)
         while end - start >= _HEADER.size:
             op, request_id, transaction_id, length = _HEADER.unpack_from(data, start)
-            if length > PAYLOAD_MAX or op not in _OPERATIONS:
+            if op not in _OPERATIONS or length > (LISTING_MAX if op == DIRECTORY else PAYLOAD_MAX):
                 raise ProtocolError(f"xenstored sent operation {op} with {length} bytes, which is no xenstore message")
             body = start + _HEADER.size
             if body + length > end:
+                self._wanted = _HEADER.size + length
                 break
             start = body + length
             packets.append(Packet(op, request_id, transaction_id, data[body:start]))
-        self._tail = data[start:]
+        else:
+            self._wanted = _HEADER.size
+        self._tail = bytearray(data[start:])
         return packets
 
 
