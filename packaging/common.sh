@@ -38,11 +38,17 @@ installed() {
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
-# Print the vifs in xenstore whose hotplug script is ours, a line each; nothing when there is no xenstore to ask.
+# Print the vifs in xenstore whose hotplug script is ours, a line each; nothing when there is no xenstore to ask. Xen's
+# tools don't take the listings beyond 4096 bytes that oxenstored sends, from some 800 guests on: then they are unknown.
 vifs_of_ours() {
+    local listing
     command -v xenstore-ls >/dev/null || return 0
-    { timeout 10 xenstore-ls -f backend/vif 2>/dev/null || true; } |
-        sed -n 's|^.*vif/\([0-9]*\)/\([0-9]*\)/script = "\([^"]*/\)\{0,1\}vif-xennetd[^"/]*"$|vif\1.\2|p'
+    if ! listing=$(timeout 10 xenstore-ls -f backend/vif 2>/dev/null); then
+        ! timeout 10 xenstore-exists backend/vif 2>/dev/null ||
+            die "xenstore-ls can't list backend/vif, so which guests need vif-xennetd is unknown: shut guests down until it can"
+        return 0
+    fi
+    sed -n 's|^.*vif/\([0-9]*\)/\([0-9]*\)/script = "\([^"]*/\)\{0,1\}vif-xennetd[^"/]*"$|vif\1.\2|p' <<<"$listing"
 }
 
 # Install those of the named Debian packages that are missing.

@@ -10,7 +10,8 @@ import pytest
 from tests.bed.guest import Bed
 from tests.bed.toolstack import VifSpec
 from tests.bed.xen import REPOSITORY
-from tests.kernel.conftest import MakeGuest
+from tests.bed.xenstored import Oxenstored
+from tests.kernel.conftest import MakeGuest, both_stores
 
 REMOVE = 'mount --bind /usr /usr && mount -o remount,bind,ro /usr && exec "$0" --remove'
 """Were it not to refuse, it could not take anything away from this machine either."""
@@ -49,6 +50,20 @@ def test_refused_while_a_vif_has_our_script(bed: Bed, guest: MakeGuest, script: 
     assert refused.stderr == (
         "install: guests need vif-xennetd to the end: shut down or recreate those of vif2.0 vif3.0 first\n"
     )
+
+
+@both_stores
+def test_refused_while_more_vifs_have_it_than_xenstore_ls_can_list(bed: Bed) -> None:
+    vifs = range(20_000, 20_700)
+    bed.toolstack.xs.write_all("backend/vif", {f"{domid}/0/script": "vif-xennetd" for domid in vifs})
+    refused = remove(bed)
+    assert refused.returncode == 1
+    if isinstance(bed.xenstored, Oxenstored):
+        assert refused.stderr.startswith(
+            "install: xenstore-ls can't list backend/vif, so which guests need vif-xennetd "
+        )
+    else:
+        assert all(f" vif{domid}.0 " in refused.stderr for domid in vifs)
 
 
 def test_other_scripts_are_not_ours(bed: Bed, guest: MakeGuest) -> None:
