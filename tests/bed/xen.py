@@ -30,7 +30,11 @@ class Xen:
 
     @property
     def oxenstored(self) -> Path:
-        return self.bin / "oxenstored"
+        """Raises Missing if the package has none."""
+        program = self.bin / "oxenstored"
+        if not program.exists():
+            raise Missing(f"no oxenstored in {self.bin}")
+        return program
 
     @property
     def oxenstored_conf(self) -> Path:

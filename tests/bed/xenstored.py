@@ -218,12 +218,13 @@ class Oxenstored(Xenstored):
     """
 
     def _program(self) -> tuple[list[str | Path], dict[str, str], Path]:
+        program = self.xen.oxenstored
         run = self.directory / "run"  # its /run/xenstored
         run.mkdir(exist_ok=True)
         limits = "".join(f"{name} = {value}\n" for name, value in self._quotas.items())
         (run / "conf").write_text(f"{self.xen.oxenstored_conf.read_text()}\n{limits}")
         arguments = ("--no-fork", "--no-access-log", "--config-file", "/run/xenstored/conf")
-        return [self.xen.oxenstored, *arguments], {"XENNETD_BED_RUN": str(run)}, run / "socket"
+        return [program, *arguments], {"XENNETD_BED_RUN": str(run)}, run / "socket"
 
     def log(self) -> str:
         """What oxenstored wrote to its standard output and error, and its own log."""

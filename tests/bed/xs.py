@@ -176,7 +176,10 @@ class Xs:
             if kind != Op.ERROR:
                 return payload
             name = _text(payload.rstrip(b"\0"))
-            return OSError(getattr(errno, name), f"{name} to {request.op.name} {_text(request.payload[:80])!r}")
+            return OSError(
+                errno.EDQUOT if name == "EQUOTA" else getattr(errno, name),
+                f"{name} to {request.op.name} {_text(request.payload[:80])!r}",
+            )
 
     def _message(self, timeout: float) -> tuple[int, int, int, bytes]:
         deadline = time.monotonic() + timeout

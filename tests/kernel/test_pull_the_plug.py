@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from tests.bed.guest import Bed, Guest
 from tests.bed.news import LinkNews, Seen
 from tests.bed.systemd import Journal
-from tests.bed.toolstack import VifSpec
-from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.bed.toolstack import Vif, VifSpec
+from tests.bed.xenstored import Oxenstored
+from tests.bed.xs import Request, Xs
+from tests.kernel.conftest import MakeDaemon, MakeGuest, both_stores
 from tests.kernel.status import status
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually, paused
@@ -44,6 +47,7 @@ def of_xenstore(problems: list[str]) -> list[str]:
     return [problem for problem in problems if problem.startswith("xenstore:")]
 
 
+@both_stores
 class TestXenstored:
     def test_restarted_disturbs_nobody(
         self, bed: Bed, lan: tuple[Guest, Guest], guest: MakeGuest, daemon: MakeDaemon
@@ -159,6 +163,44 @@ class TestXenstored:
         bed.reconnect()
         for each in lan:
             connected(bed, each.vif)
+
+
+@contextmanager
+def silent(bed: Bed, vif: Vif) -> Iterator[None]:
+    """Have xenstored answer nothing. Have oxenstored answer nothing to a client that has written a node of `vif`.
+
+    oxenstored answers a client no more once the events of the client's writes find no room, because a watcher has left
+    some 2,000 unread. It never does again, whatever the watcher does then.
+    """
+    if not isinstance(bed.xenstored, Oxenstored):
+        with paused(bed.xenstored.pid):
+            yield
+        return
+    with bed.xenstored.connect() as deaf, Xs(bed.xenstored.socket, timeout=0.5) as writer:
+        deaf.watch(vif.backend)
+        with pytest.raises(TimeoutError):
+            writer.batch([Request.write(f"{vif.backend}/junk", "")] * 5000)
+        yield
+
+
+@both_stores
+def test_a_silent_xenstored_is_said(bed: Bed, lan: tuple[Guest, Guest], daemon: MakeDaemon) -> None:
+    xennetd = daemon()
+    for each in lan:
+        each.connect()
+    ctl = [*xennetd.command("xennetd.cli.main"), "--control", str(xennetd.control)]
+    with silent(bed, lan[0].vif):
+        asking = [
+            subprocess.Popen([*ctl, verb, lan[0].vif.netdev], env=xennetd.environment) for verb in ("pin", "unpin")
+        ]
+        (problem,) = eventually(lambda: of_xenstore(status(xennetd)["problems"]))
+        assert "xenstored has not answered for 3 s" in problem
+        assert lan[0].ping("10.0.0.2")
+    if not isinstance(bed.xenstored, Oxenstored):
+        eventually(lambda: not of_xenstore(status(xennetd)["problems"]))
+    for process in asking:
+        process.kill()
+        process.wait()
 
 
 class TestLinkEvents:

@@ -26,7 +26,6 @@ from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatu
 from xennetd.model.vif import VifId
 from xennetd.policy.check import Notes, check, lacking
 from xennetd.policy.files import load_files
-from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
 
@@ -42,7 +41,6 @@ class Answers:
         self,
         in_force: InForce,
         kernel: Kernel,
-        client: XenstoreClient,
         directory: Directory,
         reconciler: Reconciler,
         networks: Networks,
@@ -57,7 +55,6 @@ class Answers:
     ) -> None:
         self._in_force = in_force
         self._kernel = kernel
-        self._client = client
         self._directory = directory
         self._reconciler = reconciler
         self._networks = networks
@@ -125,8 +122,8 @@ class Answers:
             for record in records
             if record.error is not None and not isinstance(record.error, Denied)
         ]
-        if not self._client.connected:
-            problems.insert(0, f"xenstore: {self._directory.state}")
+        if (silent := self._directory.problem()) is not None:
+            problems.insert(0, f"xenstore: {silent}")
         problems += [note.sentence for note in self.notes() if note.error]
         if (refusal := self._manager.problem()) is not None:
             problems.append(refusal)

@@ -109,7 +109,6 @@ class Supervisor:
         self._answers = Answers(
             self._in_force,
             self._kernel,
-            self._client,
             self._directory,
             self._reconciler,
             self._networks,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
@@ -103,6 +104,7 @@ class XenstoreClient:
         self._decoder = Decoder()
         self._pending: dict[int, _Batch] = {}
         self._next_id = 1
+        self._unanswered_since = 0.0
         self._watches: dict[str, Callable[[str], None]] = {}
         self._transactions = asyncio.Semaphore(TRANSACTIONS_UNPRIVILEGED)
 
@@ -115,6 +117,11 @@ class XenstoreClient:
     def watched(self) -> Collection[str]:
         """The paths that have a watch."""
         return self._watches.keys()
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which requests have been waiting without an answer to any; 0 if none is waiting."""
+        return time.monotonic() - self._unanswered_since if self._pending else 0.0
 
     def require(self) -> None:
         """Raise ConnectionLost, with the reason, if there is no connection."""
@@ -245,6 +252,8 @@ class XenstoreClient:
         encode = codec.encode
         messages = [encode(op, number, tx, payload) for number, (op, tx, payload) in enumerate(requests, first)]
         self._next_id = first + len(requests)
+        if not self._pending:
+            self._unanswered_since = time.monotonic()
         self._pending.update(dict.fromkeys(range(first, self._next_id), _Batch(first, requests, future)))
         channel.send(messages)
 
@@ -272,6 +281,8 @@ class XenstoreClient:
                     self._complete(batch)
         except ProtocolError as error:
             self._lost(ConnectionLost(error.sentence))
+        if answered:
+            self._unanswered_since = time.monotonic()
         if self._channel is not None:
             self._channel.answered(answered)
 

@@ -39,6 +39,9 @@ SETTLE: Final = 1.0
 NAMES_AFTER: Final = 0.5
 """Seconds after a vif came or went, before watches on names are set and removed: the attach of a vif goes first."""
 
+SILENT: Final = 3.0
+"""Seconds without any answer after which xenstored counts as silent."""
+
 _BATCH: Final = 64
 """Vifs per batch when everything is read: xenstored answers the next batch while this one is parsed."""
 
@@ -90,6 +93,17 @@ class Directory:
     def own_domid(self) -> int:
         """The domid of the daemon's own domain; 0 if xenstore does not name it, as in dom0."""
         return self._client.own_domid or 0
+
+    def problem(self) -> str | None:
+        """Return what keeps xennetd from following xenstore, None if nothing does."""
+        if not self._client.connected:
+            return self.state
+        if self._client.silence < SILENT:
+            return None
+        return (
+            f"xenstored has not answered for {self._client.silence:.0f} s: it is stopped or overloaded, or it is an "
+            "oxenstored that waits for another client to read its watch events"
+        )
 
     def get(self, vif: VifId) -> Vif | None:
         """Return a vif as it was last read, None if it has no backend directory."""
