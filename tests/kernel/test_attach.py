@@ -14,13 +14,14 @@ from tests.bed.news import LinkNews, Seen
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.bed.xen import REPOSITORY
-from tests.kernel.conftest import Bystander, MakeDaemon, MakeGuest
+from tests.kernel.conftest import Bystander, MakeDaemon, MakeGuest, both_stores
 from tests.kernel.verdict import connected, refused
 
 OURS = str(REPOSITORY / "conf" / "vif-xennetd")
 """The hotplug script, as a path that a vif's script node may have."""
 
 
+@both_stores
 def test_guests_are_bridged_and_reach_each_other(bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
     bed.host.bridge("xenbr0")
     daemon()
@@ -31,6 +32,7 @@ def test_guests_are_bridged_and_reach_each_other(bed: Bed, guest: MakeGuest, dae
     assert one.ping("10.0.0.2")
 
 
+@both_stores
 @pytest.mark.parametrize("first", ["state", "link"])
 def test_waits_for_state_2_and_the_link(bed: Bed, daemon: MakeDaemon, settle: Callable[[], None], first: str) -> None:
     bed.host.bridge("xenbr0")
@@ -133,6 +135,7 @@ def test_an_attach_is_one_record_with_everything_that_matters(
 
 
 class TestTheHotplugScript:
+    @both_stores
     def test_online_succeeds_and_a_second_one_changes_nothing(
         self, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, journal: Journal, settle: Callable[[], None]
     ) -> None:

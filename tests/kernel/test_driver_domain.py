@@ -14,7 +14,7 @@ from tests.bed.netback import Netback
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import Domain, VifSpec
 from tests.bed.xs import Xs
-from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.kernel.conftest import MakeDaemon, MakeGuest, both_stores
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually
 from xennetd.daemon.main import EXIT_CONFIGURATION
@@ -64,6 +64,7 @@ def test_an_error_reaches_the_toolstack(bed: Bed, guest: MakeGuest, run: Run) ->
     assert refused(bed, guest("web", in_netdom(bridge="nowhere")).vif).startswith('bridge "nowhere" does not exist')
 
 
+@both_stores
 def test_a_removed_vifs_directory_is_deleted_as_libxl_waits_for_it(
     bed: Bed, guest: MakeGuest, run: Run, journal: Journal
 ) -> None:
@@ -124,6 +125,7 @@ def test_without_devd_the_directory_is_left_to_xl_devd(
     assert bed.toolstack.xs.exists(web.vif.backend)
 
 
+@both_stores
 def test_many_guests_fit_into_the_default_quotas(bed: Bed, guest: MakeGuest, run: Run) -> None:
     # 128 watches, 20 requests at once, 10 transactions: for all of the driver domain, its kernel included
     guests = [guest(f"web-{number}", in_netdom()) for number in range(15)]
@@ -155,6 +157,7 @@ def test_it_does_not_start_while_xl_devd_serves_the_same_backends(bed: Bed, netd
     daemon(DEVD, xenstored_path=path)
 
 
+@both_stores
 def test_a_verdict_that_xenstored_refuses_leaves_no_port_in_its_bridge(
     bed: Bed, guest: MakeGuest, run: Run, journal: Journal
 ) -> None:

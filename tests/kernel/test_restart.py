@@ -18,7 +18,7 @@ from tests.bed.guest import Bed, Guest, crowd
 from tests.bed.netns import Host
 from tests.bed.systemd import Fields
 from tests.bed.toolstack import VifSpec
-from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.kernel.conftest import MakeDaemon, MakeGuest, both_stores
 from tests.kernel.status import status
 from tests.kernel.verdict import connected, refused
 from tests.kernel.wait import eventually, paused
@@ -147,6 +147,7 @@ class TestKill:
         assert f"{PINGS} packets transmitted, {PINGS} received, 0% packet loss" in output
         assert [identity(each.vif.netdev) for each in pair] == before
 
+    @both_stores
     def test_start_changes_nothing_that_is_right(
         self, bed: Bed, all_kinds: tuple[Guest, ...], guest: MakeGuest, daemon: MakeDaemon, trace: Trace
     ) -> None:
@@ -200,6 +201,7 @@ class TestKill:
         assert (port["master"], port["mtu"]) == ("xenbr0", 1400)
         assert link(bed.host, "xenbr0")["mtu"] == 1500
 
+    @both_stores
     def test_start_deals_with_what_came_and_went_meanwhile(
         self, pair: tuple[Guest, Guest], guest: MakeGuest, daemon: MakeDaemon
     ) -> None:
@@ -272,6 +274,7 @@ class TestReady:
         assert states == ["connected", "error", "ignored", "pending", "pending", "detaching"]
         assert status(xennetd)["ready"]
 
+    @both_stores
     def test_waits_for_xenstored(self, pair: tuple[Guest, Guest], bed: Bed, daemon: MakeDaemon) -> None:
         with paused(bed.xenstored.pid):
             xennetd = daemon(ready=False)

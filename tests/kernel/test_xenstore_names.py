@@ -17,14 +17,13 @@ from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import NAMES_AFTER
 from xennetd.xenstore.names import NameWatches
 
-pytestmark = both_stores
-
 
 @pytest.fixture
 def toolstack(xenstored: Xenstored) -> Toolstack:
     return Toolstack(xenstored)
 
 
+@both_stores
 @story
 async def test_a_rename_is_reported_for_every_vif_of_the_domain(xenstored: Xenstored, toolstack: Toolstack) -> None:
     web, db = toolstack.create_domain("web"), toolstack.create_domain("db")
@@ -134,6 +133,7 @@ async def test_the_watch_goes_with_the_domains_last_vif(xenstored: Xenstored, to
         assert set(follower.reads) <= {"domid"}
 
 
+@both_stores
 @story
 async def test_two_hundred_domains_that_came_and_went_leave_no_watch(
     xenstored: Xenstored, toolstack: Toolstack
@@ -160,6 +160,7 @@ async def test_two_hundred_domains_that_came_and_went_leave_no_watch(
         assert follower.directory.reconnects == 0
 
 
+@both_stores
 @story
 async def test_domains_that_come_and_go_all_the_time_are_no_trouble(xenstored: Xenstored, toolstack: Toolstack) -> None:
     """Watches are set for domains that have gone meanwhile, and taken away while their events are on the way."""
@@ -177,6 +178,7 @@ async def test_domains_that_come_and_go_all_the_time_are_no_trouble(xenstored: X
         assert follower.directory.reconnects == 0
 
 
+@both_stores
 @story
 async def test_after_a_restart_renames_are_followed_as_before(xenstored: Xenstored, toolstack: Toolstack) -> None:
     web, db = toolstack.create_domain("web"), toolstack.create_domain("db")
@@ -217,6 +219,7 @@ async def test_a_driver_domain_watches_no_names(xenstored: Xenstored, toolstack:
         assert set(follower.client.watched) <= {"backend/vif", "@releaseDomain"}
 
 
+@both_stores
 @story
 async def test_watches_that_are_refused_are_told_once_and_do_no_harm(
     xenstored: Xenstored, toolstack: Toolstack
