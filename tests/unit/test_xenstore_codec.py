@@ -149,6 +149,37 @@ def test_a_listing_is_its_names(children: list[str]) -> None:
     assert codec.parse_names(codec.join_strings(children)) == children
 
 
+@given(st.lists(names, max_size=20), st.data())
+def test_a_listing_in_parts_is_its_names(children: list[str], data: st.DataObject) -> None:
+    listing, rest = codec.DirectoryParts(), [*children, ""]
+    while rest:
+        assert not listing.complete
+        assert listing.offset == len(codec.join_strings(children)) + 1 - len(codec.join_strings(rest))
+        count = data.draw(st.integers(1, len(rest)))
+        assert listing.add(b"7\0" + codec.join_strings(rest[:count]))
+        del rest[:count]
+    assert listing.complete
+    assert listing.names() == children
+
+
+def test_a_listing_that_changes_meanwhile_is_no_listing() -> None:
+    listing = codec.DirectoryParts()
+    assert listing.add(b"7\0a\0b\0")
+    assert not listing.add(b"8\0c\0\0")
+
+
+def test_a_listing_without_end_is_refused() -> None:
+    listing = codec.DirectoryParts()
+
+    def add_parts(count: int) -> None:
+        for _ in range(count):
+            assert listing.add(b"7\0" + b"name\0" * 800)
+
+    add_parts(codec.LISTING_MAX // 4000)
+    with pytest.raises(ProtocolError, match=str(codec.LISTING_MAX)):
+        add_parts(1)
+
+
 @given(names, names)
 def test_an_event_is_path_and_token(path: str, token: str) -> None:
     assert codec.parse_event(codec.join_strings((path, token))) == (path, token)

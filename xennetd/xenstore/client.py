@@ -321,29 +321,21 @@ class XenstoreClient:
 
     async def _directory_in_parts(self, path: str) -> list[str] | None:
         """List a node whose children do not fit into one message. Start again if they change meanwhile."""
-        listing = bytearray()
-        generation: bytes | None = None
-        restarts = 0
-        while restarts < ATTEMPTS:
-            payload = codec.join_strings((codec.check_path(path), str(len(listing))))
-            [reply] = await self.exchange((Request(codec.DIRECTORY_PART, 0, payload),))
-            if reply == errno.ENOSYS:
-                raise XenstoreError(errno.E2BIG, path, _NO_PARTS)
-            value = _value(reply)
-            if value is None:
-                return None
-            now, part = codec.parse_directory_part(value)
-            if generation is not None and now != generation:
-                listing.clear()
-                generation = None
-                await _pause(restarts)
-                restarts += 1
-                continue
-            generation = now
-            listing += part
-            # The list ends with an empty name; no part ends within a name.
-            if len(listing) <= 1 or listing.endswith(b"\0\0"):
-                return codec.parse_names(bytes(listing[:-1]))
+        for attempt in range(ATTEMPTS):
+            listing = codec.DirectoryParts()
+            while not listing.complete:
+                payload = codec.join_strings((codec.check_path(path), str(listing.offset)))
+                [reply] = await self.exchange((Request(codec.DIRECTORY_PART, 0, payload),))
+                if reply == errno.ENOSYS:
+                    raise XenstoreError(errno.E2BIG, path, _NO_PARTS)
+                value = _value(reply)
+                if value is None:
+                    return None
+                if not listing.add(value):
+                    break
+            else:
+                return listing.names()
+            await _pause(attempt)
         raise XenstoreError(errno.EAGAIN, path)
 
     async def _attempt(

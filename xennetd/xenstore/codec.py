@@ -35,7 +35,7 @@ DIRECTORY_PART: Final = 22
 
 PAYLOAD_MAX: Final = 4096
 LISTING_MAX: Final = 1 << 20
-"""The longest list of names that is accepted in one message, in bytes. All 32,752 domids are 190 KiB."""
+"""The longest list of names that is accepted, in bytes, in one message or in parts. All 32,752 domids are 190 KiB."""
 
 ABSOLUTE_PATH_MAX: Final = 3072
 RELATIVE_PATH_MAX: Final = 2048
@@ -152,6 +152,39 @@ def parse_directory_part(payload: bytes) -> tuple[bytes, bytes]:
     if not nul or not part:
         raise ProtocolError(f'xenstored sent part of a directory "{visible(payload)}" without a generation or names')
     return generation, part
+
+
+class DirectoryParts:
+    """The names of a node's children, which come in parts. `complete` says whether all are there."""
+
+    __slots__ = ("_generation", "_names", "complete")
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._names = bytearray()
+        self._generation: bytes | None = None
+
+    @property
+    def offset(self) -> int:
+        """Where the next part begins, in bytes."""
+        return len(self._names)
+
+    def add(self, payload: bytes) -> bool:
+        """Add a DIRECTORY_PART's reply. Returns False if the children have changed since the first part."""
+        generation, part = parse_directory_part(payload)
+        if self._generation not in (None, generation):
+            return False
+        self._generation = generation
+        self._names += part
+        # The list ends with an empty name; no part ends within a name.
+        self.complete = len(self._names) <= 1 or self._names.endswith(b"\0\0")
+        if len(self._names) > LISTING_MAX:
+            raise ProtocolError(f"xenstored lists more than {LISTING_MAX} bytes of names in a directory")
+        return True
+
+    def names(self) -> list[str]:
+        """Return the names of a complete list."""
+        return parse_names(bytes(self._names[:-1]))
 
 
 def parse_transaction_id(payload: bytes) -> int:
