@@ -110,21 +110,21 @@ class Decoder:
             if len(self._tail) < self._wanted:
                 return []
             data = bytes(self._tail)
+            self._tail.clear()
         packets: list[Packet] = []
         start, end = 0, len(data)
         while end - start >= _HEADER.size:
             op, request_id, transaction_id, length = _HEADER.unpack_from(data, start)
-            if op not in _OPERATIONS or length > (LISTING_MAX if op == DIRECTORY else PAYLOAD_MAX):
+            if op not in _OPERATIONS or (length > PAYLOAD_MAX and (op != DIRECTORY or length > LISTING_MAX)):
                 raise ProtocolError(f"xenstored sent operation {op} with {length} bytes, which is no xenstore message")
             body = start + _HEADER.size
             if body + length > end:
-                self._wanted = _HEADER.size + length
                 break
             start = body + length
             packets.append(Packet(op, request_id, transaction_id, data[body:start]))
-        else:
-            self._wanted = _HEADER.size
-        self._tail = bytearray(data[start:])
+        if start < end:
+            self._tail += data[start:]
+            self._wanted = _HEADER.size if end - start < _HEADER.size else _HEADER.size + length
         return packets
 
 
