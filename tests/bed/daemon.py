@@ -98,6 +98,11 @@ class Daemon:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself; `wait` returns its status."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
     def notify(self) -> Notify:
         """What it has told systemd since it was started."""
         assert self._notify is not None, "xennetd was never started"

@@ -1,0 +1,105 @@
+"""Fails system calls of a running daemon, one at a time, while a guest comes and goes (strace's `inject`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bed.daemon import Daemon
+
+ERRORS: Mapping[str, tuple[str, ...]] = {
+    "accept4": ("EMFILE", "ECONNABORTED", "ENOMEM"),
+    "bind": ("EADDRINUSE", "ENOMEM"),
+    "brk": ("ENOMEM",),
+    "chmod": ("EROFS", "EPERM"),
+    "clone": ("EAGAIN", "ENOMEM"),
+    "clone3": ("EAGAIN", "ENOMEM"),
+    "connect": ("EAGAIN", "ECONNREFUSED", "ENOMEM"),
+    "epoll_create1": ("EMFILE", "ENOMEM"),
+    "epoll_ctl": ("ENOMEM", "ENOSPC"),
+    "epoll_wait": ("EINTR",),
+    "fchmod": ("EROFS", "EPERM"),
+    "fstat": ("ENOMEM", "EIO"),
+    "getdents64": ("EIO", "ENOMEM"),
+    "getsockopt": ("ENOMEM",),
+    "ioctl": ("ENOMEM", "EIO"),
+    "lseek": ("EIO",),
+    "mkdir": ("ENOSPC", "EROFS"),
+    "mmap": ("ENOMEM",),
+    "newfstatat": ("ENOMEM", "EACCES"),
+    "openat": ("EMFILE", "ENFILE", "ENOMEM", "EACCES", "EROFS", "ENOSPC"),
+    "pidfd_open": ("EMFILE", "ENOMEM"),
+    "pidfd_send_signal": ("EPERM",),
+    "pipe2": ("EMFILE", "ENFILE"),
+    "poll": ("ENOMEM",),
+    "read": ("EIO", "ENOMEM"),
+    "readlink": ("EIO", "EACCES"),
+    "recvfrom": ("ENOMEM", "ENOBUFS"),
+    "recvmsg": ("ENOMEM", "ENOBUFS"),
+    "rename": ("ENOSPC", "EROFS"),
+    "rmdir": ("EROFS",),
+    "sendmsg": ("ENOMEM", "ENOBUFS", "EPERM"),
+    "sendto": ("ENOMEM", "ENOBUFS", "EPERM"),
+    "setsockopt": ("ENOMEM",),
+    "socket": ("EMFILE", "ENFILE", "ENOMEM"),
+    "statx": ("ENOMEM", "EACCES"),
+    "unlink": ("EROFS", "EACCES"),
+    "unlinkat": ("EROFS", "EACCES"),
+    "vfork": ("EAGAIN", "ENOMEM"),
+    "wait4": ("ECHILD",),
+    "waitid": ("ECHILD",),
+    "write": ("ENOSPC", "EIO"),
+    "writev": ("ENOSPC", "EIO"),
+}
+"""What a host that is short of something answers to these calls. A call that is not here can't fail so."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The `number`th call of this name, from now on, fails with this error."""
+
+    call: str
+    error: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.number}: {self.error}"
+
+
+@contextmanager
+def traced(xennetd: Daemon, output: Path, *options: str) -> Iterator[None]:
+    """Have strace follow the daemon's main thread while the block runs, and write to `output`."""
+    command = ["strace", "-p", str(xennetd.pid), "-o", str(output), "-e", "signal=none", *options]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert strace.stderr is not None
+    try:
+        said = strace.stderr.readline().decode()
+        assert "attached" in said, said
+        yield
+    finally:
+        strace.send_signal(signal.SIGTERM)
+        strace.communicate()
+
+
+def calls(trace: Path) -> Counter[str]:
+    """Return how often each call of `ERRORS` is in a trace.
+
+    Removals from an epoll instance don't count: the kernel does not refuse them.
+    """
+    lines = trace.read_text(errors="replace").splitlines()
+    found = (line.partition("(")[0] for line in lines if "EPOLL_CTL_DEL" not in line)
+    return Counter(call for call in found if call in ERRORS)
+
+
+@contextmanager
+def failing(xennetd: Daemon, fault: Fault) -> Iterator[None]:
+    """Have one call of the daemon fail while the block runs."""
+    inject = f"inject={fault.call}:error={fault.error}:when={fault.number}"
+    with traced(xennetd, Path(os.devnull), "-e", f"trace={fault.call}", "-e", inject):
+        yield
