@@ -97,6 +97,12 @@ def calls(trace: Path) -> Counter[str]:
     return Counter(call for call in found if call in ERRORS)
 
 
+def first(trace: Path, call: str, text: str) -> int:
+    """Return the number of the first call of this name whose line contains `text`; 0 if there is none."""
+    lines = [line for line in trace.read_text(errors="replace").splitlines() if line.startswith(f"{call}(")]
+    return next((number for number, line in enumerate(lines, 1) if text in line), 0)
+
+
 @contextmanager
 def failing(xennetd: Daemon, fault: Fault) -> Iterator[None]:
     """Have one call of the daemon fail while the block runs."""

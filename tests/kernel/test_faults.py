@@ -14,7 +14,7 @@ from tests.bed.guest import Bed, Guest
 from tests.bed.site import Site
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EVERY_MODE, SPECS
-from tests.kernel.faults import ERRORS, Fault, calls, failing, traced
+from tests.kernel.faults import ERRORS, Fault, calls, failing, first, traced
 from tests.kernel.status import status
 
 pytestmark = [pytest.mark.usefixtures("dnsmasq"), pytest.mark.slow]
@@ -26,63 +26,72 @@ HEALED = 15.0
 """Seconds in which all is well after the fault is over."""
 
 LIKELIEST = (
-    Fault("openat", "EMFILE", 9),
-    Fault("openat", "ENOSPC", 20),
-    Fault("read", "EIO", 12),
-    Fault("sendto", "ENOBUFS", 6),
-    Fault("recvfrom", "ENOMEM", 15),
-    Fault("socket", "EMFILE", 2),
-    Fault("write", "ENOSPC", 2),
-    Fault("rename", "ENOSPC", 1),
-    Fault("mkdir", "EROFS", 1),
-    Fault("newfstatat", "ENOMEM", 5),
-    Fault("unlink", "EROFS", 1),
-    Fault("accept4", "EMFILE", 1),
+    ("openat", "EMFILE", "/proc/sys/net/ipv6/conf/xn-lab"),
+    ("openat", "EMFILE", "/var/lib/xennetd"),
+    ("openat", "ENOSPC", "O_CREAT"),
+    ("openat", "EROFS", "O_CREAT"),
+    ("read", "EIO", ""),
+    ("sendto", "ENOBUFS", ""),
+    ("recvfrom", "ENOMEM", ""),
+    ("socket", "EMFILE", "NETLINK_NETFILTER"),
+    ("write", "ENOSPC", ""),
+    ("rename", "ENOSPC", ""),
+    ("newfstatat", "EACCES", "/var/lib/xennetd"),
+    ("newfstatat", "EACCES", '""'),
+    ("unlink", "EROFS", ""),
+    ("accept4", "EMFILE", ""),
 )
-"""In the life of a guest of the network `lab`: its address, DHCP, a forwarded port and the filter."""
+"""Calls and their errors; the first call whose line in a trace contains the text fails."""
 
 
 class Stage:
-    """A daemon, and guests that come and go while its system calls fail."""
+    """A daemon with one guest, which goes and makes room for another while system calls fail."""
 
-    def __init__(self, bed: Bed, guest: MakeGuest, xennetd: Daemon, mode: str) -> None:
-        self._bed, self._guest, self.xennetd, self._mode = bed, guest, xennetd, mode
+    def __init__(self, bed: Bed, make: MakeGuest, xennetd: Daemon, mode: str) -> None:
+        bed.host.bridge("xenbr0")
+        self._make, self.xennetd, self._mode = make, xennetd, mode
+        self.guest = self.come()
 
     def come(self) -> Guest:
-        return self._guest(f"{self._mode}-1", SPECS[f"{self._mode}-1"])
+        return self._make(f"{self._mode}-1", SPECS[f"{self._mode}-1"])
 
-    def live(self) -> None:
-        """The life of a guest, with a question and a reload in it."""
-        guest = self.come()
-        connected(guest, SOON)
+    def turn(self) -> None:
+        """Have the guest go, another one come, a question asked and the policy reloaded."""
+        self.guest.destroy()
+        self.guest = self.come()
+        connected(self.guest, SOON)
         self.xennetd.ctl("list")
         self.xennetd.ctl("reload")
-        guest.destroy()
-        self.gone()
-
-    def gone(self) -> bool:
-        """Whether the daemon has forgotten all guests, in time."""
-        return within(HEALED, lambda: self.xennetd.ctl("list", "--json").stdout.strip() == "[]")
 
     def go_through(self, fault: Fault) -> str:
-        """Have a guest come and go while a call fails. Return what was wrong; empty if nothing was."""
+        """Fail a call meanwhile. Return what was wrong; empty if nothing was."""
         with failing(self.xennetd, fault):
-            self.live()
-            guest = self.come()
-            connected(guest, SOON)
+            self.turn()
         if self.xennetd.has_ended:
-            ended = self.xennetd.stderr()[-500:]
+            ended = self.xennetd.stderr()[-300:]
             self.xennetd.wait()
             self.xennetd.start()
-            guest.destroy()
-            return f"ended the daemon: {ended}"
-        wrong = "" if connected(guest, HEALED) else f"not healed: {guest.hotplug_error()}"
-        guest.destroy()
-        if not self.gone():
-            wrong += f" not gone: {self.xennetd.ctl('list').stdout}"
-        if not within(HEALED, lambda: not status(self.xennetd)["problems"]):
-            wrong += f" still a problem: {status(self.xennetd)['problems']}"
-        return wrong and f"{fault}: {wrong}"
+            return f"{fault}: ended the daemon: {ended}"
+        wrong: list[str] = []
+        if not connected(self.guest, HEALED):
+            wrong.append(f"not healed: {self.guest.hotplug_error()}")
+        other = self.come()
+        if not connected(other, HEALED):
+            wrong.append(f"another guest was not connected: {other.hotplug_error()}")
+        other.destroy()
+        if not within(HEALED, lambda: len(self.xennetd.ask("list")) == 1):
+            wrong.append("the guests that went are still known")
+        if not within(HEALED, lambda: not self._problems()):
+            wrong.append(f"still a problem: {self._problems()}")
+        return f"{fault}: {'; '.join(wrong)}" if wrong else ""
+
+    def _problems(self) -> list[str]:
+        problems: list[str] = status(self.xennetd)["problems"]
+        if any("changed back" in problem for problem in problems):
+            # Each fault costs a repair, and so many of them within minutes look like another program's work.
+            self.xennetd.kill9()
+            self.xennetd.start()
+        return problems
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
@@ -99,16 +108,20 @@ def connected(guest: Guest, seconds: float) -> bool:
     return within(seconds, lambda: guest.hotplug_status() == "connected")
 
 
-def stage(bed: Bed, guest: MakeGuest, daemon: MakeDaemon, mode: str) -> Stage:
-    bed.host.bridge("xenbr0")
-    made = Stage(bed, guest, daemon(EVERY_MODE), mode)
-    made.live()
-    return made
-
-
-def test_the_likeliest_faults_end_nothing_and_heal(site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
-    lab = stage(bed, guest, daemon, "lab")
-    wrong = list(filter(None, map(lab.go_through, LIKELIEST)))
+@pytest.mark.parametrize("mode", ["lan", "lab"])
+def test_the_likeliest_faults_end_nothing_and_heal(
+    site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, mode: str, tmp_path: Path
+) -> None:
+    place = Stage(bed, guest, daemon(EVERY_MODE), mode)
+    with traced(place.xennetd, tmp_path / "trace"):
+        place.turn()
+    faults = [
+        Fault(call, error, number)
+        for call, error, text in LIKELIEST
+        if (number := first(tmp_path / "trace", call, text))
+    ]
+    assert len(faults) > 10
+    wrong = list(filter(None, map(place.go_through, faults)))
     assert not wrong, "\n".join(wrong)
 
 
@@ -117,10 +130,9 @@ def test_the_likeliest_faults_end_nothing_and_heal(site: Site, bed: Bed, guest: 
 def test_no_fault_ends_anything(
     site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon, mode: str, tmp_path: Path
 ) -> None:
-    place = stage(bed, guest, daemon, mode)
+    place = Stage(bed, guest, daemon(EVERY_MODE), mode)
     with traced(place.xennetd, tmp_path / "trace"):
-        place.live()
-        connected(place.come(), SOON)
+        place.turn()
     found = calls(tmp_path / "trace")
     outcomes: Counter[tuple[str, str]] = Counter()
     wrong: list[str] = []
