@@ -62,3 +62,25 @@ def test_the_host_is_looked_at_once_for_each_reload(bed: Bed, daemon: MakeDaemon
     assert "50-late.hook" in xennetd.ctl("check").stdout
     assert xennetd.ctl("reload").returncode == 0
     assert any("50-late.hook" in note for note in status(xennetd)["notes"])
+
+
+def test_a_configuration_that_others_may_write_is_loaded_at_a_start_and_refused_later(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    bed.host.bridge("xenbr0")
+    xennetd = daemon()
+    xennetd.terminate()
+    xennetd.config.chmod(0o666)
+    xennetd.start()
+    connected(bed, guest("web").vif)
+    sentence = f"{xennetd.config}: everyone may write to it (mode 0666): run chmod go-w {xennetd.config}"
+    assert status(xennetd)["problems"] == [sentence]
+    check, reload = xennetd.ctl("check"), xennetd.ctl("reload")
+    assert (check.returncode, f"problem: {sentence}" in check.stdout) == (1, True)
+    assert (reload.returncode, sentence in reload.stderr) == (1, True)
+    xennetd.config.chmod(0o644)
+    assert status(xennetd)["problems"] == []
+    assert xennetd.ctl("reload").returncode == 0
+    xennetd.config.chmod(0o664)
+    (later,) = status(xennetd)["problems"]
+    assert later.endswith(f"run chmod g-w {xennetd.config}")

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from xennetd.model.configuration import Policy
-from xennetd.policy.files import load_files
+from xennetd.policy.files import exposed, load_files
 
 DENY = "[[policy]]\nname = '{}'\ndeny = 'no'\n"
 
 
 @pytest.fixture
 def etc(tmp_path: Path) -> Path:
-    (tmp_path / "conf.d").mkdir()
-    return tmp_path
+    directory = tmp_path / "etc"
+    (directory / "conf.d").mkdir(parents=True)
+    return directory
 
 
 def write(path: Path, text: str = "", mode: int = 0o644) -> Path:
@@ -79,17 +80,66 @@ def test_links_to_nowhere_are_no_missing_files(etc: Path) -> None:
     ]
 
 
-def test_a_file_everyone_may_write_is_refused(etc: Path) -> None:
-    main = write(etc / "xennetd.toml", mode=0o666)
-    assert problems(directory=etc) == [f"{main}: everyone may write to it (mode 0666); run chmod o-w on it"]
-    main.chmod(0o664)
-    assert isinstance(load_files(directory=etc), Policy)
+@pytest.mark.parametrize(
+    ("mode", "who", "remedy"),
+    [(0o666, "everyone", "go-w"), (0o664, f"group {os.getegid()}", "g-w"), (0o602, "everyone", "go-w")],
+)
+def test_a_file_that_others_may_write_is_read_and_reported(etc: Path, mode: int, who: str, remedy: str) -> None:
+    main = write(etc / "xennetd.toml", DENY.format("main"), mode=mode)
+    policy = load_files(directory=etc)
+    assert isinstance(policy, Policy)
+    assert [rule.name for rule in policy.rules] == ["main"]
+    found = f"{main}: {who} may write to it (mode {mode:04o}): run chmod {remedy} {main}"
+    assert exposed(policy.files, directory=etc) == (found,)
+    main.chmod(0o644)
+    assert exposed(policy.files, directory=etc) == ()
 
 
 @pytest.mark.parametrize("name", ["", "conf.d"])
-def test_a_directory_everyone_may_write_is_refused(etc: Path, name: str) -> None:
-    (etc / name).chmod(0o777)
-    assert problems(directory=etc) == [f"{etc / name}: everyone may write to it (mode 0777); run chmod o-w on it"]
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_directory_that_others_may_write_is_reported_even_without_files(etc: Path, name: str, mode: int) -> None:
+    (etc / name).chmod(mode)
+    assert load_files(directory=etc) == Policy()
+    (found,) = exposed((), directory=etc)
+    assert found.startswith(f"{etc / name}: everyone may write to it")
+
+
+def test_the_directory_of_an_explicit_file_counts_and_the_default_one_does_not(etc: Path, tmp_path: Path) -> None:
+    (etc / "conf.d").chmod(0o777)
+    other = tmp_path / "other"
+    other.mkdir(mode=0o755)
+    mine = str(write(other / "mine.toml"))
+    assert exposed([mine], directory=etc) == ()
+    other.chmod(0o775)
+    (found,) = exposed([mine], directory=etc)
+    assert found.endswith(f"run chmod g-w {other}")
+    other.chmod(0o1777)  # Nobody may replace a file of root's there.
+    assert exposed([mine], directory=etc) == ()
+
+
+def test_a_symbolic_link_leads_to_the_file_and_the_directory_that_count(etc: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write(elsewhere / "real.toml", mode=0o666)
+    elsewhere.chmod(0o777)
+    link = etc / "xennetd.toml"
+    link.symlink_to(elsewhere / "real.toml")
+    directory, file = exposed([str(link)], directory=etc)
+    assert directory.endswith(f"run chmod go-w {elsewhere}")
+    assert file.endswith(f"run chmod go-w {link}")
+
+
+def test_a_file_of_another_user_is_reported(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = write(etc / "xennetd.toml")
+    real = Path.stat
+
+    def stat(path: Path) -> os.stat_result:
+        result = real(path)
+        return os.stat_result((*result[:4], 1000, *result[5:])) if path == main else result
+
+    monkeypatch.setattr(Path, "stat", stat)
+    who = "it belongs to user 1000, who may change xennetd's configuration"
+    assert exposed([str(main)], directory=etc) == (f"{main}: {who}: run chown root {main}",)
 
 
 def test_files_and_directories_that_can_not_be_read(etc: Path) -> None:
@@ -104,7 +154,7 @@ def test_files_and_directories_that_can_not_be_read(etc: Path) -> None:
 
 
 def test_a_problem_of_reading_comes_with_those_of_the_other_files(etc: Path) -> None:
-    write(etc / "xennetd.toml", mode=0o666)
+    (etc / "xennetd.toml").symlink_to("gone")
     write(etc / "conf.d/a.toml", "x = 1")
     places = [line.split(": ")[0] for line in problems(directory=etc)]
     assert places == [f"{etc}/xennetd.toml", f"{etc}/conf.d/a.toml:1"]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from xennetd import __version__
-from xennetd.daemon.host_checks import host_notes, not_installed
+from xennetd.daemon.host_checks import curable, host_notes
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.in_force import InForce
@@ -24,7 +24,7 @@ from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
-from xennetd.policy.check import Notes, check, lacking
+from xennetd.policy.check import Notes, check, lacking, unprotected
 from xennetd.policy.files import load_files
 from xennetd.xenstore.directory import Directory
 
@@ -148,9 +148,12 @@ class Answers:
     def notes(self) -> Notes:
         """Return the notes on the policy in force.
 
-        The notes about missing packages are made anew, since a package may have been installed meanwhile.
+        The notes about missing packages and about files that others may write are made anew: a package may have been
+        installed meanwhile, or a file's mode changed.
         """
-        return (*self._in_force.notes, *lacking(self._in_force.policy, not_installed()))
+        policy = self._in_force.policy
+        host = curable(policy)
+        return (*self._in_force.notes, *unprotected(host), *lacking(policy, host))
 
     def vifs(self) -> list[VifStatus]:
         """Return the status rows of all vifs, ordered by domid and devid."""

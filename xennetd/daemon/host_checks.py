@@ -17,6 +17,7 @@ from xennetd.model.ip import IPAddress
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.value import replace
 from xennetd.nft import library
+from xennetd.policy.files import exposed
 from xennetd.policy.host_notes import HostNotes
 
 _LISTENS = {"tcp": "0A", "udp": "07"}
@@ -26,10 +27,12 @@ _LISTENS = {"tcp": "0A", "udp": "07"}
 def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
     """Return the facts about the host that `policy.check.check` needs for this policy.
 
-    Without `links`, facts that concern single networks only are left out: the host's links, and missing packages. The
-    daemon starts without them. It reports them when it makes these networks, and serves all other guests meanwhile.
+    Without `links`, as at a start of the daemon, facts are left out that must keep no guest from its network. These are
+    facts that concern single networks only: the host's links, and missing packages. The daemon reports them when it
+    makes these networks, and serves all other guests meanwhile. And files that others may write are not refused at a
+    start, since an upgrade must not take every guest off the network: `curable` reports them in `status`.
     """
-    notes = HostNotes() if links is None else not_installed()
+    notes = HostNotes() if links is None else curable(policy)
     notes = replace(notes, hooks=find_hooks(), xl_devd=policy.daemon.devd and xl_devd_runs())
     if links is None:
         return notes
@@ -44,6 +47,11 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
         },
         listening=_listening(policy, links),
     )
+
+
+def curable(policy: Policy) -> HostNotes:
+    """Return the facts that may change while the policy is in force: missing packages, files that others may write."""
+    return replace(not_installed(), exposed=exposed(policy.files))
 
 
 def not_installed() -> HostNotes:

@@ -39,6 +39,11 @@ def check(policy: Policy, host: HostNotes) -> Notes:
     return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
 
 
+def unprotected(host: HostNotes) -> Notes:
+    """Return an error for each configuration file or directory that others than root may write to."""
+    return tuple(Note(sentence, error=True) for sentence in host.exposed)
+
+
 def lacking(policy: Policy, host: HostNotes) -> Notes:
     """Return a note for each feature that needs a program or library that is not installed on this host.
 
@@ -61,7 +66,7 @@ def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     errors = []
     if policy.daemon.devd and host.xl_devd:
         errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
-    errors += [note.sentence for note in lacking(policy, host) if note.error]
+    errors += [note.sentence for note in (*unprotected(host), *lacking(policy, host)) if note.error]
     no_bridges = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
     for network in policy.networks.values():
         if network.own:

@@ -14,8 +14,9 @@ class HostNotes:
 
     `hooks` are the paths of the executable `vif-post.d/*.hook` files. `addresses` are the host's addresses by the name
     of their link, without the links that xennetd made. `listening` are the ports of the host's own programs that can be
-    reached from outside, as ("tcp", 22). `no_dnsmasq` and `no_nftables` say why dnsmasq or nftables can't
-    be used, and what to install; they are empty where the host has them.
+    reached from outside, as ("tcp", 22). `exposed` are the sentences of `policy.files.exposed`. `no_dnsmasq` and
+    `no_nftables` say why dnsmasq or nftables can't be used, and what to install; they are empty where the host has
+    them.
     """
 
     hooks: tuple[str, ...] = ()
@@ -24,5 +25,6 @@ class HostNotes:
     links: frozenset[str] | None = None
     addresses: Mapping[str, tuple[IPInterface, ...]] | None = None
     listening: frozenset[tuple[str, int]] = frozenset()
+    exposed: tuple[str, ...] = ()
     no_dnsmasq: str = ""
     no_nftables: str = ""
