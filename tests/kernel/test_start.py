@@ -21,6 +21,7 @@ from tests.bed.xen import REPOSITORY
 from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.defective import Defective
+from tests.kernel.status import status
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
 from xennetd.daemon.runtime_dir import OBSERVE_MARK
@@ -216,6 +217,22 @@ class TestARuntimeDirectoryThatSomebodyRemoves:
         xennetd.signal(signal.SIGTERM)
         assert xennetd.wait() == 0
         assert xennetd.control.read_text() == "not ours"
+
+    def test_a_runtime_directory_that_cannot_be_made_is_a_problem_until_it_can(
+        self, daemon: MakeDaemon, tmp_path: Path
+    ) -> None:
+        xennetd = daemon(f'{STAND_IN}control = "{tmp_path}/elsewhere/control"\n')
+        xennetd.control = tmp_path / "elsewhere/control"
+        shutil.rmtree(RUNTIME)
+        RUNTIME.touch()
+        problem = eventually(lambda: status(xennetd)["problems"], timeout=12.0)[0]
+        assert problem == (
+            f"{RUNTIME} was removed, and can't be made again: the directory {RUNTIME} can't be used: Not a directory: "
+            f"remove what hinders that, or run mkdir {RUNTIME}; until then no hotplug script finds xennetd"
+        )
+        RUNTIME.unlink()
+        eventually(lambda: status(xennetd)["problems"] == [], timeout=12.0)
+        assert (RUNTIME / "told").is_dir()
 
 
 class TestRefusals:

@@ -15,6 +15,7 @@ from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
+from xennetd.daemon.runtime_dir import RuntimeDirectory
 from xennetd.daemon.tasks import Tasks
 from xennetd.dnsmasq.services import DhcpServices
 from xennetd.kernel.kernel import Kernel
@@ -48,6 +49,7 @@ class Answers:
         audit: Audit,
         manager: ServiceManager,
         tasks: Tasks,
+        runtime: RuntimeDirectory,
         *,
         config: str | None,
         reload: Callable[[], Awaitable[list[str]]],
@@ -62,6 +64,7 @@ class Answers:
         self._audit = audit
         self._manager = manager
         self._tasks = tasks
+        self._runtime = runtime
         self._config = config
         self._reload = reload
         self._ready = ready
@@ -128,6 +131,8 @@ class Answers:
         if (refusal := self._manager.problem()) is not None:
             problems.append(refusal)
         problems += self._tasks.problems()
+        if self._runtime.problem:
+            problems.append(self._runtime.problem)
         return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
     def _status_notes(self) -> list[str]:

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from xennetd.model.errors import HostError
 from xennetd.model.places import RUNTIME
+
+_log = structlog.get_logger(__name__)
 
 OBSERVE_MARK = "observe"
 """The file in the run-time directory that marks observe mode. Hotplug scripts then fail at once."""
@@ -19,10 +23,12 @@ class RuntimeDirectory:
     """/run/xennetd, and the control socket's directory if that is another one.
 
     systemd makes /run/xennetd and keeps it over a restart (RuntimeDirectory=). Without systemd the daemon makes what is
-    missing. The directory belongs to one daemon, which holds a lock on it (flock(2)).
+    missing. The directory belongs to one daemon, which holds a lock on it (flock(2)). `problem` is a sentence while the
+    directory is gone and can't be made again, else empty.
     """
 
     def __init__(self, control: str, path: Path = Path(RUNTIME)) -> None:
+        self.problem = ""
         self._path = path
         self._control = Path(control).parent
         self._mark = path / OBSERVE_MARK
@@ -59,14 +65,23 @@ class RuntimeDirectory:
                 self._mark.unlink(missing_ok=True)
 
     def restore(self, *, observing: bool) -> None:
-        """Make the directory again if somebody has removed it, and what is in it. Raises HostError as `claim` does."""
-        if self._lock is not None and not _is_at(self._lock, self._path):
-            os.close(self._lock)
-            self._lock = None
-            self.make()
-            self.claim(observing=observing)
-        elif observing and not self._mark.exists():
-            self.claim(observing=observing)
+        """Make the directory again if somebody has removed it, and what is in it; else `problem` says why not."""
+        try:
+            if self._lock is None or not _is_at(self._lock, self._path):
+                if self._lock is not None:
+                    os.close(self._lock)
+                    self._lock = None
+                self.make()
+                self.claim(observing=observing)
+            elif observing and not self._mark.exists():
+                self.claim(observing=observing)
+            self.problem = ""
+        except HostError as error:
+            remedy = f"remove what hinders that, or run mkdir {self._path}; until then no hotplug script finds xennetd"
+            problem = f"{self._path} was removed, and can't be made again: {error.detail}: {remedy}"
+            if problem != self.problem:
+                _log.warning(problem)
+            self.problem = problem
 
     def leave(self) -> None:
         """Release the lock and remove the directories that this daemon made, so that hotplug scripts fail at once.

@@ -116,6 +116,7 @@ class Supervisor:
             audit,
             self._manager,
             self._tasks,
+            self._runtime,
             config=config,
             reload=self.reload,
             ready=lambda: self._ready,
@@ -216,10 +217,7 @@ class Supervisor:
 
     def _restore_files(self) -> None:
         """Make again what somebody has removed of the run-time directory. The control socket restores itself."""
-        try:
-            self._runtime.restore(observing=self._in_force.observes)
-        except HostError as error:
-            _log.debug("the run-time directory was removed and can't be made again", why=error.detail)
+        self._runtime.restore(observing=self._in_force.observes)
         if self._hotplug_files.restore(self._directory):
             for vif in self._directory:
                 self._reconciler.triggers.hint(vif)
