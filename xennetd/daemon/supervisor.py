@@ -87,7 +87,7 @@ class Supervisor:
         self._directory = Directory(self._client, self._vif_changed)
         self._hooks = Hooks(audit, enabled=policy.daemon.hooks)
         self._hotplug_files = HotplugFiles()
-        self._dhcp = DhcpServices()
+        self._dhcp = DhcpServices(files_changed=self._links_lost)
         hosts = DhcpHosts(self._dhcp)
         self._table = NftTable(self._links_lost)
         adapters = {**kernel_adapters(self._kernel, self._table), "dnsmasq": self._dhcp, "dhcp host": hosts}

@@ -1,7 +1,8 @@
 """Starts dnsmasq, one process for each network with `dhcp`, finds it again after a restart, and keeps it running.
 
 Rule 1: the process is the memory. dnsmasq writes its pid into a file whose name is the digest of its configuration. If
-the process with that pid has the command line that xennetd gave it, it runs with exactly that configuration.
+the process with that pid has the command line that xennetd gave it, it runs with exactly that configuration. Where the
+pid file is missing, any dnsmasq of the instance is stopped before another one starts.
 Rule 2: dnsmasq runs on when xennetd ends. Where systemd runs, dnsmasq is a unit; elsewhere it is a daemon.
 Rule 3: a dnsmasq that ends by itself is started again. If it ends soon after every start, a pause comes first, which
 doubles every time.
@@ -74,10 +75,33 @@ def pid_of(directory: Path, name: str = "*") -> int | None:
     for file in directory.glob(f"{name}.pid"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(file.read_text())
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"dnsmasq") and os.fsencode(_argument(directory)) in words:
+            if _runs_with(pid, directory):
                 return pid
     return None
+
+
+def stray_of(directory: Path) -> int | None:
+    """Return the pid of a dnsmasq of this directory whose pid file somebody has removed, None if none runs.
+
+    A container may have a file of the same path, so a process of other namespaces does not count. To read a process's
+    namespaces may need CAP_SYS_PTRACE, which the daemon has unless it is a unit of systemd's.
+    """
+    own = _namespaces("thread-self")
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with contextlib.suppress(OSError):  # It has ended meanwhile.
+                if _runs_with(int(process.name), directory) and _namespaces(process.name) == own:
+                    return int(process.name)
+    return None
+
+
+def _runs_with(pid: int, directory: Path) -> bool:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return words[0].endswith(b"dnsmasq") and os.fsencode(_argument(directory)) in words
+
+
+def _namespaces(process: str) -> list[int]:
+    return [os.stat(f"/proc/{process}/ns/{kind}").st_ino for kind in ("net", "mnt")]
 
 
 def _argument(directory: Path) -> str:
@@ -122,16 +146,14 @@ class Daemons:
 
     async def stop(self, directory: Path) -> None:
         """Send SIGTERM, and SIGKILL after _TIMEOUT seconds. Return once dnsmasq has ended."""
-        pid = pid_of(directory)
-        if pid is None:
-            return
-        with _process(pid) as process:
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-            try:
-                await asyncio.wait_for(_end(process), _TIMEOUT)
-            except TimeoutError:
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                await _end(process)
+        while (pid := pid_of(directory) or stray_of(directory)) is not None:
+            with _process(pid) as process:
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+                try:
+                    await asyncio.wait_for(_end(process), _TIMEOUT)
+                except TimeoutError:
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                    await _end(process)
 
     async def reread(self, directory: Path) -> None:
         """Send SIGHUP. It is no error if no dnsmasq runs."""
@@ -307,12 +329,13 @@ class Keeper:
         """
         if self._process is not None and _has_ended(self._process):
             self._note_end()
-        pid = None if self._afresh else pid_of(self._directory, self._digest())
+        name = self._digest()  # Without a configuration file, dnsmasq runs on as it is.
+        pid = None if self._afresh else pid_of(self._directory, name)
         if pid is None:
-            if pid_of(self._directory) is not None:
-                await self._stop()
-            elif (wait := self._not_before - time.monotonic()) > 0:
+            if pid_of(self._directory) is None and (wait := self._not_before - time.monotonic()) > 0:
                 return wait
+            # Also where no pid file tells of a process: somebody may have removed it.
+            await self._stop()
             pid = await self._start()
         if self._process is None:
             self._watch(pid)

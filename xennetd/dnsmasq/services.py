@@ -3,7 +3,8 @@
 Rule 1: a file is replaced as a whole, and only if its text differs. dnsmasq reads either the old file or the new one.
 Rule 2: a new guest needs no signal, since dnsmasq watches its directories. A changed or removed guest needs SIGHUP,
 because dnsmasq keeps what it has read from dhcp-hostsdir.
-Rule 3: a failing dnsmasq does not keep a guest from its network. `xennetctl status` reports the problem.
+Rule 3: neither a failing dnsmasq nor a disk that is full or read-only keeps a guest from its network. `xennetctl
+status` reports the problem. Files that can't be written wait (`dnsmasq.upkeep`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import structlog
+
 from xennetd.dnsmasq.process import CONFIGURATION, Keeper, Runner, runner, written
+from xennetd.dnsmasq.upkeep import Stamp, Stamps, Unwritten, identity
 from xennetd.model.errors import HostError
 from xennetd.model.ip import IPAddress
 from xennetd.model.objects import DhcpHost, DhcpService
@@ -34,12 +38,17 @@ from xennetd.render.dnsmasq_files import (
     without,
 )
 
+_log = structlog.get_logger()
+
 _HOSTS = "hosts"
 _NAMES = "names"
 _PARTS = {_NAMES: names_file, _HOSTS: host_file}
 """The directories that dnsmasq watches, with the function that writes a guest's file; in the order of writing."""
 
 _LEASES = "leases"
+
+_TEND_INTERVAL = 2.0
+"""Seconds between two looks at whether files wait, or have been changed by somebody else."""
 
 _INDEX = "# The index of its link: "
 """The start of the comment that ends the configuration file.
@@ -55,19 +64,26 @@ class DhcpServices:
     """The adapter for `DhcpService`: a dnsmasq for each network that has `dhcp`.
 
     The methods only order changes. `work`, which must run as a task, starts and stops dnsmasq. `run_by` is a runner
-    other than the host's own.
+    other than the host's own. `files_changed` is called after somebody else has changed or removed files: every object
+    must be looked at then.
     """
 
-    def __init__(self, run_by: Runner | None = None) -> None:
+    def __init__(self, run_by: Runner | None = None, files_changed: Callable[[], None] = lambda: None) -> None:
         self._runner = run_by if run_by is not None else runner()
+        self._files_changed = files_changed
+        self._unwritten = Unwritten()
+        self._stamps = Stamps(_stamp)
         self._keepers: dict[str, Keeper] = {}
         self._new: asyncio.Queue[str] = asyncio.Queue()
 
     def present(self, wanted: DhcpService) -> DhcpService | None:
         """Return the service in the configuration file, None if there is none.
 
-        Also None if it is not kept running, or if the file was written for a link that is deleted by now.
+        Also None if it is not kept running, or if the file was written for a link that is deleted by now. A service
+        whose file can't be written counts as present.
         """
+        if self._unwritten.holds(wanted):
+            return wanted
         keeper = self._keepers.get(wanted.instance)
         if keeper is None or not keeper.wanted:
             return None
@@ -80,7 +96,7 @@ class DhcpServices:
     def apply(self, wanted: Sequence[DhcpService]) -> None:
         """Write configuration files, and let the services run with them. Leases and guests stay as they are.
 
-        Raises HostError if a file can't be written, or if the link to serve does not exist.
+        Raises HostError if the link to serve does not exist.
         """
         for service in wanted:
             if self.present(service) == service:
@@ -89,16 +105,59 @@ class DhcpServices:
             text = _text(service)
             if text is None:
                 raise HostError(f"{failure}: the link that it is to serve does not exist")
-            with _named(failure):
-                _make(_directory(service.instance))
-                for part in _PARTS:
-                    _make(_directory(service.instance.partition(":")[0]) / part)
-                _put(_file(service.instance), text)
+            self._write(service, text)
+
+    def _write(self, service: DhcpService, text: str) -> None:
+        with self.writing(service, lambda: self._write_again(service)) as written:
+            _make(_directory(service.instance))
+            for part in _PARTS:
+                _make(_directory(service.instance.partition(":")[0]) / part)
+            _put(_file(service.instance), text)
+        if written:
             self._keeper(service.instance).look()
+
+    def _write_again(self, service: DhcpService) -> None:
+        if (text := _text(service)) is not None:
+            self._write(service, text)
+
+    @contextlib.contextmanager
+    def writing(self, wanted: DhcpService | DhcpHost, again: Callable[[], None]) -> Iterator[list[bool]]:
+        """Let an object wait, for `again` to be called, if the block, which writes its files, meets an OSError.
+
+        The list that is yielded holds True after the block if all files are written, and is empty otherwise.
+        """
+        written: list[bool] = []
+        with self.changing(wanted.instance):
+            try:
+                yield written
+            except OSError as error:
+                self._unwritten.add(wanted, f"DHCP on {wanted.instance}", error, again)
+            else:
+                self._unwritten.drop(wanted.key)
+                written.append(True)
+
+    @contextlib.contextmanager
+    def changing(self, instance: str) -> Iterator[None]:
+        """Mark the changes in the block as the daemon's own. Earlier changes by somebody else are still noticed."""
+        ours = self._stamps.holds(instance)
+        try:
+            yield
+        finally:
+            if ours:
+                self._stamps.take(instance)
+
+    def waits(self, wanted: DhcpHost) -> bool:
+        """Return whether the files of this guest can't be written now."""
+        return self._unwritten.holds(wanted)
+
+    def forget(self, host: DhcpHost) -> None:
+        """Let the files of a guest that is gone wait no longer."""
+        self._unwritten.drop(host.key)
 
     def remove(self, objects: Sequence[DhcpService]) -> None:
         """Let services be stopped, and their directories with leases and guests be deleted."""
         for service in objects:
+            self._unwritten.drop(service.key)
             self._keeper(service.instance).look(wanted=False)
 
     def list_owned(self) -> Collection[DhcpService]:
@@ -112,13 +171,28 @@ class DhcpServices:
         for instance in self._keepers:
             self._new.put_nowait(instance)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tend(), name="dnsmasq's files")
             while True:
                 instance = await self._new.get()
                 tasks.create_task(self._keep(instance), name=f"dnsmasq {instance}")
 
+    async def _tend(self) -> None:
+        """Write files that wait, and report files that somebody else has changed, until cancelled."""
+        while True:
+            await asyncio.sleep(_TEND_INTERVAL)
+            self._unwritten.try_again()
+            disturbed = self._stamps.disturbed(name for name, keeper in self._keepers.items() if keeper.wanted)
+            for instance, lost_sight in disturbed.items():
+                _log.warning("somebody has changed dnsmasq's files; they are put right", instance=instance)
+                if lost_sight:
+                    self._keepers[instance].renew()
+            if disturbed:
+                self._files_changed()
+
     def problems(self) -> list[str]:
         """Return a sentence for each service that has a problem."""
-        return [keeper.problem for keeper in self._keepers.values() if keeper.problem]
+        running = [keeper.problem for keeper in self._keepers.values() if keeper.problem]
+        return [*self._unwritten.problems(), *running]
 
     def reread(self, instance: str) -> None:
         """Let dnsmasq read the guests' files again, in both processes of a network (`both_instances`)."""
@@ -144,6 +218,7 @@ class DhcpServices:
             self._new.put_nowait(instance)  # The service was wanted again before the keeper returned.
         else:
             del self._keepers[instance]
+            self._stamps.forget(instance)
             shutil.rmtree(_directory(instance), ignore_errors=True)
 
 
@@ -155,35 +230,47 @@ class DhcpHosts:
         self._leases: dict[str, tuple[tuple[int, int], Mapping[IPAddress, Lease]]] = {}
 
     def present(self, wanted: DhcpHost) -> DhcpHost | None:
-        """Return the guest that the file of names describes, None if one of the guest's files is missing or differs."""
-        if all(_read(_guest(wanted, part)) == write(wanted) for part, write in _PARTS.items()):
+        """Return the guest that the file of names describes, None if one of the guest's files is missing or differs.
+
+        A guest whose files can't be written counts as present.
+        """
+        if self._services.waits(wanted) or all(
+            _read(_guest(wanted, part)) == write(wanted) for part, write in _PARTS.items()
+        ):
             return wanted
         host = _host(wanted.instance, wanted.mac)
         return host if host != wanted else None  # The file of names is right, and another one is not.
 
     def apply(self, wanted: Sequence[DhcpHost]) -> None:
-        """Write guests' files, and end leases of their addresses to other MACs. Raises HostError if a write fails."""
+        """Write guests' files, and end leases of their addresses to other MACs."""
         for host in wanted:
-            if self.present(host) == host:
-                continue
-            with _named(f"{host.mac} can't be added to dnsmasq {host.instance}"):
-                for part in _PARTS:
-                    _make(_directory(host.instance) / part)
-                changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
-            if changed - {_NAMES}:
-                self._services.reread(host.instance)
-            leased = self.leases(host.instance)
-            if any(leased[address].mac not in (host.mac, None) for address in host.addresses if address in leased):
-                self._services.renew(host.instance)
+            if self.present(host) != host:
+                self._write(host)
+
+    def _write(self, host: DhcpHost) -> None:
+        with self._services.writing(host, lambda: self._write(host)) as written:
+            for part in _PARTS:
+                _make(_directory(host.instance) / part)
+            changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
+        if not written:
+            return
+        if changed - {_NAMES}:
+            self._services.reread(host.instance)
+        leased = self.leases(host.instance)
+        if any(leased[address].mac not in (host.mac, None) for address in host.addresses if address in leased):
+            self._services.renew(host.instance)
 
     def remove(self, objects: Sequence[DhcpHost]) -> None:
         """Delete guests' files. A guest with the same MAC and other values stays. Raises HostError if that fails."""
         for host in objects:
+            if self._services.waits(host):
+                self._services.forget(host)
             if _host(host.instance, host.mac) not in (host, None):
                 continue
             files = [_guest(host, part) for part in _PARTS]
             known = any(file.exists() for file in files)
-            with _named(f"{host.mac} can't be removed from dnsmasq {host.instance}"):
+            failure = f"{host.mac} can't be removed from dnsmasq {host.instance}"
+            with _named(failure), self._services.changing(host.instance):
                 for file in files:
                     file.unlink(missing_ok=True)
             if known:
@@ -274,6 +361,13 @@ def _strike_out(instance: str) -> None:
     _put(file, without(text, wrong & owners.keys()))
 
 
+def _stamp(instance: str) -> Stamp:
+    files = _directory(instance)
+    return Stamp(
+        identity(_file(instance)), tuple(identity(files / part) for part in _PARTS), (files / _LEASES).exists()
+    )
+
+
 def _make(path: Path) -> None:
     """Make a directory and its parents. dnsmasq can read them after it has dropped root's privileges."""
     if not path.is_dir():
@@ -296,10 +390,16 @@ def _put(path: Path, text: str) -> bool:
     if before == text:
         return False
     new = path.with_name(f".{path.name}.new")  # dnsmasq ignores file names that begin with a dot.
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w", errors="surrogateescape") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(text)
-    new.rename(path)
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w", errors="surrogateescape") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
+        new.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        error.filename = str(path)  # A refused write(2) names no file.
+        raise
     return before is not None
 
 

@@ -1,0 +1,143 @@
+"""What becomes of dnsmasq's files when the disk does not take them, and when somebody else removes them.
+
+Rule 1: a file that can't be written keeps no guest from its network. It waits here, `xennetctl status` shows why, and
+it is written once the file system takes it.
+Rule 2: a stamp only says that somebody else has changed files, so that they must be looked at. It is no record of what
+they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from errno import EDQUOT, ENOSPC, EROFS
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from xennetd.model.objects import HostObject, Key
+from xennetd.model.places import STATE
+
+_log = structlog.get_logger()
+
+_MAKE_ROOM = f"make room on the file system of {STATE}"
+_REMEDIES = {
+    ENOSPC: _MAKE_ROOM,
+    EDQUOT: _MAKE_ROOM,
+    EROFS: f"make {STATE} writable again (mount -o remount,rw)",
+}
+"""What an administrator must do, by errno."""
+
+
+class Unwritten:
+    """The host objects whose files could not be written, in the order of their failures."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Key, _Waiting] = {}
+
+    def holds(self, wanted: HostObject) -> bool:
+        """Return whether the files of exactly this object wait."""
+        waiting = self._waiting.get(wanted.key)
+        return waiting is not None and waiting.wanted == wanted
+
+    def add(self, wanted: HostObject, title: str, error: OSError, again: Callable[[], None]) -> None:
+        """Let an object wait. `title` names its service in sentences for people; `again` tries to write it again."""
+        remedy = _REMEDIES.get(error.errno or 0, f"see to {STATE}")
+        problem = f"{title}: {error.filename or STATE} can't be written: {error.strerror}: {remedy}"
+        if not any(waiting.title == title for waiting in self._waiting.values()):
+            _log.warning(problem)
+        self._waiting[wanted.key] = _Waiting(wanted, title, problem, again)
+
+    def drop(self, key: Key) -> None:
+        """Forget an object that is written, or not wanted any more."""
+        self._waiting.pop(key, None)
+
+    def try_again(self) -> None:
+        """Try to write every object that waits."""
+        for waiting in list(self._waiting.values()):
+            waiting.again()
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each title: the first problem, and how many more objects wait."""
+        by_title: dict[str, list[str]] = {}
+        for waiting in self._waiting.values():
+            by_title.setdefault(waiting.title, []).append(waiting.problem)
+        return [
+            problems[0] + (f" ({len(problems) - 1} more wait)" if len(problems) > 1 else "")
+            for problems in by_title.values()
+        ]
+
+
+class _Waiting(NamedTuple):
+    wanted: HostObject
+    title: str
+    problem: str
+    again: Callable[[], None]
+
+
+class Stamp(NamedTuple):
+    """What tells that somebody else has changed an instance's files: None for what does not exist.
+
+    Of the configuration file and of the guests' directories it is the inode and the time of the last change, of the
+    lease file, which dnsmasq writes, only the existence.
+    """
+
+    configuration: tuple[int, int] | None
+    directories: tuple[tuple[int, int] | None, ...]
+    leases: bool
+
+
+class Stamps:
+    """The stamp of each instance's files after the daemon's own last change of them.
+
+    `read` returns an instance's current stamp.
+    """
+
+    def __init__(self, read: Callable[[str], Stamp]) -> None:
+        self._read = read
+        self._stamps: dict[str, Stamp] = {}
+
+    def holds(self, instance: str) -> bool:
+        """Return whether nobody else has changed the files. To be asked before a change of the daemon's own."""
+        known = self._stamps.get(instance)
+        return known is None or not _differ(known, self._read(instance))
+
+    def take(self, instance: str) -> None:
+        """Note the current files as the daemon's own work."""
+        self._stamps[instance] = self._read(instance)
+
+    def forget(self, instance: str) -> None:
+        """Forget an instance that is gone."""
+        self._stamps.pop(instance, None)
+
+    def disturbed(self, instances: Iterable[str]) -> dict[str, bool]:
+        """Return the instances whose files somebody else has changed since they were looked at last.
+
+        The value says whether dnsmasq has lost sight of its files: a directory that it watches, or its lease file, is
+        not the same any more.
+        """
+        found = {}
+        for instance in instances:
+            now = self._read(instance)
+            known = self._stamps.get(instance, now)
+            self._stamps[instance] = now
+            if _differ(known, now):
+                found[instance] = _inodes(known) != _inodes(now) or (known.leases and not now.leases)
+        return found
+
+
+def _differ(known: Stamp, now: Stamp) -> bool:
+    return known[:2] != now[:2] or (known.leases and not now.leases)
+
+
+def _inodes(stamp: Stamp) -> list[int | None]:
+    return [directory and directory[0] for directory in stamp.directories]
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return a file's inode and the time of its last change, in nanoseconds; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
