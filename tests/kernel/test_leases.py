@@ -14,6 +14,7 @@ from tests.bed.site import HOST4, HOST6, SERVER4, SERVER6, Site, ip, sysctl
 from tests.bed.state import changes, host_state
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import FENCE, MakeDaemon, MakeGuest
+from tests.kernel.status import status
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
 
@@ -52,6 +53,26 @@ def test_a_guest_gets_address_gateway_and_names(server: Site, guest: MakeGuest, 
     assert dhcp.ask(web.namespace, "10.77.0.1", "db.lab.internal") == dhcp.Answer(dhcp.NOERROR, ["10.77.0.5"])
     assert dhcp.ask(db.namespace, "10.77.0.1", address, "PTR") == dhcp.Answer(dhcp.NOERROR, ["web.lab.internal"])
     assert web.ping("10.77.0.5")
+
+
+def test_a_vm_whose_name_is_no_label_has_a_name_in_dns_all_the_same(
+    server: Site, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    xennetd = daemon(lab())
+    web, other = guest("web_1.example.com"), guest("web-1")
+    for each in (web, other):
+        each.connect()
+    answer = dhcp.Answer(dhcp.NOERROR, [configure(web)])
+    second = configure(other)
+    assert dhcp.ask(other.namespace, "10.77.0.1", "web-1.lab.internal") == answer
+    assert dhcp.ask(web.namespace, "10.77.0.1", second, "PTR") == dhcp.Answer(dhcp.NXDOMAIN, [])
+    notes = [note for note in status(xennetd)["notes"] if note.startswith("vif")]
+    assert [note.partition(": ")[0] for note in notes] == ["vif1.0 of web_1.example.com", "vif2.0 of web-1"]
+    assert "the guest is web-1.lab.internal in DHCP and DNS" in notes[0]
+    assert "the guest has no name in DNS until that one is gone" in notes[1]
+    web.destroy()
+    answer = dhcp.Answer(dhcp.NOERROR, [second])
+    eventually(lambda: dhcp.ask(other.namespace, "10.77.0.1", "web-1.lab.internal") == answer)
 
 
 def test_a_guest_makes_its_own_ipv6_address(server: Site, guest: MakeGuest, daemon: MakeDaemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from ipaddress import IPv4Address, IPv6Network, ip_address
@@ -162,10 +163,34 @@ def test_a_name_that_is_a_label(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "web 1", "web.1", "-web", "web-", "web_1", "a" * 64, "web\n", "10.0.0.1 gw", "wéb"]
+    ("name", "label"),
+    [
+        ("web_1", "web-1"),
+        ("Web 1", "web-1"),
+        ("host.example.com", "host"),
+        ("_web_", "web"),
+        ("web\n", "web"),
+        ("10.0.0.1 gw", "10"),
+        ("w\xe9b", "w-b"),
+        ("a" * 64, "a" * 63),
+        ("a" * 62 + "_b", "a" * 62),
+    ],
 )
-def test_a_name_that_is_none(name: str) -> None:
+def test_the_label_that_comes_next_to_a_name(name: str, label: str) -> None:
+    assert dns_label(name) == label
+
+
+@pytest.mark.parametrize("name", ["", "-", "_._", ".example.com", "\xe9"])
+def test_a_name_of_which_no_label_can_be_made(name: str) -> None:
     assert dns_label(name) is None
+
+
+@given(st.text())
+def test_whatever_the_name_is_the_label_is_one_and_stays_as_it_is(name: str) -> None:
+    label = dns_label(name)
+    if label is not None:
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label)
+        assert dns_label(label) == label
 
 
 def test_the_digest_is_of_all_but_the_line_that_holds_it() -> None:

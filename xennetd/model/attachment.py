@@ -10,7 +10,10 @@ from xennetd.model.placement import Placement
 from xennetd.model.vif import VifId
 
 Name = tuple[str, str]
-"""A name of a guest, and the scope in which only one guest may have it: (MAC, `segment`) or (VM's name, network)."""
+"""A name of a guest, and the scope in which only one guest may have it.
+
+It is (MAC, `segment`), (VM's name, network) or (DNS label, `dns_scope`).
+"""
 
 
 class Assignment(Struct, frozen=True):
@@ -78,3 +81,8 @@ def segment(bridge: str | None, network: str | None) -> str:
     if bridge is not None:
         return f'bridge "{bridge}"'
     return f'network "{network}"' if network is not None else "the routed guests' side"
+
+
+def dns_scope(network: str) -> str:
+    """Return the scope of the DNS labels of a network's guests, in words."""
+    return f'the names of network "{network}"'

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_NOT_IN_LABEL = re.compile(r"[^a-z0-9-]")
+_LONGEST_LABEL = 63
 
 
 def visible(untrusted: str | bytes, limit: int = 80) -> str:
@@ -19,8 +20,13 @@ def visible(untrusted: str | bytes, limit: int = 80) -> str:
 
 
 def dns_label(untrusted: str) -> str | None:
-    """Return `untrusted` in lower case if it is a DNS label (RFC 1123), else None."""
-    return untrusted.lower() if _LABEL.fullmatch(untrusted) else None
+    """Return the DNS label (RFC 1123) that comes next to `untrusted`, None if there is none.
+
+    It is the part before the first dot in lower case, with `-` in the place of every character that no label may have.
+    Hyphens at the ends are cut off, and so is what is longer than 63 characters.
+    """
+    label = _NOT_IN_LABEL.sub("-", untrusted.partition(".")[0].lower()).strip("-")[:_LONGEST_LABEL].rstrip("-")
+    return label or None
 
 
 def _visible(character: str) -> str:

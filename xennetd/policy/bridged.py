@@ -40,7 +40,8 @@ def attach(request: AttachmentRequest, assignment: Assignment) -> Attachment:
     if network is not None and network.own:
         addresses = guest_addresses(request)
         kept, _ = uncontested(vif, addresses, request.others)
-        names = guest_names(request, mac, bridge.name)
+        names, name_warnings = guest_names(request, mac, bridge.name)
+        warnings += name_warnings
         needs = network_needs(request, mac, bridge.name, addresses, names)
         granted = frozenset((*kept, *names))
     return Attachment(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from xennetd.model.attachment import Name, segment
+from xennetd.model.attachment import Name, dns_scope, segment
 from xennetd.model.errors import GuestError
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.objects import DhcpHost, HostObject
-from xennetd.model.text import dns_label
-from xennetd.model.vif import XenbusState
-from xennetd.policy.addresses import guest_destinations, holder
+from xennetd.model.text import dns_label, visible
+from xennetd.model.vif import Vif, XenbusState
+from xennetd.policy.addresses import Claim, guest_destinations, holder
 from xennetd.policy.mac import mac_warnings, stable_mac
 from xennetd.policy.mode import AttachmentRequest
 from xennetd.render.nft_ruleset import forward_element
@@ -32,20 +32,46 @@ def guest_addresses(request: AttachmentRequest) -> tuple[IPNetwork, ...]:
     return guest_destinations(request.vif, network, fixed, reserved, request.others)
 
 
-def guest_names(request: AttachmentRequest, mac: str | None, bridge: str | None) -> frozenset[Name]:
-    """Return the names of the guest in its network, without names that another guest has.
+def guest_names(request: AttachmentRequest, mac: str | None, bridge: str | None) -> tuple[frozenset[Name], list[str]]:
+    """Return the names of the guest in its network, without names that another guest has, and warnings about them.
 
-    The names are the guest's MAC if the network has `dhcp`, and its VM's name if a port is forwarded to this name.
+    In a network with `dhcp` the names are the guest's MAC and the DNS label made of its VM's name. If a port is
+    forwarded to the VM's name, that is one as well. All interfaces of a domain may have the same DNS label.
     """
-    network, vif, others = request.network, request.vif, request.others
+    network, vif = request.network, request.vif
+    names: list[Name] = []
+    warnings: list[str] = []
     if network is None:
-        return frozenset()
-    wanted: list[Name] = []
-    if network.dhcp and mac is not None:
-        wanted.append((mac, segment(bridge, network.name)))
+        return frozenset(), warnings
+    if network.dhcp and mac is not None and _holder(request, by_mac := (mac, segment(bridge, network.name))) is None:
+        names.append(by_mac)
     if vif.vm is not None and any(forward.to == vif.vm for forward in network.forwards):
-        wanted.append((vif.vm, network.name))
-    return frozenset(name for name in wanted if holder(vif, name, others.namesakes(name, vif.id), others) is None)
+        by_vm = vif.vm, network.name
+        if _holder(request, by_vm) is None:
+            names.append(by_vm)
+    if network.dhcp and vif.vm is not None:
+        label = dns_label(vif.vm)
+        other = _holder(request, (label, dns_scope(network.name))) if label is not None else None
+        if label is None:
+            warnings.append(f'the VM\'s name "{visible(vif.vm)}" makes no DNS name: the guest has none')
+        elif other is not None and not _same_domain(vif, other):
+            taken = f"{label}.{network.domain} is the name of {other.title}"
+            warnings.append(f"{taken}: the guest has no name in DNS until that one is gone, or one VM is renamed")
+        else:
+            names.append((label, dns_scope(network.name)))
+            if label != vif.vm.lower():
+                known = f"the guest is {label}.{network.domain}"
+                warnings.append(f'the VM\'s name "{visible(vif.vm)}" is no DNS label: {known} in DHCP and DNS')
+    return frozenset(names), warnings
+
+
+def _holder(request: AttachmentRequest, name: Name) -> Claim | None:
+    vif, others = request.vif, request.others
+    return holder(vif, name, others.namesakes(name, vif.id), others)
+
+
+def _same_domain(vif: Vif, other: Claim) -> bool:
+    return other.vif.domid == vif.id.domid or (vif.uuid is not None and other.uuid == vif.uuid)
 
 
 def network_needs(
@@ -57,7 +83,7 @@ def network_needs(
 ) -> list[HostObject]:
     """Return the host objects that a network needs for one guest: its dnsmasq entry, and its forwarded ports.
 
-    `destinations` are the guest's addresses and prefixes, `names` the result of `guest_names`. Raises GuestError for a
+    `destinations` are the guest's addresses and prefixes, `names` the names of `guest_names`. Raises GuestError for a
     guest without a MAC in a network with `dhcp`.
     """
     network, vif = request.network, request.vif
@@ -69,7 +95,8 @@ def network_needs(
         if mac is None:
             raise GuestError(f'network "{network.name}" assigns addresses by MAC, and this vif has no MAC: set mac=')
         label = dns_label(vif.vm or "")
-        name = f"{label}.{network.domain}" if label is not None else None
+        named = label is not None and (label, dns_scope(network.name)) in names
+        name = f"{label}.{network.domain}" if named else None
         if (mac, segment(bridge, network.name)) in names:
             needs.append(DhcpHost(network.served_link, mac, tuple(hosts), name))
     for forward in network.forwards:

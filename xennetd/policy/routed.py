@@ -55,7 +55,8 @@ def attach(request: AttachmentRequest, assignment: Assignment) -> Attachment:
     kept, lost_warnings = uncontested(vif, addresses, request.others)
     _check_host_addresses(addresses, host)
     needs, needs_warnings = _needs(network, uplink, kept, host)
-    names = guest_names(request, mac, None)
+    names, name_warnings = guest_names(request, mac, None)
+    warnings += name_warnings
     needs += network_needs(request, mac, None, addresses, names)
     warnings += needs_warnings
     if not addresses:

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from xennetd.model.attachment import Attachment, Name
+from xennetd.model.attachment import Attachment, Name, dns_scope
 from xennetd.model.empty import NONE
 from xennetd.model.errors import XennetdError
 from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.text import dns_label
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId
 from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
@@ -242,6 +243,8 @@ def _names(vif: Vif, attachment: Attachment) -> Iterator[Name]:
         yield attachment.mac, attachment.segment
     if attachment.network is not None and vif.vm is not None:
         yield vif.vm, attachment.network
+        if (label := dns_label(vif.vm)) is not None:
+            yield label, dns_scope(attachment.network)
 
 
 def _freed(vif: VifId, entry: _Entry) -> frozenset[str]:
