@@ -138,7 +138,7 @@ def parts(stage: Stage, times: int) -> tuple[float, float]:
 
 async def _verdicts(stage: Stage, vif: Vif, times: int) -> float:
     client = XenstoreClient(str(stage.xenstored.socket))
-    directory = Directory(client, lambda _: None)
+    directory = Directory(client, lambda vif, heard_at: None)
     following = asyncio.create_task(directory.run())
     await directory.loaded.wait()
     found = directory.get(VifId(vif.domid, vif.devid))

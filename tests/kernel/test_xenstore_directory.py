@@ -94,7 +94,7 @@ async def following(path: object) -> AsyncIterator[Follower]:
     changed: list[VifId] = []
     known: list[dict[VifId, Vif | None]] = []
 
-    def report(vif: VifId) -> None:
+    def report(vif: VifId, heard_at: float) -> None:
         changed.append(vif)
         known.append({each: directory.get(each) for each in directory})
 
@@ -388,7 +388,7 @@ async def test_a_xenstored_that_came_back_empty_ends_no_vif(xenstored: Xenstored
 @story
 async def test_it_waits_for_a_xenstored_that_is_not_there_yet(xenstored: Xenstored) -> None:
     xenstored.kill9()
-    directory = Directory(XenstoreClient(str(xenstored.socket)), lambda vif: None)
+    directory = Directory(XenstoreClient(str(xenstored.socket)), lambda vif, heard_at: None)
     task = asyncio.create_task(directory.run())
     await asyncio.sleep(0.2)
     assert not directory.loaded.is_set()
@@ -442,7 +442,7 @@ async def test_a_thousand_vifs_are_read_about_as_fast_as_xenstored_answers(xenst
         await client.read_many(list(nodes))
         bare.append(time.perf_counter() - began)
         began = time.perf_counter()
-        directory = Directory(XenstoreClient(str(xenstored.socket)), lambda vif: None)
+        directory = Directory(XenstoreClient(str(xenstored.socket)), lambda vif, heard_at: None)
         task = asyncio.create_task(directory.run())
         await directory.loaded.wait()
         took.append(time.perf_counter() - began)

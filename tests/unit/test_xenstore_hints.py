@@ -79,3 +79,10 @@ def test_a_name_is_its_domains(path: str, domids: set[int]) -> None:
     hints = Hints()
     hints.add_name(path)
     assert hints.renamed == domids
+
+
+def test_the_first_event_about_a_vif_has_its_time() -> None:
+    hints = Hints()
+    for now, path in enumerate(("7/0/feature-sg", "7/0/state", "8/0/mac", "7/0", "7/0/mtu", "9")):
+        hints.add(f"backend/vif/{path}", {KNOWN}, float(now))
+    assert hints.heard == {KNOWN: 1.0, VifId(8, 0): 2.0}

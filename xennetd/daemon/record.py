@@ -10,17 +10,20 @@ from msgspec import Struct
 
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Policy
-from xennetd.model.errors import XennetdError
+from xennetd.model.errors import Denied, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ip import plain
 from xennetd.model.link import Link
 from xennetd.model.status import VifState, VifStatus
 from xennetd.model.value import replace
-from xennetd.model.vif import Vif
+from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, Incarnation, Memory, Observation, PortMemory
 from xennetd.policy.facts import Facts
 from xennetd.policy.resolve import Resolution
+
+_STARTING = frozenset({XenbusState.INITIALISING, XenbusState.INIT_WAIT})
+_NOTHING_TO_ATTACH = frozenset({VifState.IGNORED, VifState.DETACHING})
 
 
 class Resolved(Struct, frozen=True):
@@ -43,11 +46,14 @@ class Resolved(Struct, frozen=True):
 class Record:
     """What the daemon remembers of one vif between two observations.
 
-    `since` is when `state` began: wall clock, in seconds. `hinted_at` is the time of the hint after which the vif was
-    first observed with a link and with its backend in state 2 (InitWait): monotonic clock, in seconds. `duration_us` is
-    the time from that hint to the verdict. `seen` is the incarnation of the link that was observed last. `broken_until`
-    is when a vif that met a defect or a shortage may be reconciled again: monotonic clock, in seconds. `shortages`
-    counts the reconciliations in a row that failed because the host was short of something.
+    `since` is when `state` began: wall clock, in seconds. `began_at` is when the attach began that is not finished yet:
+    monotonic clock, in seconds. That is when xennetd took the event from xenstored's connection that told of the vif's
+    directory, or of a backend that begins anew (state 1 or 2 after a later one). For a vif that was ignored, denied,
+    pinned or only observed, it is the event that ended this. `duration_us` is the time from there to the verdict. It
+    contains whatever the attach waited for: netback and its link, the daemon itself, and a bridge that was missing. An
+    error in between does not begin it anew. `seen` is the incarnation of the link that was observed last.
+    `broken_until` is when a vif that met a defect or a shortage may be reconciled again: monotonic clock, in seconds.
+    `shortages` counts the reconciliations in a row that failed because the host was short of something.
 
     `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
     attachment that was reached, None after a refusal that took the port down; `where` is its place in words. `waits_on`
@@ -68,7 +74,7 @@ class Record:
     link: Link | None = None
     seen: Incarnation | None = None
     since: float = 0.0
-    hinted_at: float | None = None
+    began_at: float | None = None
     duration_us: int | None = None
     broken_until: float = 0.0
     shortages: int = 0
@@ -81,6 +87,19 @@ class Record:
     def connected(self) -> bool:
         """Whether the toolstack was told `connected`, even if a new xenstored no longer holds that verdict."""
         return self.vif.hotplug_status == CONNECTED or self.memory.connected is not None
+
+    def follow(self, vif: Vif, hinted_at: float, *, observing: bool) -> Vif:
+        """Take over what xenstore says of the vif now. Returns what it said before.
+
+        `hinted_at` is the time of the hint that led to this look (monotonic clock, seconds).
+        """
+        old, self.vif = self.vif, vif
+        anew = (old.state or 0) > XenbusState.INIT_WAIT and vif.state in _STARTING
+        if anew or (self.began_at is None and not self.connected):
+            self.began_at = hinted_at
+        if observing:
+            self.began_at = None
+        return old
 
     def port_memory(self, *, tap: bool) -> PortMemory:
         """Return the memory of the vif's tap if `tap`, else of its own link."""
@@ -100,8 +119,8 @@ class Record:
         self.reason = decision.reason
         self.error = error
         self.link = link
-        if decision.state is VifState.ERROR:
-            self.hinted_at = None
+        if decision.state in _NOTHING_TO_ATTACH or isinstance(error, Denied) or self.vif.pinned:
+            self.began_at = None
         in_error = decision.state is VifState.ERROR
         if decision.attachment is not None and (not in_error or self.attachment is None):
             self.attachment = decision.attachment

@@ -248,8 +248,8 @@ class Supervisor:
         for note in self._answers.notes():
             _log.warning(note.sentence)
 
-    def _vif_changed(self, vif: VifId) -> None:
-        self._reconciler.triggers.vif_changed(vif)
+    def _vif_changed(self, vif: VifId, heard_at: float) -> None:
+        self._reconciler.triggers.vif_changed(vif, heard_at)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
         self._reconciler.triggers.links_changed(changes)

@@ -13,6 +13,7 @@ decides whether the guest's MTU is written once more, so a guest that changes it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -48,6 +49,8 @@ _BATCH: Final = 64
 _NAME_ALONE: Final[frozenset[str]] = frozenset()
 """Stands for the nodes of a vif of which only the domain's name and `vm` are read."""
 
+_UNHEARD: Final[Mapping[VifId, float]] = {}
+
 _NO_NODES: Final[Mapping[str, None]] = dict.fromkeys(NODES)
 _EMPTIED: Final = "xenstore has lost what it held; waiting for it to be filled again"
 
@@ -63,7 +66,11 @@ class _Entry(Struct, frozen=True):
 
 
 class Directory:
-    """The live view of all vifs. `changed` is called with every vif that came, went or differs, after the view changed.
+    """The live view of all vifs.
+
+    `changed` is called with every vif that came, went or differs, after the view changed, and with the time when
+    xennetd took the first event about that from xenstored's connection: monotonic clock, in seconds. Where no event
+    names the vif, that is the time when the reading began.
 
     `loaded` is set once everything has been read for the first time. `reconnects` counts the reconnections to
     xenstored. `state` describes the connection in words.
@@ -72,7 +79,7 @@ class Directory:
     def __init__(
         self,
         client: XenstoreClient,
-        changed: Callable[[VifId], None],
+        changed: Callable[[VifId, float], None],
         log: structlog.typing.FilteringBoundLogger | None = None,
     ) -> None:
         self.loaded = asyncio.Event()
@@ -134,7 +141,8 @@ class Directory:
 
     async def refresh(self, vif: VifId) -> Vif | None:
         """Read one vif again, with all nodes, and return it, None if it is gone. Raises ToolstackError."""
-        self._apply(await self._fetch({vif: ALL_NODES}))
+        began = time.monotonic()
+        self._apply(await self._fetch({vif: ALL_NODES}), began)
         return self.get(vif)
 
     async def run(self) -> None:
@@ -226,7 +234,7 @@ class Directory:
             self._log.warning("xennetd gets no events from xenstore", reason=state)
 
     def _event(self, untrusted_path: str) -> None:
-        self._hints.add(untrusted_path, self._entries)
+        self._hints.add(untrusted_path, self._entries, time.monotonic())
         if self._hints:
             self._wake.set()
 
@@ -240,8 +248,9 @@ class Directory:
 
     async def _read(self, hints: Hints) -> None:
         """Read what the hints name, and update the view."""
+        began = time.monotonic()
         if hints.everything:
-            await self._read_everything()
+            await self._read_everything(hints.heard)
             return
         vifs = hints.vifs
         if hints.gone:
@@ -257,9 +266,10 @@ class Directory:
             vifs |= {vif: ALL_NODES for vif in self._entries if vif.domid in hints.domains}
             vifs |= dict.fromkeys(await self._list(hints.domains), ALL_NODES)
         if vifs:
-            self._apply(await self._fetch(vifs))
+            self._apply(await self._fetch(vifs), began, hints.heard)
 
-    async def _read_everything(self) -> None:
+    async def _read_everything(self, heard: Mapping[VifId, float] = _UNHEARD) -> None:
+        began = time.monotonic()
         before = self.ids()
         names = await self._client.directory(ROOT) or ()
         vifs = await self._list([domid for name in names if (domid := parse_number(name)) is not None])
@@ -267,7 +277,7 @@ class Directory:
         entries: dict[VifId, _Entry | None] = dict.fromkeys(before)
         for batch in await asyncio.gather(*map(self._fetch_listed, batches)):
             entries |= batch
-        self._apply(entries)
+        self._apply(entries, began, heard)
 
     async def _list(self, domids: Iterable[int]) -> list[VifId]:
         """Return the vifs of some domains, from the names of their directories."""
@@ -325,8 +335,13 @@ class Directory:
             return await self._fetch({**wanted, **dict.fromkeys(unclear, ALL_NODES)})
         return entries
 
-    def _apply(self, entries: Mapping[VifId, _Entry | None]) -> None:
-        """Update the view with `entries` (None: the vif is gone), then report the differences."""
+    def _apply(
+        self, entries: Mapping[VifId, _Entry | None], began: float, heard: Mapping[VifId, float] = _UNHEARD
+    ) -> None:
+        """Update the view with `entries` (None: the vif is gone), then report the differences.
+
+        `began` is when the reading began, `heard` when the events about single vifs came.
+        """
         differ = []
         came_or_went = False
         for vif, entry in entries.items():
@@ -339,7 +354,7 @@ class Directory:
                 differ.append(vif)
             came_or_went = came_or_went or (old is None) != (entry is None)
         for vif in differ:
-            self._changed(vif)
+            self._changed(vif, heard.get(vif, began))
         if came_or_went:
             self._follow_names_later()
 

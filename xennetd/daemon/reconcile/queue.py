@@ -27,9 +27,12 @@ class WorkQueue:
         self._none_awaited = asyncio.Event()
         self._timers: dict[VifId, asyncio.TimerHandle] = {}
 
-    def hint(self, vif: VifId) -> None:
-        """Ask for the reconciliation of one vif."""
-        self._waiting.setdefault(vif, time.monotonic())
+    def hint(self, vif: VifId, at: float | None = None) -> None:
+        """Ask for the reconciliation of one vif. `at` is when the cause came (monotonic clock, seconds), None for now.
+
+        Of several such times the first one that is told counts.
+        """
+        self._waiting.setdefault(vif, time.monotonic() if at is None else at)
         self._wake.set()
 
     def hint_later(self, vif: VifId, seconds: float) -> None:

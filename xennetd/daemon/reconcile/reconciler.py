@@ -38,7 +38,7 @@ from xennetd.model.link import Link
 from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
 from xennetd.model.value import replace
-from xennetd.model.vif import Vif, VifId, XenbusState
+from xennetd.model.vif import Vif, VifId
 from xennetd.plan.decide import Decision, PortDecision, decide
 from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.refusal import not_taken
@@ -247,15 +247,13 @@ class Reconciler:
             if vif is None:
                 await self._gone(vif_id)
                 return
-            record = self._record(vif)
+            record = self._record(vif, hinted_at)
             link, tap = self._kernel.links.of(vif_id), tap_of(record, self._kernel.links, self._namesakes)
             if link is not None:
                 record.seen = incarnation(link)
             if replaced:
                 record.memory = replace(record.memory, fresh=True)
             decision = self._decide(record, link, tap)
-            if record.hinted_at is None and link is not None and vif.state is XenbusState.INIT_WAIT:
-                record.hinted_at = hinted_at
             if not decision.has_steps or self._in_force.observes:
                 await self._tell(record, decision, link, done)
                 return
@@ -356,14 +354,14 @@ class Reconciler:
             self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), link, [])
         self._queue.hint_later(vif_id, _RETRY_REFUSED)
 
-    def _record(self, vif: Vif) -> Record:
+    def _record(self, vif: Vif, hinted_at: float) -> Record:
         record = self._records.get(vif.id)
         if record is None:
             record = self._records[vif.id] = Record(vif)
             self._waiters.rename(vif.id, None, vif)
         elif record.vif.vifname != vif.vifname:
             self._waiters.rename(vif.id, record.vif, vif)
-        old, record.vif = record.vif, vif
+        old = record.follow(vif, hinted_at, observing=self._in_force.observes)
         if old.vm != vif.vm and not self._in_force.observes:
             self._audit_events.renamed(record, old)
         return record

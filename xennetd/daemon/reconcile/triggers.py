@@ -54,13 +54,13 @@ class Triggers:
             )
         self.hint(vif)
 
-    def vif_changed(self, vif: VifId) -> None:
-        """Take a hint from the directory of vifs.
+    def vif_changed(self, vif: VifId, heard_at: float | None = None) -> None:
+        """Take a hint from the directory of vifs. `heard_at` is the time of its event, None for now.
 
         The claims of a vif that is being removed end now, before its reconciliation. A new vif of the same batch of
         events may be reconciled first, and must not be refused because of these claims.
         """
-        self.hint(vif)
+        self._queue.hint(vif, heard_at)
         known = self._directory.get(vif)
         if known is None or known.removing:
             self.claims_changed(self._registry.drop(vif))

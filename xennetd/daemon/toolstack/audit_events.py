@@ -52,6 +52,7 @@ class AuditEvents:
                     self._audit.record(record.event(EventKind.CHANGE, f"{record.title} is connected again"))
                 elif done:
                     self._repaired(record, was_attached, done)
+                record.began_at = None
             case VifState.ERROR if changed and record.error is not None:
                 kind = EventKind.DENIED if isinstance(record.error, Denied) else EventKind.ERROR
                 kept = link is not None and link.up
@@ -105,9 +106,8 @@ class AuditEvents:
 
     def _attached(self, record: Record) -> None:
         attachment = record.attachment
-        if record.hinted_at is not None:
-            record.duration_us = round((time.monotonic() - record.hinted_at) * 1e6)
-            record.hinted_at = None
+        if record.began_at is not None:
+            record.duration_us = round((time.monotonic() - record.began_at) * 1e6)
         took = f" in {record.duration_us / 1000:.1f} ms" if record.duration_us is not None else ""
         by = f' by policy "{attachment.assignment.policy}"' if attachment and attachment.assignment.policy else ""
         where = attachment.where if attachment else "?"
