@@ -11,7 +11,7 @@ import pytest
 from tests.bed.dhcp import NOERROR, Answer, ask, udhcpc
 from tests.bed.guest import Bed, Guest
 from tests.bed.toolstack import VifSpec
-from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, until
+from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, run, until
 
 MakeGuest = Callable[..., Guest]
 
@@ -117,6 +117,18 @@ def test_systemd_starts_it_again_whether_we_run_or_not(host: Machine, served: No
         killed = dnsmasq("MainPID")
         do("systemctl", "kill", "--signal=KILL", DNSMASQ)
         until(partial(runs_again, killed), timeout=60.0)
+
+
+def test_files_that_somebody_removes_come_back_with_a_new_process(guest: MakeGuest, served: None) -> None:
+    web = guest("web-1", VifSpec())
+    web.connect()
+    address = udhcpc(web.namespace, tries=6)["ip"]
+    pid = dnsmasq("MainPID")
+    do("sh", "-c", "rm -rf /var/lib/xennetd/*")
+    until(partial(runs_again, pid), timeout=60.0)
+    until(lambda: len(list(HOSTS.glob("*"))) == 1)
+    assert udhcpc(web.namespace, tries=6)["ip"] == address
+    until(lambda: "DHCP on" not in run("xennetctl", "status").stdout)
 
 
 def test_it_goes_with_its_network(host: Machine, policy: Path, served: None) -> None:
