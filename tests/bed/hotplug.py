@@ -108,6 +108,15 @@ class Script:
     vif: Vif
     tmp: Path
     shell: list[str] = field(default_factory=list)
+    path: Path = SCRIPT
+
+    def limit(self, seconds: int) -> None:
+        """Have the script wait so long at most: it is a copy then."""
+        text = self.path.read_text()
+        assert "\nlimit=30 " in text
+        self.path = self.tmp / self.path.name
+        self.path.write_text(text.replace("\nlimit=30 ", f"\nlimit={seconds} "))
+        self.path.chmod(0o755)
 
     def variables(self) -> dict[str, str]:
         found = environment(self.xenstored, self.vif)
@@ -118,7 +127,7 @@ class Script:
         variables = {name: value for name, value in self.variables().items() if name not in without}
         strace = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-o", str(self.tmp / "trace")]
         return subprocess.Popen(
-            [*(strace if trace else []), *self.shell, str(SCRIPT), *arguments],
+            [*(strace if trace else []), *self.shell, str(self.path), *arguments],
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
