@@ -14,7 +14,6 @@ from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.configuration import Policy
 from xennetd.model.ip import IPAddress
-from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.value import replace
 from xennetd.nft import library
 from xennetd.policy.files import exposed
@@ -40,11 +39,7 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
         notes,
         bridges=frozenset(bridge.name for bridge in links.bridges()),
         links=frozenset(link.name for link in links),
-        addresses={
-            link.name: link.addresses
-            for link in links
-            if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP)
-        },
+        addresses={link.name: link.addresses for link in links if link.addresses and not link.is_own},
         listening=_listening(policy, links),
     )
 
@@ -64,7 +59,7 @@ def _listening(policy: Policy, links: Links) -> frozenset[tuple[str, int]]:
     """Return the `listening` ports if the policy forwards any. Our own bridges and guests' links are not outside."""
     if not any(network.forwards for network in policy.networks.values()):
         return frozenset()
-    inside = (link for link in links if link.group in (BRIDGE_GROUP, GUEST_GROUP))
+    inside = (link for link in links if link.is_own)
     return listening({address.ip for link in inside for address in link.addresses})
 
 

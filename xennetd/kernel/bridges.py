@@ -1,6 +1,7 @@
 """The adapters for `ManagedBridge` and `HostAddress`: bridges in BRIDGE_GROUP, and the host's addresses on them.
 
-"Ours" means a bridge that carries xennetd's mark, the link group BRIDGE_GROUP.
+"Ours" means a bridge that carries xennetd's mark, the link group BRIDGE_GROUP. A bridge stays ours if somebody takes
+the mark from it while the daemon runs (`Link.unmarked`), and it is marked again.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ class Bridges:
         self._ask = ask
 
     def present(self, wanted: ManagedBridge) -> ManagedBridge | None:
-        """Return the marked bridge with the wanted name as it is now, also if it is renamed; None if there is none."""
+        """Return our bridge with the wanted name as it is now, also if it is renamed; None if there is none."""
         link = self._links.link(wanted.name)
         if link is not None:
-            return _bridge(link) if _is_ours(link) else None
+            return _bridge(link) if link.is_own_bridge else None
         renamed = self._renamed(wanted)
         return replace(_bridge(renamed), name=wanted.name, renamed=renamed.name) if renamed is not None else None
 
     def _renamed(self, wanted: ManagedBridge) -> Link | None:
-        return next((link for link in self._links.bridges() if _is_ours(link) and link.address == wanted.address), None)
+        ours = (link for link in self._links.bridges() if link.is_own_bridge)
+        return next((link for link in ours if link.address == wanted.address), None)
 
     def apply(self, wanted: Sequence[ManagedBridge]) -> None:
-        """Make missing bridges, and set the name, the MAC and the up flag of existing ones.
+        """Make missing bridges, and set the name, the MAC, the mark and the up flag of existing ones.
 
         Raises HostError if a link without the mark has the name.
         """
@@ -62,8 +64,8 @@ class Bridges:
             return self._rename(renamed, bridge.name)
         if link is None:
             return self._ask(rtnl.add_bridge, bridge.name, bridge.address, BRIDGE_GROUP)
-        if _is_ours(link):
-            return self._ask(rtnl.set_link, link.index, address=bridge.address, up=True)
+        if link.is_own_bridge:
+            return self._ask(rtnl.set_link, link.index, address=bridge.address, up=True, group=BRIDGE_GROUP)
         raise HostError(
             f'bridge "{bridge.name}" can\'t be made: there is a {link.kind or "link"} of that name, which '
             "xennetd did not make; remove it, or give the network another name for its bridge",
@@ -81,21 +83,21 @@ class Bridges:
         return ack
 
     def remove(self, objects: Sequence[ManagedBridge]) -> None:
-        """Delete bridges that carry the mark; others stay. A bridge that does not exist is no error."""
+        """Delete bridges that are ours; others stay. A bridge that does not exist is no error."""
         for bridge in objects:
             link = self._links.link(bridge.name)
-            if link is not None and _is_ours(link):
+            if link is not None and link.is_own_bridge:
                 ack = self._ask(rtnl.delete_link, link.index)
                 if ack.errno not in (0, errno.ENODEV):
                     raise refused(bridge, ack)
 
     def list_owned(self) -> Collection[ManagedBridge]:
-        """Return all bridges in BRIDGE_GROUP, except those that serve guests.
+        """Return all bridges that are ours, except those that serve guests.
 
         Before the last guest leaves, it is known what becomes of the bridge: if it has another name, it gets its own
         back as soon as no other link has that name.
         """
-        return [_bridge(link) for link in self._links.bridges() if _is_ours(link) and not self._serves(link)]
+        return [_bridge(link) for link in self._links.bridges() if link.is_own_bridge and not self._serves(link)]
 
     def _serves(self, bridge: Link) -> bool:
         return any(link.master == bridge.index and link.up and is_guest_port(link) for link in self._links)
@@ -117,7 +119,7 @@ class HostAddresses:
         """Add addresses, without duplicate address detection. Raises HostError if the link is not a marked bridge."""
         for host_address in wanted:
             link = self._links.link(host_address.link)
-            if link is None or not _is_ours(link):
+            if link is None or not link.is_own_bridge:
                 raise HostError(
                     f'{host_address.address} can\'t be given to "{host_address.link}": '
                     "xennetd has no bridge of that name",
@@ -136,7 +138,7 @@ class HostAddresses:
         """Take addresses off marked bridges. A missing address or link is no error."""
         for host_address in objects:
             link = self._links.link(host_address.link)
-            if link is not None and _is_ours(link) and host_address.address in link.addresses:
+            if link is not None and link.is_own_bridge and host_address.address in link.addresses:
                 ack = self._ask(rtnl_ip.delete_address, link.index, host_address.address)
                 if ack.errno not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
                     raise refused(host_address, ack)
@@ -147,7 +149,7 @@ class HostAddresses:
 
 
 def _bridge(link: Link) -> ManagedBridge:
-    return ManagedBridge(link.name, link.address, link.up)
+    return ManagedBridge(link.name, link.address, link.up, marked=link.group == BRIDGE_GROUP)
 
 
 def _other_prefix_lengths(address: IPInterface, link: Link) -> list[IPInterface]:
@@ -157,7 +159,3 @@ def _other_prefix_lengths(address: IPInterface, link: Link) -> list[IPInterface]
     with EEXIST, and no request changes the length of the first.
     """
     return [other for other in link.addresses if address.version == 6 and other.ip == address.ip]
-
-
-def _is_ours(link: Link) -> bool:
-    return link.kind == "bridge" and link.group == BRIDGE_GROUP

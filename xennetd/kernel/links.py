@@ -21,7 +21,7 @@ from xennetd.kernel.procsys import forces_ipv6, has_ipv6
 from xennetd.kernel.rtnl_ip import DefaultRoute
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, Link
-from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
@@ -134,7 +134,7 @@ class Links:
     def neighbouring(self, subnet: IPNetwork) -> Link | None:
         """Return a link outside xennetd's groups with a host address whose subnet overlaps this one, None without."""
         for link in self._by_index.values():
-            if link.addresses and link.group not in (BRIDGE_GROUP, GUEST_GROUP):
+            if link.addresses and not link.is_own:
                 for address in link.addresses:
                     if address.version == subnet.version and address.network.overlaps(subnet):
                         return link
@@ -271,6 +271,10 @@ class Links:
         if known is None:
             self._generations += 1
             link = self._layer3.with_layer3(replace(link, generation=self._generations))
+        elif known.kind == "bridge" and known.is_own_bridge and link.group != BRIDGE_GROUP:
+            # The link is the same, whatever its group. Another bridge of its name has another index or generation. A
+            # bridge that has lost its name as well has been taken from xennetd.
+            link = replace(link, unmarked=link.name == known.name)
         return self._put(link)
 
     def _put(self, link: Link) -> LinkChange:

@@ -23,7 +23,6 @@ from typing import Protocol
 from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.procsys import read_sysctl, write_sysctl
 from xennetd.model.errors import HostError
-from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.objects import RULESET, Sysctl
 from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
 
@@ -43,7 +42,6 @@ _ALL6 = Sysctl(6, "all", "forwarding", 1)
 _FORWARDED = str(6 << 8 | 0xFF)
 """The number under which a link's own `forwarding` is saved when net.ipv6.conf.all.forwarding is switched on."""
 
-_MARKED_GROUPS = (BRIDGE_GROUP, GUEST_GROUP)
 _U32 = 1 << 32
 _NO_LINKS = {"all": 0, "default": _U32 - 1}
 """The numbers that stand for a link's index where the sysctl belongs to no link."""
@@ -156,7 +154,7 @@ class Sysctls:
 
     def _forwarding(self) -> list[Saved]:
         """Return the `forwarding` of `default` and of every foreign link, to save before that of `all` is set."""
-        foreign = [link for link in self._links if not is_guest_port(link) and link.group not in _MARKED_GROUPS]
+        foreign = [link for link in self._links if not is_guest_port(link) and not link.is_own]
         indexes = {"default": _NO_LINKS["default"], **{link.name: link.index for link in foreign}}
         values: list[Saved] = []
         for link, index in indexes.items():
@@ -178,7 +176,7 @@ class Sysctls:
 
     def _goes_with_its_link(self, key: Number) -> bool:
         link = self._links.by_index(int(key[0]))
-        return link is not None and link.group in _MARKED_GROUPS
+        return link is not None and link.is_own
 
 
 def _key(sysctl: Sysctl) -> Number | None:

@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.vif import VifId
 
 IFF_UP = 0x1
@@ -49,7 +50,8 @@ class Link(Struct, frozen=True):
     on. `sysctls` are values of net.ipv4.conf and net.ipv6.conf of the link: (IP version, setting, value). The kernel
     has no events for most sysctls, so the field holds only values that were read for a decision. `generation` tells
     apart two links that had the same index one after the other. `alias` is a text for people and programs
-    (`ip link set alias`); see `model.marks.port_alias`.
+    (`ip link set alias`); see `model.marks.port_alias`. `unmarked` says that the link is a bridge of xennetd's whose
+    group somebody has changed since.
     """
 
     index: int
@@ -69,6 +71,17 @@ class Link(Struct, frozen=True):
     sysctls: frozenset[tuple[int, str, int]] = frozenset()
     generation: int = 0
     alias: str = ""
+    unmarked: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the link is xennetd's: a bridge that it made, or a routed guest's link."""
+        return self.group in (BRIDGE_GROUP, GUEST_GROUP) or self.unmarked
+
+    @property
+    def is_own_bridge(self) -> bool:
+        """Whether the link is a bridge that xennetd made."""
+        return self.kind == "bridge" and (self.group == BRIDGE_GROUP or self.unmarked)
 
     @property
     def up(self) -> bool:

@@ -71,13 +71,15 @@ class ManagedBridge:
 
     `address` is a MAC of the bridge's own; without it the bridge would take the lowest MAC of its ports. `up` says
     whether the bridge is up; an observed bridge may be down. `renamed` is the name that somebody else has given to an
-    observed bridge. Its MAC, which follows from `name`, tells which bridge it is.
+    observed bridge. Its MAC, which follows from `name`, tells which bridge it is. `marked` is False for an observed
+    bridge whose mark somebody has taken.
     """
 
     name: str
     address: str
     up: bool = True
     renamed: str | None = None
+    marked: bool = True
 
     @property
     def key(self) -> Key:

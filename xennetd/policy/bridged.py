@@ -11,7 +11,7 @@ from xennetd.model.empty import NONE
 from xennetd.model.errors import GuestError, HostError, PolicyError
 from xennetd.model.ip import IPNetwork
 from xennetd.model.link import HostView, Link, is_link_name
-from xennetd.model.marks import BRIDGE_GROUP, joined
+from xennetd.model.marks import joined
 from xennetd.model.objects import HostObject
 from xennetd.model.placement import BridgePort
 from xennetd.model.text import visible
@@ -82,7 +82,7 @@ def network_bridge(network: Network, host: HostView) -> Link:
     remedy = f"correct network.{network.name}.bridge in xennetd's configuration"
     link = host.link(network.bridge)
     waits_on = frozenset({network.bridge})
-    if network.own and (link is None or link.kind != "bridge" or link.group != BRIDGE_GROUP):
+    if network.own and (link is None or not link.is_own_bridge):
         raise PolicyError(
             f'network "{network.name}" is not ready: `xennetctl status` shows the reason', waits_on=waits_on
         )
@@ -104,11 +104,11 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
     """
     name = vif.bridge
     link = host.link(name) if name and is_link_name(name) else None
-    if link is not None and link.kind == "bridge" and link.group != BRIDGE_GROUP:
+    if link is not None and link.kind == "bridge" and not link.is_own_bridge:
         return link
     remedy = "correct bridge= in the domain's vif line"
     if not name:
-        if bridges := [bridge for bridge in host.bridges() if bridge.group != BRIDGE_GROUP]:
+        if bridges := [bridge for bridge in host.bridges() if not bridge.is_own_bridge]:
             return bridges[0]
         raise HostError(
             "no bridge is named and the host has none: create one, or name one with bridge= in the domain's vif line",
@@ -134,7 +134,7 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
         )
     if link.kind != "bridge":
         raise HostError(_not_a_bridge(link, remedy), errno=EOPNOTSUPP, waits_on=waits_on)
-    if link.group == BRIDGE_GROUP:
+    if link.is_own_bridge:
         raise GuestError(f'bridge "{name}" belongs to a network of xennetd, which only a policy can assign: {remedy}')
     return link
 
@@ -158,7 +158,7 @@ def keeps(request: AttachmentRequest, link: Link, master: str | None) -> bool:
     wanted = request.network.bridge if request.network is not None else request.vif.bridge
     if not wanted:
         bridge = request.host.link(master)
-        return bridge is not None and bridge.group != BRIDGE_GROUP
+        return bridge is not None and not bridge.is_own_bridge
     names = (wanted, substitute_for(wanted))
     return master in names or joined(link.alias, link.master) in names
 

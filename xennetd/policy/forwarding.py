@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xennetd.model.link import HostView
-from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import RULESET, Keys, Sysctl
 from xennetd.model.placement import LinkSysctl
 
@@ -62,7 +61,7 @@ def _accept_ra(links: Iterable[str], host: HostView) -> list[Sysctl]:
     this stays so. xennetd's own bridges are left out: an advertisement there would be a guest's.
     """
     views = ((name, host.link(name)) for name in links)
-    foreign = [name for name, link in views if link is None or link.group != BRIDGE_GROUP]
+    foreign = [name for name, link in views if link is None or not link.is_own_bridge]
     return [Sysctl(6, name, "accept_ra", 2, unless=(0,)) for name in foreign]
 
 

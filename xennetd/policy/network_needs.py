@@ -7,7 +7,6 @@ from functools import lru_cache
 from xennetd.model.configuration import Network, Policy
 from xennetd.model.errors import PolicyError
 from xennetd.model.link import HostView
-from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import HostObject, Ruleset
 from xennetd.policy.modes import module_of
 from xennetd.render import nft_ruleset
@@ -87,7 +86,7 @@ def _check(network: Network, host: HostView) -> None:
             waits_on=frozenset({network.uplink}),
         )
     bridge = host.link(network.bridge)
-    if not network.own or (bridge is not None and bridge.group == BRIDGE_GROUP):
+    if not network.own or (bridge is not None and bridge.is_own_bridge):
         # Routed guests may have addresses of the uplink's subnet. And guests keep a network that exists, even if
         # another link has got an address in its subnet since: else a foreign DHCP server could cut them off.
         return

@@ -17,7 +17,6 @@ from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
-from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import RULESET, HostObject
 from xennetd.plan.difference import HostStep, Make
 from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
@@ -216,7 +215,7 @@ class Networks:
     def _exists(self, network: Network) -> bool:
         """Return whether the link exists on which a network serves its guests. Some routed networks need none."""
         link = self._view.link(network.served_link)
-        return not network.served_link or (link is not None and link.group == BRIDGE_GROUP)
+        return not network.served_link or (link is not None and link.is_own_bridge)
 
     def give_up_move(self) -> None:
         """Note that the guests' move to a new policy has failed, and ask for a look."""
