@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.hosts import TableHost
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, LinkGoal, Neighbour, Route
 from xennetd.model.marks import GUEST_GROUP, joined, port_alias
-from xennetd.model.placement import BridgePort, Routed
+from xennetd.model.placement import SETTINGS_OF_ROUTED, BridgePort, Routed
 from xennetd.model.value import replace
 from xennetd.plan.port import apply, attach, release
-from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, SetLink, SetNeighbour, set_value
+from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, ResetSysctls, SetLink, SetNeighbour, set_value
+from xennetd.policy.forwarding import guest_sysctls
 
 GOAL = LinkGoal("vif7.0", master=2, master_name="xenbr0", master_mtu=1500, mtu=1500)
 ISOLATED = replace(GOAL, flags=(("isolated", True),))
@@ -362,3 +365,39 @@ def test_a_released_link_is_down_and_nowhere_and_released_once(link: Link) -> No
     assert not after.up
     assert after.master == 0
     assert release(after) == ()
+
+
+SERVED = replace(
+    READY,
+    master=0,
+    group=GUEST_GROUP,
+    addresses=(*ROUTED.addresses, IPv6Interface("fe80::1/64")),
+    routes=ROUTED.routes,
+    neighbours=ROUTED.neighbours,
+    sysctls=frozenset({(4, "rp_filter", 1)}),
+)
+"""A link through which a guest has IPv4 and IPv6."""
+
+
+@pytest.mark.parametrize(("goal", "versions"), [(GOAL, {4, 6}), (ROUTED, {6})])
+def test_sysctls_that_a_routed_link_needs_no_more_are_reset_whenever_the_daemon_is_killed(
+    goal: LinkGoal, versions: set[int]
+) -> None:
+    steps = attach(goal, SERVED, serves=goal is ROUTED, fresh=False)
+    (at,) = [number for number, step in enumerate(steps) if isinstance(step, ResetSysctls)]
+    reset = steps[at]
+    assert isinstance(reset, ResetSysctls)
+    assert {version for version, _ in reset.settings} == versions
+    for done in range(at + 1):
+        later = attach(goal, apply(steps[:done], SERVED), serves=goal is ROUTED, fresh=False)
+        assert reset in later, "a later daemon does it"
+    assert not any(
+        isinstance(step, ResetSysctls)
+        for step in attach(goal, apply(steps, SERVED), serves=goal is ROUTED, fresh=False)
+    )
+
+
+def test_the_sysctls_of_a_routed_guest_are_all_reset() -> None:
+    host = TableHost(settings={(6, "all", "forwarding"): 0, (6, "default", "force_forwarding"): 0})
+    given = {(sysctl.version, sysctl.setting) for sysctl in guest_sysctls(host, ipv6=True)}
+    assert given == set(SETTINGS_OF_ROUTED)

@@ -7,8 +7,9 @@ import os
 from typing import Any, assert_never
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
-from xennetd.kernel.procsys import write_sysctl
+from xennetd.kernel.procsys import read_sysctl, write_sysctl
 from xennetd.kernel.sockets import RequestSocket
+from xennetd.model.objects import Sysctl
 from xennetd.plan.steps import (
     AddAddress,
     AddRoute,
@@ -16,6 +17,7 @@ from xennetd.plan.steps import (
     DeleteNeighbour,
     DeleteRoute,
     LinkStep,
+    ResetSysctls,
     SetLink,
     SetNeighbour,
     SetSysctl,
@@ -60,11 +62,13 @@ def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefu
     refused: list[StepRefused] = []
     burst: list[LinkStep] = []
     for step in steps:
-        if burst and (isinstance(step, SetSysctl) or _brings_up(step)):
+        if burst and (isinstance(step, SetSysctl | ResetSysctls) or _brings_up(step)):
             refused += _run(socket, burst)
             burst = []
         if isinstance(step, SetSysctl):
-            _set(step)
+            _set(step, step.sysctl)
+        elif isinstance(step, ResetSysctls):
+            _reset(step)
         else:
             burst.append(step)
     if burst:
@@ -93,12 +97,20 @@ def _brings_up(step: LinkStep) -> bool:
     return isinstance(step, SetLink) and step.property == "up" and bool(step.value)
 
 
-def _set(step: SetSysctl) -> None:
+def _reset(step: ResetSysctls) -> None:
+    """Give the link the values of `conf/default`. A setting that this kernel does not have is skipped."""
+    for version, setting in step.settings:
+        default = read_sysctl(version, "default", setting)
+        if default is not None:
+            _set(step, Sysctl(version, step.name, setting, default))
+
+
+def _set(step: SetSysctl | ResetSysctls, sysctl: Sysctl) -> None:
     try:
-        write_sysctl(step.sysctl)
+        write_sysctl(sysctl)
     except OSError as error:
         # A link without IPv6 neither forwards IPv6 nor accepts router advertisements, so the setting is not needed.
-        if error.errno != errno.ENOENT or step.sysctl.version != 6:
+        if error.errno != errno.ENOENT or sysctl.version != 6:
             gone = error.errno == errno.ENOENT
             raise StepRefused(step, errno.ENODEV if gone else error.errno or errno.EIO, "") from error
 
@@ -154,7 +166,7 @@ def _request(step: LinkStep, seq: int) -> bytes:
             return rtnl_ip.set_neighbour(seq, step.index, step.neighbour)
         case DeleteNeighbour():
             return rtnl_ip.delete_neighbour(seq, step.index, step.neighbour.address)
-        case SetSysctl():
+        case SetSysctl() | ResetSysctls():
             raise AssertionError(f"{step.describe()} is no request to rtnetlink")
         case _:
             assert_never(step)

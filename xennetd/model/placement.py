@@ -23,6 +23,19 @@ VIF_METRIC = 2
 NIC, the host reaches it there."""
 
 
+SETTINGS_OF_ROUTED = (
+    (4, "forwarding"),
+    (4, "rp_filter"),
+    (4, "proxy_arp"),
+    (6, "accept_ra"),
+    (6, "disable_ipv6"),
+    (6, "forwarding"),
+    (6, "force_forwarding"),
+)
+"""The sysctls of its link that a routed guest may need: (IP version, setting). They go back to the kernel's defaults
+when the guest does not need them any more."""
+
+
 class LinkSysctl(NamedTuple):
     """A value of net.ipvVERSION.conf.LINK.SETTING of a guest's link. The kernel drops the setting with the link."""
 

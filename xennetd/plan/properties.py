@@ -13,6 +13,7 @@ from typing import TypeVar
 from xennetd.model.link import Link, LinkGoal, Route
 from xennetd.model.marks import GUEST_GROUP, is_port_alias
 from xennetd.model.objects import Sysctl
+from xennetd.model.placement import SETTINGS_OF_ROUTED
 from xennetd.plan.steps import (
     AddAddress,
     AddRoute,
@@ -20,6 +21,7 @@ from xennetd.plan.steps import (
     DeleteNeighbour,
     DeleteRoute,
     LinkStep,
+    ResetSysctls,
     SetLink,
     SetNeighbour,
     SetSysctl,
@@ -52,6 +54,25 @@ def _addr_gen_mode(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
     if link.addr_gen_mode == goal.addr_gen_mode:
         return ()
     return (SetLink(link.index, goal.name, "addr_gen_mode", goal.addr_gen_mode, "addrgenmode none"),)
+
+
+def _former_sysctls(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
+    """Reset the sysctls that the link has as a routed guest's, or as one with IPv6 addresses, and needs no more.
+
+    The group and the gateway's IPv6 addresses say that the link has them. Both are changed later, so that the reset is
+    done in the end even if the daemon is killed in between.
+    """
+    if link.group != GUEST_GROUP:
+        return ()
+    if goal.group != GUEST_GROUP:
+        return (ResetSysctls(link.index, goal.name, SETTINGS_OF_ROUTED),)
+    if any(address.version == 6 for address in link.addresses) and all(
+        address.version == 4 for address in goal.addresses
+    ):
+        needed = {sysctl[:2] for sysctl in goal.sysctls}
+        surplus = (item for item in SETTINGS_OF_ROUTED if item[0] == 6 and item not in needed)
+        return (ResetSysctls(link.index, goal.name, tuple(surplus)),)
+    return ()
 
 
 def _group(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
@@ -184,6 +205,7 @@ TABLE: tuple[Row, ...] = (
     _name,
     _address,
     _addr_gen_mode,
+    _former_sysctls,
     _group,
     _surplus,
     _mtu,

@@ -214,10 +214,39 @@ class SetSysctl(Struct, frozen=True):
         return replace(link, sysctls=others | {new})
 
 
+class ResetSysctls(Struct, frozen=True):
+    """Give sysctls of the link itself the values of a new link, those of `conf/default`. No Step needs them."""
+
+    index: int
+    name: str
+    settings: tuple[tuple[int, str], ...]
+
+    def describe(self) -> str:
+        """Return the settings by IP version, as paths of sysctl(8) that get the value of `default`."""
+        versions = sorted({version for version, _ in self.settings})
+        names = (",".join(name for of, name in self.settings if of == version) for version in versions)
+        paths = (f"net/ipv{version}/conf/{self.name}/{{{text}}}" for version, text in zip(versions, names, strict=True))
+        return f"sysctl {' '.join(paths)} as of a new link"
+
+    def effect(self, link: Link) -> Link:
+        """Return `link` as it is after this Step: nothing is known of the values."""
+        return replace(link, sysctls=frozenset(item for item in link.sysctls if item[:2] not in self.settings))
+
+
 def _route(route: Route, name: str) -> str:
     source = f" src {route.source}" if route.source is not None else ""
     return f"{route.destination} dev {name}{source} metric {route.metric} proto {ROUTE_PROTOCOL}"
 
 
-LinkStep = SetLink | AddAddress | DeleteAddress | AddRoute | DeleteRoute | SetNeighbour | DeleteNeighbour | SetSysctl
+LinkStep = (
+    SetLink
+    | AddAddress
+    | DeleteAddress
+    | AddRoute
+    | DeleteRoute
+    | SetNeighbour
+    | DeleteNeighbour
+    | SetSysctl
+    | ResetSysctls
+)
 Step = LinkStep | HostStep
