@@ -25,6 +25,7 @@ import pytest
 from tests.bed.netns import Host
 from tests.kernel.wait import eventually
 from xennetd.daemon.adapters import kernel_adapters
+from xennetd.kernel import rtnl_ip
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.procsys import forces_ipv6, read_sysctl, write_sysctl
 from xennetd.model.errors import HostError
@@ -206,8 +207,7 @@ def test_all_that_is_made_is_held_and_ours_and_leaves_no_trace(foreign: Seen) ->
         for each in ALL:
             kit.apply(each)
         assert difference(made, foreign()) == []
-        unmarked = {each for each in ALL if isinstance(each, HostAddress)}
-        assert kit.list_owned() == set(ALL) - {Sysctl(4, "xn-lab", "rp_filter", 1)} - unmarked
+        assert kit.list_owned() == set(ALL)
         for each in reversed(ALL):
             kit.remove(each)
             kit.remove(each)
@@ -234,9 +234,7 @@ def test_a_later_daemon_finds_and_takes_away_what_an_earlier_one_made(foreign: S
             kit.apply(each)
         assert difference(made, foreign()) == []
         ours = kit.list_owned()
-        assert ours - {each for each in ours if isinstance(each, Ruleset)} == set(ALL) - {RULES, ALL[-3]} - {
-            each for each in ALL if isinstance(each, HostAddress)
-        }
+        assert ours - {each for each in ours if isinstance(each, Ruleset)} == set(ALL) - {RULES}
         for each in sorted(ours, key=lambda each: isinstance(each, ManagedBridge)):
             kit.remove(each)
         assert kit.list_owned() == set()
@@ -306,6 +304,60 @@ def test_an_ipv6_address_is_held_as_soon_as_it_is_made(foreign: Seen) -> None:
         assert "tentative" not in ip("addr", "show", "xn-lab", "scope", "global")
 
     with_kit(act)
+
+
+def test_only_addresses_that_xennetd_has_marked_are_its_own(foreign: Seen) -> None:
+    wanted = HostAddress("xn-lab", ip_interface("10.77.0.1/24")), HostAddress("xn-lab", ip_interface("fd77::1/64"))
+    others = HostAddress("xn-lab", ip_interface("10.99.0.1/24")), HostAddress("xn-lab", ip_interface("fd99::1/64"))
+
+    def earlier(kit: Kit) -> None:
+        kit.apply(BRIDGE)
+        for each in (*wanted, *others):
+            ip("addr", "add", str(each.address), "dev", "xn-lab", *(["nodad"] if each.address.version == 6 else []))
+        kit.kernel.poll()
+        assert kit.list_owned() == {BRIDGE}
+        kit.remove(*others)
+        assert not any(kit.holds(each) for each in wanted), "it is marked first"
+        kit.apply(*wanted)
+        assert all(kit.holds(each) for each in wanted)
+        assert kit.list_owned() == {BRIDGE, *wanted}
+
+    def later(kit: Kit) -> None:
+        assert all(kit.holds(each) for each in wanted)
+        assert kit.list_owned() == {BRIDGE, *wanted}
+        kit.remove(*wanted)
+        shown = ip("addr", "show", "xn-lab")
+        assert [str(each.address) in shown for each in (*wanted, *others)] == [False, False, True, True]
+        assert kit.list_owned() == {BRIDGE}
+
+    with_kit(earlier)
+    with_kit(later)
+
+
+def test_a_kernel_that_keeps_no_marks_loses_what_its_owner_gives_up_and_nothing_else(
+    foreign: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux before 5.18 neither takes nor tells the protocol number of an address: here the daemon does not read it."""
+    monkeypatch.setattr(rtnl_ip, "_IFA_PROTO", 0)
+    wanted = HostAddress("xn-lab", ip_interface("10.77.0.1/24"))
+
+    def earlier(kit: Kit) -> None:
+        kit.apply(BRIDGE)
+        kit.apply(wanted)
+        assert kit.holds(wanted)
+        assert kit.list_owned() == {BRIDGE}
+
+    def later(kit: Kit) -> None:
+        before = ip("addr", "show", "xn-lab")
+        assert kit.holds(wanted)
+        kit.apply(wanted)
+        assert kit.list_owned() == {BRIDGE}
+        assert ip("addr", "show", "xn-lab") == before
+        kit.remove(wanted)
+        assert "10.77.0.1" not in ip("addr", "show", "xn-lab")
+
+    with_kit(earlier)
+    with_kit(later)
 
 
 # nftables

@@ -6,21 +6,16 @@ All that the kernel holds about a link is compared: its settings, addresses, rou
 from __future__ import annotations
 
 import itertools
-import json
-import re
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.bed.daemon import STAND_IN, Daemon
 from tests.bed.guest import Bed, Guest
-from tests.bed.netns import NetNs
 from tests.bed.site import Site, sysctl
-from tests.bed.state import changes
+from tests.bed.state import changes, link_state
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EDGE, LAN, policy
 from tests.kernel.wait import eventually
@@ -70,51 +65,6 @@ def walk() -> list[str]:
     return way
 
 
-def shown(host: NetNs, link: str, n: int) -> list[str]:
-    """All that the kernel holds about a link, without what must differ between two links of one place."""
-    lines = []
-    (detail,) = json.loads(host.run("ip", "-json", "-d", "link", "show", "dev", link).stdout)
-    lines += [f"link {key} {value}" for key, value in _flat(detail) if key not in _OF_THIS_LINK]
-    for command in (
-        ("ip", "-oneline", "address", "show", "dev", link),
-        ("ip", "-4", "route", "show", "table", "all", "dev", link),
-        ("ip", "-6", "route", "show", "table", "all", "dev", link),
-        ("ip", "neighbour", "show", "dev", link, "nud", "permanent"),
-        ("ip", "maddress", "show", "dev", link),
-    ):
-        lines += [f"{' '.join(command[1:3])} {line}" for line in host.run(*command).stdout.splitlines()]
-    proxies = host.run("ip", "neighbour", "show", "proxy").stdout.splitlines()
-    lines += [f"proxy {line}" for line in proxies if re.search(rf"[.:]{n}\b", line)]
-    with host:
-        for kind in ("ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh"):
-            for file in sorted(Path("/proc/sys/net", kind, link).iterdir()):
-                if file.name != "stable_secret":
-                    lines.append(f"{kind}/{file.name} = {file.read_text().strip()}")
-    lines = [line.replace(link, "VIF") for line in lines]
-    lines = [re.sub(r"^(maddress \w+) \d+:", r"\1", re.sub(rf"([.:]){n}\b", r"\1N", line)) for line in lines]
-    return sorted(_PASSING.sub("", line).rstrip() for line in lines)
-
-
-_OF_THIS_LINK = ("ifindex", "ifname", "link_index", "altnames.0", "link_netnsid", "min_mtu", "max_mtu")
-_PASSING = re.compile(
-    r"(?<=^-oneline address )\d+: |valid_lft.*|00:16:3e:[0-9a-f:]+|02:[0-9a-f:]{14}$| linkdown\b|\\ +$"
-)
-
-
-def _flat(value: Any, at: str = "") -> list[tuple[str, Any]]:
-    """The leaves of a JSON value with their paths, without timers, port numbers and what the carrier changes."""
-    if isinstance(value, dict):
-        return [leaf for key, each in value.items() for leaf in _flat(each, f"{at}.{key}" if at else key)]
-    if isinstance(value, list):
-        return [leaf for number, each in enumerate(value) for leaf in _flat(each, f"{at}.{number}")]
-    if re.search(r"timer|\.(no|port_no|id|port_id|state|designated_port)$|operstate", at) or value in (
-        "LOWER_UP",
-        "NO-CARRIER",
-    ):
-        return []
-    return [(re.sub(r"^flags\.\d+", "flags", at), value)]
-
-
 Moves = Callable[[Daemon, str], None]
 
 
@@ -142,13 +92,15 @@ def test_a_guest_that_has_moved_is_as_one_that_came_there_first(
     for each in (*fresh.values(), web):
         each.connect()
     eventually(lambda: all(bed.host.links()[each.vif.netdev]["operstate"] == "UP" for each in (*fresh.values(), web)))
-    want = {place: shown(site.host, fresh[place].vif.netdev, FRESH + number) for number, place in enumerate(PLACES)}
+    want = {
+        place: link_state(site.host, fresh[place].vif.netdev, FRESH + number) for number, place in enumerate(PLACES)
+    }
     assert want["edge"] != want["edge4"] != want["lan"], "the places differ"
     wrong = []
     for here, there in pairwise(way):
         moves(xennetd, there)
         deadline = time.monotonic() + 1.0  # The kernel looks at carriers once a second.
-        while different := changes(want[there], shown(site.host, web.vif.netdev, MOVED)):
+        while different := changes(want[there], link_state(site.host, web.vif.netdev, MOVED)):
             if time.monotonic() > deadline:
                 wrong += [f"{here} to {there}: {line}" for line in different]
                 break

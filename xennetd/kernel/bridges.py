@@ -104,19 +104,29 @@ class Bridges:
 
 
 class HostAddresses:
-    """The host's addresses on marked bridges."""
+    """The host's addresses on marked bridges. Their mark is the protocol number ADDRESS_PROTOCOL.
+
+    An address that a network wants on its own bridge is xennetd's, whoever added it, and gets the mark. All others that
+    an administrator adds stay unmarked and are never touched. A kernel that keeps no protocol numbers (Linux before
+    5.18) shows no mark: there xennetd removes only what an owner gives up, and finds nothing of earlier runs.
+    """
 
     def __init__(self, links: Links, ask: Ask) -> None:
         self._links = links
         self._ask = ask
 
     def present(self, wanted: HostAddress) -> HostAddress | None:
-        """Return the address if its link has it, else None."""
+        """Return the address if its link has it, with or without the mark, else None."""
         link = self._links.link(wanted.link)
-        return wanted if link is not None and wanted.address in link.addresses else None
+        if link is None or wanted.address not in link.addresses:
+            return None
+        return wanted if self._is_marked(link, wanted) else replace(wanted, marked=False)
 
     def apply(self, wanted: Sequence[HostAddress]) -> None:
-        """Add addresses, without duplicate address detection. Raises HostError if the link is not a marked bridge."""
+        """Add and mark addresses, without duplicate address detection.
+
+        Raises HostError if the link is not a marked bridge.
+        """
         for host_address in wanted:
             link = self._links.link(host_address.link)
             if link is None or not link.is_own_bridge:
@@ -126,26 +136,38 @@ class HostAddresses:
                     errno=errno.ENODEV,
                     waits_on=frozenset({host_address.link}),
                 )
-            if host_address.address not in link.addresses:
-                self._links.mark_addresses_stale(link.index)
-                for other in _other_prefix_lengths(host_address.address, link):
-                    self._ask(rtnl_ip.delete_address, link.index, other)
-                ack = self._ask(rtnl_ip.add_address, link.index, host_address.address)
-                if ack.errno not in (0, errno.EEXIST):
-                    raise refused(host_address, ack)
+            if host_address.address in link.addresses and self._is_marked(link, host_address):
+                continue
+            self._links.mark_addresses_stale(link.index)
+            for other in _other_prefix_lengths(host_address.address, link):
+                self._ask(rtnl_ip.delete_address, link.index, other)
+            ack = self._ask(rtnl_ip.add_address, link.index, host_address.address, marked=True)
+            if ack.errno not in (0, errno.EEXIST):
+                raise refused(host_address, ack)
 
     def remove(self, objects: Sequence[HostAddress]) -> None:
-        """Take addresses off marked bridges. A missing address or link is no error."""
+        """Take marked addresses off marked bridges. A missing address or link is no error."""
         for host_address in objects:
             link = self._links.link(host_address.link)
-            if link is not None and link.is_own_bridge and host_address.address in link.addresses:
+            if link is None or not link.is_own_bridge:
+                continue
+            if host_address.address in link.addresses and self._is_marked(link, host_address):
                 ack = self._ask(rtnl_ip.delete_address, link.index, host_address.address)
                 if ack.errno not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
                     raise refused(host_address, ack)
 
     def list_owned(self) -> Collection[HostAddress]:
-        """Return nothing: an address carries no mark, and an administrator may have added one to a marked bridge."""
-        return ()
+        """Return all marked addresses on marked bridges."""
+        return [
+            HostAddress(link.name, address)
+            for link in self._links.bridges()
+            if link.is_own_bridge
+            for address in sorted(self._links.marked_addresses(link.index), key=str)
+        ]
+
+    def _is_marked(self, link: Link, wanted: HostAddress) -> bool:
+        """Return whether an address of a link has the mark, or can't have it in this kernel."""
+        return not self._links.tells_protocols or wanted.address in self._links.marked_addresses(link.index)
 
 
 def _bridge(link: Link) -> ManagedBridge:
@@ -158,4 +180,4 @@ def _other_prefix_lengths(address: IPInterface, link: Link) -> list[IPInterface]
     A link has an IPv6 address only once (ipv6_chk_same_addr() in net/ipv6/addrconf.c): the kernel refuses a second one
     with EEXIST, and no request changes the length of the first.
     """
-    return [other for other in link.addresses if address.version == 6 and other.ip == address.ip]
+    return [other for other in link.addresses if address.version == 6 and other.ip == address.ip and other != address]

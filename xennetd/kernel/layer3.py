@@ -22,6 +22,7 @@ from xennetd.kernel.rtnl_ip import AddressChange, DefaultRoute, NeighbourChange,
 from xennetd.model.empty import NONE
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import Link, Neighbour, Route
+from xennetd.model.marks import ADDRESS_PROTOCOL
 from xennetd.model.value import replace
 
 
@@ -44,14 +45,20 @@ class Stale:
 @dataclass(slots=True)
 class _OnLink:
     addresses: list[IPInterface] = field(default_factory=list)
+    marked: set[IPInterface] = field(default_factory=set)
     routes: dict[tuple[IPNetwork, int], Route] = field(default_factory=dict)
     neighbours: dict[IPAddress, str] = field(default_factory=dict)
 
 
 class Layer3:
-    """Addresses, routes and neighbours by link. `touched` collects the indexes of links that may have changed."""
+    """Addresses, routes and neighbours by link. `touched` collects the indexes of links that may have changed.
+
+    `tells_protocols` says that an address had a protocol number, so that this kernel keeps them (from Linux 5.18 on,
+    which gives one to loopback addresses, too).
+    """
 
     def __init__(self) -> None:
+        self.tells_protocols = False
         self.stale = Stale()
         self.touched: set[int] = set()
         self._on: dict[int, _OnLink] = {}
@@ -80,6 +87,11 @@ class Layer3:
             return self._holders.get(destination.network_address, set())
         return {index for address, indexes in self._holders.items() if address in destination for index in indexes}
 
+    def marked(self, index: int) -> frozenset[IPInterface]:
+        """Return the addresses with xennetd's protocol number on the link with this index."""
+        on = self._on.get(index)
+        return frozenset(on.marked) if on is not None else NONE
+
     @property
     def defaults(self) -> frozenset[DefaultRoute]:
         """All default routes of the main table, marked or not."""
@@ -101,7 +113,7 @@ class Layer3:
             if message.type == rtnl_ip.RTM_NEWADDR:
                 address = rtnl_ip.parse_address(data, message)
                 if address is not None:
-                    self._add_address(address.index, address.address)
+                    self._add_address(address)
             elif message.type == rtnl_ip.RTM_NEWROUTE:
                 routes.append((data, message))
             elif message.type == rtnl_ip.RTM_NEWNEIGH:
@@ -141,7 +153,7 @@ class Layer3:
                 if message.type == rtnl_ip.RTM_NEWADDR:
                     change = rtnl_ip.parse_address(data, message)
                     if change is not None and change.index == index:
-                        self._add_address(index, change.address)
+                        self._add_address(change)
 
     def take(self, data: bytes, message: Header) -> None:
         """Process an event about an address, a route or a neighbour. Any other message is ignored."""
@@ -191,12 +203,14 @@ class Layer3:
         on = self._entry(change.index)
         address = change.address
         if change.gone == (address not in on.addresses):
+            if not change.gone:
+                self._mark(on, change)
             return
         self.stale.proxies.add(change.index)
         if not change.gone:
             if any(other.version == address.version for other in on.addresses):
                 self.stale.addresses.add(change.index)
-            self._add_address(change.index, address)
+            self._add_address(change)
             return
         self._delete_address(change.index, address)
         left = sum(other.version == 4 for other in on.addresses)
@@ -211,13 +225,23 @@ class Layer3:
         if any(default.index == change.index for default in self._defaults):
             self.stale.routes = True
 
-    def _add_address(self, index: int, address: IPInterface) -> None:
-        self._entry(index).addresses.append(address)
-        self._holders.setdefault(address.ip, set()).add(index)
+    def _add_address(self, change: AddressChange) -> None:
+        on = self._entry(change.index)
+        on.addresses.append(change.address)
+        self._holders.setdefault(change.address.ip, set()).add(change.index)
+        self._mark(on, change)
+
+    def _mark(self, on: _OnLink, change: AddressChange) -> None:
+        self.tells_protocols = self.tells_protocols or bool(change.protocol)
+        if change.protocol == ADDRESS_PROTOCOL:
+            on.marked.add(change.address)
+        else:
+            on.marked.discard(change.address)
 
     def _delete_address(self, index: int, address: IPInterface) -> None:
         on = self._entry(index)
         on.addresses.remove(address)
+        on.marked.discard(address)
         if not any(other.ip == address.ip for other in on.addresses):
             holders = self._holders[address.ip]
             holders.discard(index)

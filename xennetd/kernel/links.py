@@ -19,7 +19,7 @@ from xennetd.kernel.layer3 import Layer3, Stale
 from xennetd.kernel.netlink import Header, NetlinkFormatError
 from xennetd.kernel.procsys import forces_ipv6, has_ipv6
 from xennetd.kernel.rtnl_ip import DefaultRoute
-from xennetd.model.ip import IPAddress, IPNetwork
+from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import IFF_UP, Link
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.value import replace
@@ -144,6 +144,15 @@ class Links:
         """Return the link of our route with this destination and metric, None if there is no such route."""
         index = self._layer3.routed(destination, metric)
         return self._by_index.get(index) if index is not None else None
+
+    def marked_addresses(self, index: int) -> frozenset[IPInterface]:
+        """Return the addresses with xennetd's protocol number (ADDRESS_PROTOCOL) on the link with this index."""
+        return self._layer3.marked(index)
+
+    @property
+    def tells_protocols(self) -> bool:
+        """Whether this kernel keeps the protocol numbers of addresses, as far as the addresses so far tell."""
+        return self._layer3.tells_protocols
 
     @property
     def stale(self) -> Stale:

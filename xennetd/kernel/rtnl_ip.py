@@ -27,7 +27,7 @@ from xennetd.kernel.netlink import (
 )
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import Neighbour, Route
-from xennetd.model.marks import ROUTE_PROTOCOL
+from xennetd.model.marks import ADDRESS_PROTOCOL, ROUTE_PROTOCOL
 
 RTM_NEWADDR = 20
 RTM_DELADDR = 21
@@ -54,6 +54,7 @@ NUD_PERMANENT = 0x80
 
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
+_IFA_PROTO = 11
 _IFA_F_NODAD = 0x02
 
 _RTA_DST = 1
@@ -84,11 +85,15 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class AddressChange(Struct, frozen=True):
-    """An address that the link with this index has now, or lost if `gone`."""
+    """An address that the link with this index has now, or lost if `gone`.
+
+    `protocol` is the number (IFA_PROTO) of the program that made the address, 0 if the kernel tells none.
+    """
 
     index: int
     address: IPInterface
     gone: bool = False
+    protocol: int = 0
 
 
 class RouteChange(Struct, frozen=True):
@@ -135,15 +140,18 @@ def parse_address(data: bytes, message: Header) -> AddressChange | None:
     try:
         family, prefix, _flags, _scope, index = _IFADDRMSG.unpack_from(data, message.start)
         raw = b""
+        protocol = 0
         for kind, at, stop in attributes(data, message.start + 8, message.end):
             if kind == _IFA_LOCAL or (kind == _IFA_ADDRESS and not raw):
                 raw = data[at:stop]
+            elif kind == _IFA_PROTO:
+                protocol = data[at]
         gone = message.type == RTM_DELADDR
         if family == socket.AF_INET:
-            return AddressChange(index, IPv4Interface((raw, prefix)), gone)
+            return AddressChange(index, IPv4Interface((raw, prefix)), gone, protocol)
         if family == socket.AF_INET6:
-            return AddressChange(index, IPv6Interface((raw, prefix)), gone)
-    except (struct.error, ValueError) as error:
+            return AddressChange(index, IPv6Interface((raw, prefix)), gone, protocol)
+    except (struct.error, ValueError, IndexError) as error:
         raise NetlinkFormatError(str(error)) from None
     return None
 
@@ -307,12 +315,17 @@ def dump_proxies(seq: int) -> bytes:
     return request(RTM_GETNEIGH, NLM_F_DUMP, seq, _NDMSG.pack(0, 0, 0, _NTF_PROXY, 0))
 
 
-def add_address(seq: int, index: int, address: IPInterface) -> bytes:
-    """Return the request that gives the link with this index an address, without duplicate address detection."""
+def add_address(seq: int, index: int, address: IPInterface, *, marked: bool = False) -> bytes:
+    """Return the request that gives the link with this index an address, without duplicate address detection.
+
+    With `marked`, the address gets xennetd's protocol number, also if the link has the address already.
+    """
     flags = _IFA_F_NODAD if address.version == 6 else 0
     body = _IFADDRMSG.pack(_family(address.version), address.network.prefixlen, flags, 0, index)
     body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
-    return request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, seq, body)
+    if marked:
+        body += attribute(_IFA_PROTO, bytes([ADDRESS_PROTOCOL]))
+    return request(RTM_NEWADDR, NLM_F_CREATE | (NLM_F_REPLACE if marked else NLM_F_EXCL), seq, body)
 
 
 def delete_address(seq: int, index: int, address: IPInterface) -> bytes:

@@ -5,7 +5,8 @@ Rule 1: the original value is saved in xennetd's nftables table before the chang
 the sysctl itself, it is lost when the machine restarts.
 Rule 2: a sysctl that was right already is not saved, and so it is never changed back.
 Rule 3: the sysctls of xennetd's own links disappear with the link; nothing is saved of them. While the link stays, a
-sysctl that nobody wants any more gets the value that the kernel gives a new link (`conf/default`).
+sysctl that nobody wants any more gets the value that the kernel gives a new link (`conf/default`). Any other value on
+one of xennetd's bridges counts as xennetd's: that of a network that was changed while no daemon ran.
 Rule 4: net.ipv6.conf.all.forwarding sets the `forwarding` of every link and of `default`. Their original values are
 saved as well. The links that forwarded are restored in the end; until then the others forward to guests only.
 Rule 5: a value is saved under the index of its link, so that a renamed link gets its own value back.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -41,6 +42,9 @@ _SETTINGS = (
 _ALL6 = Sysctl(6, "all", "forwarding", 1)
 _FORWARDED = str(6 << 8 | 0xFF)
 """The number under which a link's own `forwarding` is saved when net.ipv6.conf.all.forwarding is switched on."""
+
+_ON_OWN_BRIDGES = ((4, "forwarding"), (4, "rp_filter"), (6, "forwarding"), (6, "force_forwarding"))
+"""The sysctls of xennetd's bridges that depend on their networks' modes and subnets: (IP version, setting)."""
 
 _U32 = 1 << 32
 _NO_LINKS = {"all": 0, "default": _U32 - 1}
@@ -132,11 +136,12 @@ class Sysctls:
             self._saved.forget(key, _guest_only(sysctl))
 
     def list_owned(self) -> Collection[Sysctl]:
-        """Return the sysctls with a saved value, with their current values. Values of deleted links are forgotten.
+        """Return the sysctls with a saved value, and those of xennetd's bridges, with their current values.
 
-        A link may forward because of its sysctl, so it must not lose the filter before.
+        Values of deleted links are forgotten. A link may forward because of its sysctl, so it must not lose the filter
+        before.
         """
-        owned = []
+        owned = list(self._of_own_bridges())
         for key in self._saved.saved():
             index, number = int(key[0]), int(key[1])
             link = _name(index)
@@ -151,6 +156,15 @@ class Sysctls:
                 if now is not None:
                     owned.append(Sysctl(version, link, setting, now, after=frozenset({RULESET})))
         return owned
+
+    def _of_own_bridges(self) -> Iterator[Sysctl]:
+        for link in self._links.bridges():
+            if not link.is_own_bridge:
+                continue
+            for version, setting in _ON_OWN_BRIDGES:
+                now = read_sysctl(version, link.name, setting)
+                if now is not None and now != read_sysctl(version, "default", setting):
+                    yield Sysctl(version, link.name, setting, now, after=frozenset({RULESET}))
 
     def _forwarding(self) -> list[Saved]:
         """Return the `forwarding` of `default` and of every foreign link, to save before that of `all` is set."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 ROUTE_PROTOCOL = 120
 """xennetd's number in rtm_protocol and NDA_PROTOCOL. linux/rtnetlink.h leaves those above RTPROT_STATIC to programs."""
 
+ADDRESS_PROTOCOL = 120
+"""xennetd's number in IFA_PROTO of the host's addresses on its bridges. linux/if_addr.h has numbers for the kernel's
+own addresses (1 to 3). Linux before 5.18 does not keep the number: an address has no mark there."""
+
 BRIDGE_GROUP = 0x786E
 """The link group (`ip link set group`) of bridges that xennetd made: "xn" as a number."""
 

@@ -98,10 +98,14 @@ class ManagedBridge:
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """An address of the host on a bridge that xennetd made. `address` has the subnet's prefix length."""
+    """An address of the host on a bridge that xennetd made. `address` has the subnet's prefix length.
+
+    `marked`: the address carries ADDRESS_PROTOCOL, where the kernel keeps it. An observed address may lack the mark.
+    """
 
     link: str
     address: IPInterface
+    marked: bool = True
 
     @property
     def key(self) -> Key:
