@@ -220,10 +220,11 @@ def test_a_link_without_any_ipv4_address_any_more_has_lost_its_routes() -> None:
     assert link.routes == frozenset()
 
 
-def test_a_setting_is_news_of_its_link_alone() -> None:
+def test_a_setting_is_news_of_its_link_alone_and_one_of_all_links_of_the_host() -> None:
     links = fed(link_message(9, "vif7.0"), link_message(10, "vif8.0"))
     vif7 = links.link("vif7.0")
-    assert links.feed([setting_message(9), setting_message(-1)]) == [LinkChange(vif7, vif7)]
+    assert links.feed([setting_message(9), setting_message(-2)]) == [LinkChange(vif7, vif7)]  # -2: `default`
+    assert links.feed([setting_message(9), setting_message(-1)]) == [LinkChange(vif7, vif7), DEFAULT_ROUTES]
 
 
 def test_foreign_routes_are_none_of_ours() -> None:

@@ -31,7 +31,8 @@ _AF_BRIDGE = 7
 class LinkChange(Struct, frozen=True):
     """A link before and after a change. `old` is None for a new link, `new` is None for a deleted link.
 
-    Both are equal if a program has set one of the link's sysctls. Both are None if the default routes have changed.
+    Both are equal if a program has set one of the link's sysctls. Both are None if the default routes have changed, or
+    the sysctls of `all`.
     """
 
     old: Link | None
@@ -67,6 +68,7 @@ class _Batch:
 class Links:
     """All links by index, name, master and vif. Implements `model.link.HostView`.
 
+    `news_of_all` counts how often the sysctls of `all` may have changed.
     `stand_in` is for tests: see `rtnl.parse_link`.
     """
 
@@ -79,6 +81,7 @@ class Links:
         self._uplinks: dict[int, set[int]] = {}
         self._generations = 0
         self._layer3 = Layer3()
+        self.news_of_all = 0
         self.has_ipv6 = has_ipv6()
         self.forces_ipv6 = forces_ipv6()
 
@@ -174,6 +177,7 @@ class Links:
                 else:
                     others.append((data, message))
         before = self._layer3.defaults
+        self.news_of_all += 1
         self._layer3.load(others)
         changes = [self._remove(index) for index in self._by_index.keys() - dumped.keys()]
         changes += [self._take(index, data, message) for index, (data, message) in dumped.items()]
@@ -219,7 +223,11 @@ class Links:
         changes += [self._merge_flags(index, messages) for index, messages in batch.ports.items()]
         changes = self._complete(changes)
         links = (self._by_index.get(index) for index in batch.sysctls if index is not None)
-        return changes + [LinkChange(link, link) for link in links if link is not None]
+        changes += [LinkChange(link, link) for link in links if link is not None]
+        if rtnl_ip.ALL_LINKS not in batch.sysctls:
+            return changes
+        self.news_of_all += 1
+        return [*changes, DEFAULT_ROUTES]
 
     def _note_link(self, batch: _Batch, data: bytes, message: Header) -> None:
         """Add an RTM_NEWLINK to the batch. It is parsed later, if it is still the last about its link by then."""

@@ -74,6 +74,8 @@ _NDA_PROTOCOL = 12
 _NTF_PROXY = 0x08
 
 _NETCONFA_IFINDEX = 1
+ALL_LINKS = -1
+"""The index in an RTM_NEWNETCONF about the settings of `all` (NETCONFA_IFINDEX_ALL of linux/netconf.h)."""
 
 _IFADDRMSG = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")

@@ -17,61 +17,33 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Protocol
 
+from xennetd.kernel.guest_only import SWITCHES, GuestOnly
 from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.procsys import read_sysctl, write_sysctl
+from xennetd.kernel.saved_sysctls import (
+    FORWARDED,
+    NO_LINKS,
+    SETTINGS,
+    U32,
+    SavedKey,
+    SavedSysctls,
+    SavedValue,
+    number,
+)
 from xennetd.model.errors import HostError
 from xennetd.model.objects import RULESET, Sysctl
+from xennetd.model.value import replace
 from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
 
-_SETTINGS = (
-    "forwarding",
-    "force_forwarding",
-    "rp_filter",
-    "proxy_arp",
-    "proxy_ndp",
-    "accept_ra",
-    "disable_ipv6",
-    "accept_dad",
-)
-"""The settings that xennetd may change on foreign links. Their positions are saved: add new ones at the end only."""
-
 _ALL6 = Sysctl(6, "all", "forwarding", 1)
-_FORWARDED = str(6 << 8 | 0xFF)
-"""The number under which a link's own `forwarding` is saved when net.ipv6.conf.all.forwarding is switched on."""
-
 _ON_OWN_BRIDGES = ((4, "forwarding"), (4, "rp_filter"), (6, "forwarding"), (6, "force_forwarding"))
 """The sysctls of xennetd's bridges that depend on their networks' modes and subnets: (IP version, setting)."""
 
-_U32 = 1 << 32
-_NO_LINKS = {"all": 0, "default": _U32 - 1}
-"""The numbers that stand for a link's index where the sysctl belongs to no link."""
-
-
-Number = tuple[str, str]
-"""The key of a saved value: the link's index, and a number for IP version and setting, both in decimal."""
-
-Saved = tuple[Number, int, str | None]
-"""A key, the original value, and the set of GUEST_ONLY_LINKS that the link must join, if any."""
-
-
-class SavedSysctls(Protocol):
-    """Keeps the original values of sysctls beyond the daemon's life (`nft.table`)."""
-
-    def saved(self) -> Mapping[Number, int]:
-        """Return all saved values by key."""
-        ...
-
-    def save(self, values: Iterable[Saved]) -> None:
-        """Save all values or none. Raises HostError."""
-        ...
-
-    def forget(self, key: Number, guest_only: str | None) -> None:
-        """Delete a saved value, and take its link out of the set `guest_only`. Raises HostError."""
-        ...
+_GIVEN = {"forwarding": 1, "force_forwarding": 1, "proxy_ndp": 1, "accept_ra": 2}
+"""The values that xennetd gives to settings of foreign links."""
 
 
 class Sysctls:
@@ -80,20 +52,28 @@ class Sysctls:
     def __init__(self, links: Links, saved: SavedSysctls) -> None:
         self._links = links
         self._saved = saved
+        self._guest_only = GuestOnly(links, saved)
 
     def present(self, wanted: Sysctl) -> Sysctl | None:
         """Return the sysctl with its current value, None if the kernel does not have it.
 
-        A value in `wanted.unless` counts as the wanted one. So does a missing sysctl, if `unless` is not empty.
+        A value in `wanted.unless` counts as the wanted one. So does a missing sysctl, if `unless` is not empty. A link
+        that forwards, and is wrongly in a set of GUEST_ONLY_LINKS or not in it, lacks its mark.
         """
         value = read_sysctl(wanted.version, wanted.link, wanted.setting)
         if value is None:
             return wanted if wanted.unless else None
-        right = value == wanted.value or value in wanted.unless
-        return wanted if right else Sysctl(wanted.version, wanted.link, wanted.setting, value)
+        if value != wanted.value and value not in wanted.unless:
+            return Sysctl(wanted.version, wanted.link, wanted.setting, value)
+        if not _opens(wanted):
+            return wanted
+        link = self._links.link(wanted.link)
+        if link is None or link.is_own or self._guest_only.is_right(wanted.version, str(link.index)):
+            return wanted
+        return replace(wanted, marked=False)
 
     def apply(self, wanted: Sequence[Sysctl]) -> None:
-        """Set values, and save the original ones first.
+        """Set values, and save the original ones first. Let links join and leave GUEST_ONLY_LINKS.
 
         Raises HostError if the kernel lacks the sysctl or refuses the value, or if the original can't be saved.
         """
@@ -108,11 +88,13 @@ class Sysctls:
                     errno=errno.ENOENT,
                     waits_on=frozenset({sysctl.link}),
                 )
-            if not self._goes_with_its_link(key) and key not in self._saved.saved():
-                guest_only = _guest_only(sysctl) if sysctl.value else None
-                links = self._forwarding() if sysctl == _ALL6 else []
-                self._saved.save([(key, before.value % _U32, guest_only), *links])
-            _write(sysctl)
+            if not self._goes_with_its_link(key):
+                if _opens(sysctl):
+                    self._guest_only.follow(sysctl.version)
+                if before.value != sysctl.value and (values := self._to_save(sysctl, key, before.value % U32)):
+                    self._saved.save(values)
+            if before.value != sysctl.value:
+                _write(sysctl)
 
     def remove(self, objects: Sequence[Sysctl]) -> None:
         """Restore original values, and forget them. A value that another program has changed since is left alone."""
@@ -120,41 +102,53 @@ class Sysctls:
             key = _key(sysctl)
             if key is None:
                 continue
-            unchanged = read_sysctl(sysctl.version, sysctl.link, sysctl.setting) == sysctl.value
+            now = read_sysctl(sysctl.version, sysctl.link, sysctl.setting)
             if self._goes_with_its_link(key):
                 default = read_sysctl(sysctl.version, "default", sysctl.setting)
-                if unchanged and default is not None:
+                if now == sysctl.value and default is not None:
                     _restore(sysctl, default)
                 continue
-            before = self._saved.saved().get(key)
-            if before is None:
+            if _opens(sysctl):
+                self._guest_only.follow(sysctl.version)
+            saved = self._saved.original(key)
+            if saved is None:
                 continue
+            before = saved - U32 if saved >= U32 >> 1 else saved
+            unchanged = now in (sysctl.value, before)  # `before`: a daemon was killed after it had restored the value.
             if unchanged:
-                _restore(sysctl, before - _U32 if before >= _U32 >> 1 else before)
+                _restore(sysctl, before)
+            keys, marks = [key], [(GUEST_ONLY_LINKS[sysctl.version], key[0])] if _opens(sysctl) else []
             if sysctl.key == _ALL6.key:
-                self._forget_forwarding(restore=unchanged)
-            self._saved.forget(key, _guest_only(sysctl))
+                forwarded = self._restore_forwarding(restore=unchanged)
+                keys += forwarded
+                marks += [(GUEST_ONLY_LINKS[6], index) for index, _ in forwarded]
+            # At once: a value of `all` without the marks of its links would let these forward unmarked the next time.
+            self._saved.forget(keys, marks)
+            if _opens(sysctl):
+                self._guest_only.follow(sysctl.version)
 
     def list_owned(self) -> Collection[Sysctl]:
-        """Return the sysctls with a saved value, and those of xennetd's bridges, with their current values.
+        """Return the sysctls with a saved value, and those of xennetd's bridges.
 
-        Values of deleted links are forgotten. A link may forward because of its sysctl, so it must not lose the filter
-        before.
+        The value is the one that xennetd gives the sysctl, where it always gives the same one, else the current value.
+        Values of deleted links are forgotten, and links leave GUEST_ONLY_LINKS that are in there without a reason. A
+        link may forward because of its sysctl, so it must not lose the filter before.
         """
+        with suppress(HostError):  # The next call tries again.
+            gone = [key for key in self._saved.saved() if _name(int(key[0])) is None]
+            if gone:
+                self._saved.forget(gone)
+            for version in SWITCHES:
+                self._guest_only.follow(version)
         owned = list(self._of_own_bridges())
-        for key in self._saved.saved():
-            index, number = int(key[0]), int(key[1])
-            link = _name(index)
-            if link is None:
-                with suppress(HostError):  # The next call tries again.
-                    self._saved.forget(key, None)
-                    for guest_only in GUEST_ONLY_LINKS.values():
-                        self._saved.forget(key, guest_only)
-            elif key[1] != _FORWARDED and number & 0xFF < len(_SETTINGS):  # A newer xennetd may know more settings.
-                version, setting = number >> 8, _SETTINGS[number & 0xFF]
-                now = read_sysctl(version, link, setting)
-                if now is not None:
-                    owned.append(Sysctl(version, link, setting, now, after=frozenset({RULESET})))
+        for index, what in self._saved.saved():
+            link, version, position = _name(int(index)), int(what) >> 8, int(what) & 0xFF
+            if link is None or position >= len(SETTINGS):  # Its values of `all`, or those of a newer xennetd.
+                continue
+            setting = SETTINGS[position]
+            now = read_sysctl(version, link, setting)
+            if now is not None:
+                owned.append(Sysctl(version, link, setting, _GIVEN.get(setting, now), after=frozenset({RULESET})))
         return owned
 
     def _of_own_bridges(self) -> Iterator[Sysctl]:
@@ -166,51 +160,62 @@ class Sysctls:
                 if now is not None and now != read_sysctl(version, "default", setting):
                     yield Sysctl(version, link.name, setting, now, after=frozenset({RULESET}))
 
-    def _forwarding(self) -> list[Saved]:
-        """Return the `forwarding` of `default` and of every foreign link, to save before that of `all` is set."""
+    def _to_save(self, sysctl: Sysctl, key: SavedKey, before: int) -> list[SavedValue]:
+        """Return what is not saved yet and must be, before a sysctl with the value `before` is set."""
+        values = self._forwarding() if sysctl.key == _ALL6.key and sysctl.value else []
+        if self._saved.original(key) is None:
+            opens = _opens(sysctl)
+            values += self._guest_only.opening(sysctl.version, key, before) if opens else [(key, before, None)]
+        return values
+
+    def _forwarding(self) -> list[SavedValue]:
+        """Return the `forwarding` of `default` and of every foreign link, as far as it is not saved.
+
+        It is saved before that of `all` is set.
+        """
         foreign = [link for link in self._links if not is_guest_port(link) and not link.is_own]
-        indexes = {"default": _NO_LINKS["default"], **{link.name: link.index for link in foreign}}
-        values: list[Saved] = []
+        indexes = {"default": NO_LINKS["default"], **{link.name: link.index for link in foreign}}
+        values: list[SavedValue] = []
         for link, index in indexes.items():
-            before = read_sysctl(6, link, "forwarding")
+            key = (str(index), FORWARDED)
+            before = read_sysctl(6, link, "forwarding") if self._saved.original(key) is None else None
             if before is not None:
-                key = (str(index), _FORWARDED)
                 values.append((key, before, _forwards_to_guests_only(key, before)))
         return values
 
-    def _forget_forwarding(self, *, restore: bool) -> None:
-        for key, before in self._saved.saved().items():
-            if key[1] != _FORWARDED:
-                continue
+    def _restore_forwarding(self, *, restore: bool) -> list[SavedKey]:
+        """Restore the links' own `forwarding`, if `restore`. Returns the keys of the saved values."""
+        saved = {key: before for key, before in self._saved.saved().items() if key[1] == FORWARDED}
+        for key, before in saved.items():
             link = _name(int(key[0]))
             if restore and before and link is not None:
                 with suppress(HostError):  # The link may be gone.
                     _write(Sysctl(6, link, "forwarding", before))
-            self._saved.forget(key, _forwards_to_guests_only(key, before))
+        return list(saved)
 
-    def _goes_with_its_link(self, key: Number) -> bool:
+    def _goes_with_its_link(self, key: SavedKey) -> bool:
         link = self._links.by_index(int(key[0]))
         return link is not None and link.is_own
 
 
-def _key(sysctl: Sysctl) -> Number | None:
+def _key(sysctl: Sysctl) -> SavedKey | None:
     """Return the key of a saved value, None if there is no such link.
 
     The kernel says which link has the name now, and the file below /proc/sys belongs to that link. The view of the
     links may be older.
     """
-    index = _NO_LINKS.get(sysctl.link)
+    index = NO_LINKS.get(sysctl.link)
     if index is None:
         try:
             index = socket.if_nametoindex(sysctl.link)
         except OSError:
             return None
-    return str(index), str(sysctl.version << 8 | _SETTINGS.index(sysctl.setting))
+    return str(index), number(sysctl.version, sysctl.setting)
 
 
 def _name(index: int) -> str | None:
-    for name, number in _NO_LINKS.items():
-        if number == index:
+    for name, stands_for in NO_LINKS.items():
+        if stands_for == index:
             return name
     try:
         return socket.if_indextoname(index)
@@ -235,13 +240,11 @@ def _restore(sysctl: Sysctl, value: int) -> None:
             raise
 
 
-def _forwards_to_guests_only(key: Number, before: int) -> str | None:
+def _forwards_to_guests_only(key: SavedKey, before: int) -> str | None:
     """Return the set for a link that did not forward IPv6 originally; None if it did, or for `all` and `default`."""
-    return GUEST_ONLY_LINKS[6] if not before and int(key[0]) not in _NO_LINKS.values() else None
+    return GUEST_ONLY_LINKS[6] if not before and int(key[0]) not in NO_LINKS.values() else None
 
 
-def _guest_only(sysctl: Sysctl) -> str | None:
-    """Return the set of links that forward only because of xennetd, if this sysctl makes its link one of them."""
-    if (sysctl.version, sysctl.setting) in ((4, "forwarding"), (6, "force_forwarding")):
-        return GUEST_ONLY_LINKS[sysctl.version]
-    return None
+def _opens(sysctl: Sysctl) -> bool:
+    """Return whether this sysctl lets one link forward."""
+    return bool(sysctl.value) and SWITCHES.get(sysctl.version) == sysctl.setting and sysctl.link not in NO_LINKS

@@ -131,7 +131,8 @@ class Sysctl:
 
     Removing a Sysctl restores the value from before xennetd set it. `unless` lists other values that xennetd accepts
     and leaves unchanged. With `unless`, a link without this setting is no error either. `after` holds the keys of the
-    objects that must be in force before this value is set.
+    objects that must be in force before this value is set. `marked`: a link that forwards only because of xennetd is
+    marked so (GUEST_ONLY_LINKS), and no other link is. An observed sysctl may lack that.
     """
 
     version: int
@@ -140,6 +141,7 @@ class Sysctl:
     value: int
     after: Keys = field(default=NO_KEYS, compare=False)
     unless: tuple[int, ...] = field(default=(), compare=False)
+    marked: bool = True
 
     @property
     def path(self) -> str:

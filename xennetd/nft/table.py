@@ -140,20 +140,34 @@ class NftTable:
         """Return the original values of sysctls, by the link's index and the sysctl's number (`kernel.sysctls`)."""
         return {(key[0], key[1]): int(value[0]) for key, value in self._now.sets[SAVED_SYSCTLS].items()}
 
-    def save(self, values: Iterable[tuple[tuple[str, str], int, str | None]]) -> None:
-        """Save original values of sysctls, and add their links to a set of GUEST_ONLY_LINKS where one is given.
+    def original(self, key: tuple[str, str]) -> int | None:
+        """Return the original value of one sysctl, None if there is none."""
+        value = self._now.sets[SAVED_SYSCTLS].get(key)
+        return int(value[0]) if value is not None else None
 
-        Raises HostError if nft refuses. Then nothing is saved.
+    def marked(self, guest_only: str) -> Collection[str]:
+        """Return the indexes of the links in a set of GUEST_ONLY_LINKS."""
+        return [index for (index,) in self._now.sets[guest_only]]
+
+    def save(
+        self, values: Iterable[tuple[tuple[str, str], int, str | None]], marks: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Save original values of sysctls, and add links to sets of GUEST_ONLY_LINKS.
+
+        A value is saved with the set that its link joins, if any. A mark is a set and the index of a link. Raises
+        HostError if nft refuses. Then nothing is saved.
         """
-        elements: list[SetElement] = []
+        elements = [SetElement(guest_only, (index,)) for guest_only, index in marks]
         for key, value, guest_only in values:
-            elements += [SetElement(SAVED_SYSCTLS, key, (str(value),)), *_guest_only(key, guest_only)]
+            elements += [SetElement(SAVED_SYSCTLS, key, (str(value),))]
+            elements += [SetElement(guest_only, key[:1])] if guest_only is not None else []
         self.apply(elements)
 
-    def forget(self, key: tuple[str, str], guest_only: str | None) -> None:
-        """Delete the original value of a sysctl, and take its link out of the set `guest_only`. Raises HostError."""
-        value = self._now.sets[SAVED_SYSCTLS].get(key, ("0",))
-        self.remove([SetElement(SAVED_SYSCTLS, key, value), *_guest_only(key, guest_only)])
+    def forget(self, keys: Iterable[tuple[str, str]], marks: Iterable[tuple[str, str]] = ()) -> None:
+        """Delete original values of sysctls, and take links out of sets of GUEST_ONLY_LINKS. Raises HostError."""
+        saved = self._now.sets[SAVED_SYSCTLS]
+        elements = [SetElement(SAVED_SYSCTLS, key, saved.get(key, ("0",))) for key in keys]
+        self.remove([*elements, *(SetElement(guest_only, (index,)) for guest_only, index in marks)])
 
     def _current(self) -> Ruleset:
         ruleset = self._ruleset
@@ -324,10 +338,6 @@ class NftTable:
                 elif not self._touches:
                     self._touches = OUR_NAME in data[message.start : message.end]
         return count
-
-
-def _guest_only(key: Parts, guest_only: str | None) -> list[SetElement]:
-    return [SetElement(guest_only, key[:1])] if guest_only is not None else []
 
 
 def _elements(sets: Mapping[str, Mapping[Parts, Parts]]) -> list[str]:

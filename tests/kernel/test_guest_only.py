@@ -1,0 +1,229 @@
+"""Links that forward only because of xennetd lead to guests only, whenever xennetd is killed and whoever meddles.
+
+And no other link does: an administrator's router forwards.
+"""
+
+# ruff: noqa: F401, F811 (the fixture `foreign` is imported)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bed.guest import Bed
+from tests.bed.site import Site, sysctl
+from tests.kernel.conftest import MakeDaemon, MakeGuest
+from tests.kernel.every_mode import EDGE, SPECS, networks, populate, setting, write_setting
+from tests.kernel.test_adapters import Kit, Seen, difference, foreign, nft, tables, with_kit
+from tests.kernel.wait import eventually
+from xennetd.kernel import sysctls
+from xennetd.kernel.procsys import forces_ipv6, write_sysctl
+from xennetd.model.objects import Sysctl
+from xennetd.nft.library import Nft
+
+OPEN4 = Sysctl(4, "eth0", "forwarding", 1)
+OPEN6 = Sysctl(6, "eth0", "force_forwarding", 1)
+ALL6 = Sysctl(6, "all", "forwarding", 1)
+"""What lets the host forward, on kernels with and without `force_forwarding`."""
+
+SWITCHES = {OPEN4: ("ipv4/conf/all/forwarding",), OPEN6: ("ipv6/conf/all/force_forwarding", "ipv6/conf/all/forwarding")}
+"""By what an administrator makes the host a router."""
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: no handler runs, and the adapters have no memory that could be cleaned up."""
+
+
+def read(path: str) -> int:
+    return int(Path("/proc/sys/net", path).read_text())
+
+
+def write(path: str, value: int) -> None:
+    Path("/proc/sys/net", path).write_text(str(value))
+
+
+def marked(version: int) -> set[str]:
+    if "table inet xennetd" not in tables():
+        return set()
+    listed = nft("list", "set", "inet", "xennetd", f"guest_only{version}").partition("elements")[2]
+    return set(listed.split('"')[1::2])
+
+
+def opens(needed: Sysctl) -> bool:
+    """Whether packets that come in by eth0 are forwarded."""
+    if needed.version == 4:
+        return bool(read("ipv4/conf/eth0/forwarding"))
+    return bool(read("ipv6/conf/all/forwarding") or (forces_ipv6() and read("ipv6/conf/eth0/force_forwarding")))
+
+
+def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[Kit], None]) -> bool:
+    """Do something and be killed after so many writes. Returns whether that many were done."""
+    left = writes
+
+    def counted(does: Callable[..., object]) -> Callable[..., object]:
+        def write_and_die(*args: object) -> object:
+            nonlocal left
+            result = does(*args)
+            left -= 1
+            if not left:
+                raise Killed
+            return result
+
+        return write_and_die
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Nft, "commit", counted(Nft.commit))
+        patched.setattr(sysctls, "write_sysctl", counted(write_sysctl))
+        try:
+            with_kit(act)
+        except Killed:
+            return True
+    return False
+
+
+def prune(kit: Kit) -> None:
+    kit.remove(*kit.list_owned()) if kit.list_owned() else None
+    assert kit.list_owned() == set()
+
+
+@pytest.fixture(params=[OPEN4, OPEN6, ALL6], ids=lambda needed: needed.path)
+def needed(request: pytest.FixtureRequest, foreign: Seen) -> Sysctl:
+    found: Sysctl = request.param
+    if found == OPEN6 and not forces_ipv6():
+        pytest.skip("this kernel has no force_forwarding")
+    return found
+
+
+@pytest.mark.parametrize("phase", ["opening", "closing"])
+@pytest.mark.parametrize("then", ["pruned", "wanted", "router"])
+def test_a_kill_after_any_write_leaves_eth0_closed_or_marked_and_nothing_for_ever(
+    needed: Sysctl,
+    foreign: Seen,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    then: str,
+) -> None:
+    before = foreign()
+    for writes in range(1, 20):
+        if phase == "closing":
+            with_kit(lambda kit: kit.apply(needed))
+        act: Callable[[Kit], None] = (lambda kit: kit.apply(needed)) if phase == "opening" else prune
+        killed = killed_after(writes, monkeypatch, act)
+        assert not opens(needed) or "eth0" in marked(needed.version), f"after {writes} writes"
+        if then == "wanted":
+            with_kit(lambda kit: kit.apply(needed))
+            assert opens(needed)
+            assert "eth0" in marked(needed.version)
+        elif then == "router" and needed in SWITCHES:
+            write(SWITCHES[needed][0], 1)
+        with_kit(prune)
+        assert "table inet xennetd" not in tables(), f"after {writes} writes"
+        if then == "router" and needed in SWITCHES:
+            assert opens(needed), f"it forwards for the administrator, after {writes} writes"
+            write(SWITCHES[needed][0], 0)
+        assert difference(before, foreign()) == [], f"after {writes} writes"
+        if not killed:
+            break
+    assert writes > 2, "there are at least a transaction and a sysctl to be killed after"
+
+
+@pytest.mark.parametrize(("needed", "switch"), [(needed, switch) for needed in SWITCHES for switch in SWITCHES[needed]])
+def test_a_host_that_becomes_a_router_forwards_and_leads_to_guests_only_again_afterwards(
+    foreign: Seen,
+    needed: Sysctl,
+    switch: str,
+) -> None:
+    if needed == OPEN6 and not forces_ipv6():
+        pytest.skip("this kernel has no force_forwarding")
+    before = foreign()
+
+    def act(kit: Kit) -> None:
+        kit.apply(needed)
+        assert marked(needed.version) == {"eth0"}
+        for _ in range(2):
+            write(switch, 1)
+            kit.kernel.poll()
+            assert not kit.holds(needed)
+            kit.apply(needed)
+            assert kit.holds(needed)
+            assert marked(needed.version) == set()
+            write(switch, 0)
+            kit.kernel.poll()
+            assert not kit.holds(needed)
+            kit.apply(needed)
+            assert kit.holds(needed)
+            assert marked(needed.version) == {"eth0"}
+        write(switch, 1)
+        kit.remove(needed)
+        assert opens(needed), "it forwards for the administrator"
+        assert "table inet xennetd" not in tables()
+
+    with_kit(act)
+    write(switch, 0)
+    assert difference(before, foreign()) == []
+
+
+def test_a_router_that_does_not_forward_from_one_link_leads_from_there_to_guests_only(
+    foreign: Seen,
+) -> None:
+    write("ipv4/conf/all/forwarding", 1)
+    write("ipv4/conf/eth0/forwarding", 0)
+    before = foreign()
+
+    def act(kit: Kit) -> None:
+        kit.apply(OPEN4)
+        assert kit.holds(OPEN4)
+        assert marked(4) == {"eth0"}
+        kit.remove(OPEN4)
+
+    with_kit(act)
+    assert difference(before, foreign()) == []
+    assert "table inet xennetd" not in tables()
+
+
+def test_a_mark_that_stands_for_nothing_goes_at_the_next_start(foreign: Seen) -> None:
+    with_kit(lambda kit: kit.apply(OPEN4))
+    for version in (4, 6):
+        nft(f"add element inet xennetd guest_only{version} {{ eth0p, lo }}")
+
+    def later(kit: Kit) -> None:
+        assert kit.list_owned() == {OPEN4}
+        assert (marked(4), marked(6)) == ({"eth0"}, set())
+        kit.remove(OPEN4)
+
+    with_kit(later)
+    assert "table inet xennetd" not in tables()
+
+
+def test_a_value_that_somebody_changed_while_no_daemon_ran_is_left_to_him(foreign: Seen) -> None:
+    write("ipv6/conf/eth0/accept_ra", 1)
+    with_kit(lambda kit: kit.apply(Sysctl(6, "eth0", "accept_ra", 2)))
+    write("ipv6/conf/eth0/accept_ra", 0)
+    with_kit(prune)
+    assert read("ipv6/conf/eth0/accept_ra") == 0
+
+
+def test_a_running_daemon_follows_an_administrator_who_makes_the_host_a_router(
+    site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    daemon(networks(EDGE))
+    (edge,) = populate(bed, guest, {"edge-1": SPECS["edge-1"]}).values()
+    edge.connect()
+
+    def marks(version: int) -> str:
+        listed = site.host.run("nft", "list", "set", "inet", "xennetd", f"guest_only{version}", check=False).stdout
+        return listed.partition("elements")[2]
+
+    eventually(lambda: "eth0" in marks(4))
+    for _ in range(2):
+        sysctl(site.host, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+        eventually(lambda: not marks(4))
+        eventually(lambda: not marks(6))
+        sysctl(site.host, ipv4__ip_forward=0, ipv6__conf__all__forwarding=0)
+        eventually(lambda: "eth0" in marks(4) and setting(site.host, "ipv4/conf/eth0/forwarding") == 1)
+        eventually(lambda: "eth0" in marks(6))
+    write_setting(site.host, "ipv4/conf/eth0/forwarding", 0)
+    eventually(lambda: setting(site.host, "ipv4/conf/eth0/forwarding") == 1)
+    assert "eth0" in marks(4)
