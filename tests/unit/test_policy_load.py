@@ -226,6 +226,8 @@ def test_a_wrong_value(text: str, found: str) -> None:
         (b"a = 1\rb", r"0.toml:1:6: not TOML: expected newline or end of document after a statement, found `a = 1\rb`"),
         (b"a = 1" + b"0" * 5000, "0.toml: not TOML: Exceeds the limit"),
         (b"a = " + b"[" * 5000, "0.toml: not a configuration: arrays or tables are nested too deeply"),
+        (b"\n[" + b". ".join([b"a"] * 5_000) + b"]", "0.toml:2: a key of more than 128 parts"),
+        (b"\n" + b".".join([b"a", b'"b c"', b"'d'"] * 50) + b" = 1", "0.toml:2: a key of more than 128 parts"),
         (b"\xef\xbb\xbf[daemon]", "0.toml:1:1: starts with a byte order mark; save it as UTF-8 without one"),
         (b"# a\n# \xfc", "0.toml:2: not UTF-8, found byte 0xfc"),
         ("[daemon]".encode("utf-16-le"), "0.toml:1: holds a NUL byte; it must be TOML in UTF-8"),
@@ -291,3 +293,13 @@ def test_reading_a_good_configuration_imports_nothing_slow() -> None:
     environment = {"PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-S", "-c", program], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_name_of_any_length_makes_no_long_line() -> None:
+    (line,) = lines("a" * 5000 + " = 1")
+    assert len(line) < 200
+
+
+def test_a_reverse_domain_is_no_key_of_many_parts() -> None:
+    zone = ".".join("0" * 32) + ".ip6.arpa"
+    assert policy(f'# {zone}\n[[policy]]\ndeny = "{zone}"\n').rules[0].deny == zone

@@ -157,6 +157,11 @@ def test_leases_are_struck_out_by_address() -> None:
     assert "duid 00:01" in left
 
 
+def test_a_lease_is_struck_out_in_whatever_form_its_address_is_written() -> None:
+    text = "1795381838 1040187393 fd91:0::5 * 00:01\r1795381838 7 ::10.91.0.5 * 00:01\n"
+    assert without(text, leases(text)) == ""
+
+
 @pytest.mark.parametrize("name", ["web-1", "WEB", "7", "a" * 63])
 def test_a_name_that_is_a_label(name: str) -> None:
     assert dns_label(name) == name.lower()

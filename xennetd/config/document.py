@@ -16,8 +16,13 @@ from xennetd.model.text import visible
 LARGEST = 1 << 20
 """The largest size of a file in bytes. A larger file is no configuration, and reading it would delay a reload."""
 
+_MOST_PARTS = 128
+"""The largest number of parts of a dotted key: tomllib takes quadratic time and memory for them."""
+
 _LONGEST_QUOTE = 80
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')"""
+_DEEP_KEY = re.compile(rf"(?>{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
 _TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 
@@ -69,7 +74,7 @@ class Place:
             if isinstance(part, int):
                 text += f"[{part + 1}]"
             else:
-                text += ("." if text else "") + (part if _BARE_KEY.fullmatch(part) else f'"{visible(part)}"')
+                text += ("." if text else "") + (visible(part) if _BARE_KEY.fullmatch(part) else f'"{visible(part)}"')
         return text
 
     def problem(self, text: str, *, found: str = "", allowed: tuple[str, ...] = (), like: str = "") -> Problem:
@@ -99,6 +104,9 @@ def parse(file: str, data: bytes) -> Document | Problem:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return Problem(file, "not UTF-8", line=line, found=f"byte 0x{data[error.start]:02x}")
+    if (deep := _DEEP_KEY.search(text)) is not None:
+        line = text.count("\n", 0, deep.start()) + 1
+        return Problem(file, f"a key of more than {_MOST_PARTS} parts", line=line)
     try:
         return Document(file, text, tomllib.loads(text))
     except RecursionError:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from xennetd.model.ip import IPInterface
 
-_VIF_NAME = re.compile(r"vif(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})")
+_VIF_NAME = re.compile(r"vif(0|[1-9][0-9]{0,4})\.(0|[1-9][0-9]{0,4})")
 
 DOMID_FIRST_RESERVED = 0x7FF0
 """The lowest domid that never names a guest (xen/include/public/xen.h)."""

@@ -30,12 +30,13 @@ SAVED_SYSCTLS = "saved_sysctls"
 """The map of sysctls' original values. Its keys are the link's index and the sysctl's number (`kernel.sysctls`)."""
 
 _LINK = "iface_index"
+_NUMBER = "mark"
 
 SETS: dict[str, tuple[Parts, Parts]] = {
     "masquerade4": (("ipv4_addr", _LINK), ()),
     "forward4": (("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
     "forward6": (("inet_proto", "inet_service"), ("ipv6_addr", "inet_service")),
-    SAVED_SYSCTLS: (("mark", "mark"), ("mark",)),
+    SAVED_SYSCTLS: ((_NUMBER, _NUMBER), (_NUMBER,)),
     **dict.fromkeys(GUEST_ONLY_LINKS.values(), ((_LINK,), ())),
 }
 """The sets and maps of our table, by name: the types of the key's parts, and of the value's parts (none for a set)."""
@@ -72,7 +73,7 @@ class Listing:
     sets: dict[str, dict[Parts, Parts]] = field(default_factory=lambda: {name: {} for name in SETS})
 
 
-_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError)
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What the reading of a listing raises that is not in the form of xennetd's table, or no JSON at all."""
 
 
@@ -190,10 +191,16 @@ def _check_types(name: str, listed: Mapping[str, Any]) -> None:
 
 def _element(name: str, listed: Any) -> tuple[Parts, Parts]:
     key, value = listed if isinstance(listed, list) else (listed, None)
-    parts = _parts(key)
-    if _LINK in SETS[name][0]:
-        parts = tuple(_index(part) if kind == _LINK else part for part, kind in zip(parts, SETS[name][0], strict=True))
-    return parts, _parts(value) if value is not None else ()
+    key_types, value_types = SETS[name]
+    return _typed(_parts(key), key_types), _typed(_parts(value) if value is not None else (), value_types)
+
+
+def _typed(parts: Parts, types: Parts) -> Parts:
+    """Return the parts with links by their index. Raises ValueError for another number of parts, or for no number."""
+    for part, kind in zip(parts, types, strict=True):
+        if kind == _NUMBER and part != str(int(part)):
+            raise ValueError(f"{part} is no number")
+    return tuple(_index(part) if kind == _LINK else part for part, kind in zip(parts, types, strict=True))
 
 
 def _parts(listed: Any) -> Parts:

@@ -241,10 +241,9 @@ def _lease(untrusted_words: list[str]) -> Lease | None:
 
 def without(text: str, addresses: Iterable[IPAddress]) -> str:
     """Return the lease file `text` without the leases of `addresses`."""
-    dropped = frozenset(map(str, addresses))
-    return "".join(line for line in text.splitlines(keepends=True) if _address(line) not in dropped)
-
-
-def _address(line: str) -> str:
-    words = line.split(" ")
-    return words[2] if len(words) == 5 else ""
+    dropped = frozenset(addresses)
+    lines = text.splitlines(keepends=True)
+    parsed = (_lease(line.splitlines()[0].split(" ")) for line in lines)
+    return "".join(
+        line for line, lease in zip(lines, parsed, strict=True) if lease is None or lease.address not in dropped
+    )
