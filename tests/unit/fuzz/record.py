@@ -1,0 +1,153 @@
+"""Records the corpus from a real host: `python -m tests.unit.fuzz.record`, as root, where the kernel lane can run.
+
+A daemon serves a guest in every mode. The files below `corpus/` get what passes by meanwhile: rtnetlink's dumps, events
+and acknowledgements, xenstored's stream and the nodes of vifs, nft's listings, dnsmasq's leases and the kernel's
+answers about the nftables table. Each line of a file is one input, as a literal of Python bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from ipaddress import ip_address
+from pathlib import Path
+
+from tests.bed.daemon import Daemon
+from tests.bed.dhcp import kill_all
+from tests.bed.guest import Bed, Guest
+from tests.bed.netns import Host
+from tests.bed.site import Site
+from tests.bed.xenstored import Xenstored
+from tests.kernel.every_mode import EVERY_MODE, SPECS, populate, served
+from tests.kernel.wait import eventually
+from tests.unit.fuzz.nodes import pack
+from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel.sockets import EventSocket, RequestSocket
+from xennetd.model.marks import TABLE
+from xennetd.xenstore import codec
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def write(name: str, inputs: Iterable[bytes]) -> None:
+    """Write a file of the corpus: the inputs once each, the longest last."""
+    found = sorted(set(inputs), key=lambda data: (len(data), data))
+    (CORPUS / f"{name}.txt").write_text("".join(f"{data!r}\n" for data in found))
+    print(f"{name}: {len(found)} inputs, {sum(map(len, found))} bytes")
+
+
+def messages(datagrams: Iterable[bytes]) -> Iterable[bytes]:
+    """The messages of these datagrams, one by one."""
+    for data in datagrams:
+        for header in netlink.headers(data):
+            yield data[header.start - 16 : header.end]
+
+
+def kinds(found: Iterable[bytes], each: int = 2) -> list[bytes]:
+    """A few messages of each type, family and rough size."""
+    kept: dict[tuple[int, int, int], list[bytes]] = {}
+    for data in found:
+        kind = (struct.unpack_from("=H", data, 4)[0], data[16] if len(data) > 16 else 0, len(data) // 64)
+        if len(kept.setdefault(kind, [])) < each:
+            kept[kind].append(data)
+    return [data for group in kept.values() for data in group]
+
+
+def table_answer() -> bytes:
+    """The kernel's answer about our nftables table, as `nft.netfilter.table_flags` gets it."""
+    body = struct.pack("=BBH", 1, 0, 0) + netlink.attribute(1, TABLE.encode() + b"\0")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as requests:
+        requests.bind((0, 0))
+        requests.send(netlink.request(10 << 8 | 1, 5, 1, body))
+        return requests.recv(1 << 16)
+
+
+def stream(path: Path, vif: str) -> list[bytes]:
+    """What xenstored sends to a client that watches, reads, lists, and is refused."""
+    requests = [
+        (codec.WATCH, b"backend/vif\0backend/vif\0"),
+        (codec.DIRECTORY, b"backend/vif\0"),
+        (codec.DIRECTORY_PART, b"backend/vif\0000\0"),
+        (codec.READ, f"{vif}/mac\0".encode()),
+        (codec.READ, b"no/such/node\0"),
+        (codec.TRANSACTION_START, b"\0"),
+        (codec.WRITE, f"{vif}/xennetd-tap\0connected".encode()),
+        (codec.WRITE, b"/\0"),
+        (codec.DIRECTORY, f"{vif}\0".encode()),
+    ]
+    found = []
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(0.3)
+        for number, (op, payload) in enumerate(requests, 1):
+            client.sendall(codec.encode(op, number, 0, payload))
+            try:
+                found.append(client.recv(1 << 16))
+            except TimeoutError:
+                print("no answer to", op, payload)
+    return [*found, b"".join(found)]
+
+
+def main() -> None:
+    host, xenstored = Host(), Xenstored()
+    bed = Bed(xenstored, host)
+    Site(host)
+    os.environ |= xenstored.environment()
+    requests, events = RequestSocket(), EventSocket()
+    with tempfile.TemporaryDirectory() as directory:
+        daemon = Daemon(xenstored, Path(directory), EVERY_MODE).start()
+        try:
+            guests = populate(bed, lambda name, spec=None, **how: Guest(bed, name, spec, **how), SPECS)
+            for guest in guests.values():
+                guest.connect()
+            served("lab", "store")
+            lab = guests["lab-1"]
+            with lab.namespace:
+                subprocess.run(["busybox", "udhcpc", "-f", "-q", "-n", "-i", "eth0", "-s", "/bin/true"], check=True)
+            leases = Path("/var/lib/xennetd/xn-lab/leases")
+            eventually(lambda: "00:16:3e" in leases.read_text())
+            acks = []
+            for request in (
+                rtnl.get_link(requests.next_seq(), 4711),
+                rtnl.set_link(requests.next_seq(), 1, master=1),
+                rtnl_ip.delete_proxy(requests.next_seq(), 1, ip_address("192.0.2.99")),
+                rtnl.set_link(requests.next_seq(), host.links()["eth0"]["ifindex"], up=True),
+            ):
+                acks += requests.ask([request])[1]
+            dump = [*requests.dump(), *requests.dump_of(rtnl_ip.dump_proxies)]
+            write("vif_nodes", [pack(bed.toolstack.xs.tree(guest.vif.backend)) for guest in guests.values()])
+            write("xenstore_stream", stream(xenstored.socket, f"/{lab.vif.backend.lstrip('/')}"))
+            listing = host.run("nft", "-j", "list", "table", "inet", TABLE).stdout
+            listings = [listing.encode()]
+            for name in ("masquerade4", "saved_sysctls", "guest_only4", "forward4"):
+                kind = "set" if name in ("masquerade4", "guest_only4") else "map"
+                listings.append(host.run("nft", "-j", "list", kind, "inet", TABLE, name).stdout.encode())
+            listings.append(host.run("nft", "-j", "list", "ruleset").stdout.encode())
+            write("nft_listing", [json.dumps(json.loads(text)).encode() for text in listings])
+            write("nft_events", [table_answer()])
+            files = [leases.read_bytes(), *(file.read_bytes() for file in Path("/var/lib/xennetd").rglob("names/*"))]
+            files += [file.read_bytes() for file in Path("/var/lib/xennetd").rglob("dnsmasq.conf")]
+            write("dnsmasq_files", files)
+            for guest in guests.values():
+                guest.destroy()
+            bed.host.rtnl.set("eth0", up=False)
+            bed.host.rtnl.set("eth0", up=True)
+            daemon.terminate()
+            seen = [*messages(dump), *messages(events.drain())]
+            write("netlink_messages", kinds(seen))
+            write("netlink_answers", [*acks, *kinds(messages(requests.dump_of(rtnl_ip.dump_proxies)))])
+        finally:
+            daemon.close()
+            kill_all()
+            bed.close()
+            xenstored.close()
+            host.close()
+
+
+if __name__ == "__main__":
+    main()
