@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import socket
-import time
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 INTERFACE = "org.xennetd.Control"
-
-_AGAIN = 0.02
-"""Seconds between two attempts to reach a daemon with whom many others want to speak."""
 
 TIMEOUT = 10.0
 """Seconds that the daemon may take for an answer."""
@@ -21,6 +19,7 @@ RELOAD_TIMEOUT = 120.0
 """Seconds that the daemon may take for a reload, in which it reconciles every vif."""
 
 _CHUNK = 1 << 20
+_TIMEVAL = struct.Struct("@ll")  # struct timeval: seconds, microseconds
 
 
 class Unreachable(Exception):
@@ -60,18 +59,16 @@ def stream(path: str, method: str, **parameters: Any) -> Iterator[dict[str, Any]
 
 def _connect(path: str, timeout: float) -> socket.socket:
     conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Python's own timeout would make the socket non-blocking, and a full line of peers an error at once (unix(7),
+        # EAGAIN). With the kernel's, whoever connects waits in line.
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(timeout), int(timeout % 1 * 1e6)))
+        conn.connect(path)
+    except OSError as error:
+        conn.close()
+        raise Unreachable(_why_not(path, error)) from None
     conn.settimeout(timeout)
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            conn.connect(path)
-            return conn
-        except OSError as error:
-            # EAGAIN: as many peers wait already as the socket has room for (unix(7)). The daemon takes them one by one.
-            if error.errno != errno.EAGAIN or time.monotonic() > deadline:
-                conn.close()
-                raise Unreachable(_why_not(path, error)) from None
-        time.sleep(_AGAIN)
+    return conn
 
 
 def _why_not(path: str, error: OSError) -> str:
@@ -88,7 +85,8 @@ def _replies(conn: socket.socket, path: str, request: dict[str, Any]) -> Iterato
     """Send `request` and yield the replies."""
     received = b""
     try:
-        conn.sendall(json.dumps(request).encode() + b"\0", socket.MSG_NOSIGNAL)
+        with suppress(BrokenPipeError):  # A daemon that has refused already has said why.
+            conn.sendall(json.dumps(request).encode() + b"\0", socket.MSG_NOSIGNAL)
         while True:
             chunks = [received]
             while b"\0" not in chunks[-1]:

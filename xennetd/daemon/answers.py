@@ -6,10 +6,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from xennetd import __version__
-from xennetd.daemon.host_checks import curable, host_notes
+from xennetd.daemon.check_process import Checked, check_apart
+from xennetd.daemon.host_checks import curable
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.in_force import InForce
@@ -25,8 +26,7 @@ from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
-from xennetd.policy.check import Notes, check, lacking, unprotected
-from xennetd.policy.files import load_files
+from xennetd.policy.check import Notes, lacking, unprotected
 from xennetd.xenstore.directory import Directory
 
 
@@ -69,6 +69,7 @@ class Answers:
         self._reload = reload
         self._ready = ready
         self._started = time.time()
+        self._dumped: tuple[Policy, str] | None = None
 
     def _counts(self) -> Counter[str]:
         return Counter((record.state or VifState.PENDING).value for record in self._reconciler.records.values())
@@ -160,10 +161,19 @@ class Answers:
         host = curable(policy)
         return (*self._in_force.notes, *unprotected(host), *lacking(policy, host))
 
-    def vifs(self) -> list[VifStatus]:
-        """Return the status rows of all vifs, ordered by domid and devid."""
+    def vifs(self) -> Iterator[VifStatus]:
+        """Yield the status rows of all vifs, ordered by domid and devid. Vifs may come and go meanwhile."""
         records = self._reconciler.records
-        return [records[vif].row() for vif in sorted(records)]
+        for vif in sorted(records):
+            if (record := records.get(vif)) is not None:
+                yield record.row()
+
+    def names(self) -> Iterator[tuple[VifId, str | None, str | None]]:
+        """Yield each vif with the names of its link and of its domain, ordered by domid and devid."""
+        records = self._reconciler.records
+        for vif in sorted(records):
+            if (record := records.get(vif)) is not None:
+                yield vif, record.link.name if record.link is not None else None, record.vif.vm
 
     def vif(self, vif: VifId) -> VifStatus | None:
         """Return the status row of one vif, None if the daemon does not know the vif."""
@@ -184,9 +194,15 @@ class Answers:
             "answers": to_json(self._reconciler.answers_of(record)),
             "observation": to_json(record.observed),
             "decision": to_json(record.decided),
-            "policy": to_json(self._in_force.policy),
         }
-        return json.dumps(dump)
+        return f'{json.dumps(dump)[:-1]}, "policy": {self._policy_dump()}}}'
+
+    def _policy_dump(self) -> str:
+        """Return the policy as JSON text. For 2,000 rules that takes a tenth of a second, so it is done once."""
+        policy = self._in_force.policy
+        if self._dumped is None or self._dumped[0] is not policy:
+            self._dumped = policy, json.dumps(to_json(policy))
+        return self._dumped[1]
 
     async def reload(self) -> list[str]:
         """Read the configuration again and put it into force.
@@ -195,13 +211,9 @@ class Answers:
         """
         return await self._reload()
 
-    def check(self) -> tuple[list[str], list[str]]:
+    async def check(self) -> Checked:
         """Return the problems and the notes of the configuration files as they are on disk now."""
-        policy = load_files(self._config)
-        if not isinstance(policy, Policy):
-            return [problem.describe() for problem in policy], []
-        notes = check(policy, host_notes(policy, self._kernel.links))
-        return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
+        return await check_apart(self._config)
 
     def retry(self, vif: VifId) -> str | None:
         """Try at once to attach a vif again that is in error. Returns why it can't be tried, None if it is tried."""

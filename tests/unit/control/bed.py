@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from xennetd.daemon.control.server import ControlServer
@@ -90,9 +90,12 @@ class FakeDaemon:
             notes=[f"{vif.vif} is pinned: xennetd does not touch it until unpin" for vif in self.rows if vif.pinned],
         )
 
-    def vifs(self) -> list[VifStatus]:
+    def vifs(self) -> Iterator[VifStatus]:
         self.listed += 1
-        return self.rows
+        yield from self.rows
+
+    def names(self) -> Iterator[tuple[VifId, str | None, str | None]]:
+        return ((VifId(row.domid, row.devid), row.link, row.vm) for row in self.rows)
 
     def vif(self, vif: VifId) -> VifStatus | None:
         return next((found for found in self.rows if (found.domid, found.devid) == vif), None)
@@ -104,7 +107,7 @@ class FakeDaemon:
         self.asked.append("reload")
         return self.problems
 
-    def check(self) -> tuple[list[str], list[str]]:
+    async def check(self) -> tuple[list[str], list[str]]:
         self.checks += 1
         done = time.perf_counter() + self.check_takes
         while time.perf_counter() < done:

@@ -50,3 +50,22 @@ def test_a_call_that_nobody_takes_ends_with_its_time_limit(path: str, crowded: s
     with pytest.raises(connection.Unreachable, match="xennetd does not take calls on"):
         connection.call(path, "Status", timeout=0.4)
     assert 0.4 < time.monotonic() - began < 2
+
+
+def test_a_refusal_before_the_question_is_heard(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def refuse() -> None:
+            conn, _ = listener.accept()
+            conn.sendall(b'{"error":"org.xennetd.Control.Refused","parameters":{"reason":"too many"}}\0')
+            conn.close()
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        # More than the socket takes: it can't all be sent before the other end is closed.
+        with pytest.raises(connection.Refusal) as refused:
+            connection.call(path, "Show", vif="x" * 10_000_000)
+        refusing.join()
+    assert refused.value.parameters == {"reason": "too many"}

@@ -16,7 +16,7 @@ from asyncvarlink import VarlinkClientProtocol, connect_unix_varlink
 from tests.unit.control.bed import FakeDaemon, row
 from tests.unit.control.peer import Peer, attach, monitor, run, until
 from xennetd.daemon.control.interface import Ambiguous, Control, NotFound, Refused, Rejected
-from xennetd.daemon.control.server import MAX_REQUEST
+from xennetd.daemon.control.peers import MAX_REQUEST
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind

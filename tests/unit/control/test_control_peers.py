@@ -10,7 +10,7 @@ import time
 
 from tests.unit.control.bed import FakeDaemon, row
 from tests.unit.control.peer import NOBODY, PYTHON, Peer, as_user, ask_as, beside, monitor, needs_root, run
-from xennetd.daemon.control.listener import MAX_PEERS
+from xennetd.daemon.control.peers import MAX_PEERS
 from xennetd.daemon.observability.audit import BACKLOG, Audit
 from xennetd.model.event import Event, EventKind
 

@@ -5,8 +5,11 @@ interface. Annotations here are evaluated (no `from __future__ import annotation
 description, which `varlinkctl introspect` shows, from the annotations and from the docstrings.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, TypedDict
 
 from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
@@ -17,6 +20,9 @@ from xennetd.model.status import DaemonStatus, VifStatus
 from xennetd.model.vif import VifId
 
 INTERFACE = "org.xennetd.Control"
+
+SLICE = 100
+"""Values of a long list that are made, or encoded, before the loop does other work. That takes less than 1 ms."""
 
 
 class Daemon(Protocol):
@@ -29,8 +35,12 @@ class Daemon(Protocol):
         """Return the daemon's state, its problems and its notes."""
         ...
 
-    def vifs(self) -> list[VifStatus]:
-        """Return all vifs, ordered by domid and devid."""
+    def vifs(self) -> Iterator[VifStatus]:
+        """Yield all vifs, ordered by domid and devid. Vifs may come and go meanwhile."""
+        ...
+
+    def names(self) -> Iterator[tuple[VifId, str | None, str | None]]:
+        """Yield each vif with the names of its link and of its domain, ordered by domid and devid."""
         ...
 
     def vif(self, vif: VifId) -> VifStatus | None:
@@ -45,8 +55,11 @@ class Daemon(Protocol):
         """Read the configuration again and return its problems. With any problem the old policy stays in force."""
         ...
 
-    def check(self) -> tuple[list[str], list[str]]:
-        """Return the problems of the configuration files as they are now, and notes on what may be unintended."""
+    async def check(self) -> tuple[list[str], list[str]]:
+        """Return the problems of the configuration files as they are now, and notes on what may be unintended.
+
+        Raises XennetdError when they can't be checked.
+        """
         ...
 
     def retry(self, vif: VifId) -> str | None:
@@ -60,6 +73,18 @@ class Daemon(Protocol):
     async def unpin(self, vif: VifId) -> str | None:
         """Manage a pinned vif again. Raises XennetdError when xenstore does not take the change."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A user who calls, and the user's share of the daemon's time.
+
+    `turn` returns a context for a short piece of work on the loop. `check` is `Daemon.check`, perhaps later.
+    """
+
+    uid: int
+    turn: Callable[[], AbstractAsyncContextManager[None]]
+    check: Callable[[], Awaitable[tuple[list[str], list[str]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +203,10 @@ class Control(VarlinkInterface, name=INTERFACE):
 
     errors = (NotFound, Ambiguous, NotPermitted, Rejected, Refused)
 
-    def __init__(self, daemon: Daemon, audit: Audit, uid: int) -> None:
+    def __init__(self, daemon: Daemon, audit: Audit, caller: Caller) -> None:
         self._daemon = daemon
         self._audit = audit
-        self._uid = uid
+        self._caller = caller
 
     @varlinkmethod(return_parameter="status")
     def Status(self) -> DaemonStatus:
@@ -189,15 +214,26 @@ class Control(VarlinkInterface, name=INTERFACE):
         return self._daemon.status()
 
     @varlinkmethod(return_parameter="vifs")
-    def List(self) -> list[VifStatus]:
+    async def List(self) -> list[VifStatus]:
         """Return all guest interfaces, ordered by domain and device number."""
-        return self._daemon.vifs()
+        rows: list[VifStatus] = []
+        vifs = self._daemon.vifs()
+        while True:
+            async with self._caller.turn():
+                part = list(islice(vifs, SLICE))
+            rows += part
+            if len(part) < SLICE:
+                return rows
+            await asyncio.sleep(0)  # Guests come first: a thousand rows take several milliseconds.
 
     @varlinkmethod
     def Show(self, *, vif: str) -> _Shown:
         """Return one interface and its latest events, the oldest first."""
-        row = self._find(vif)
-        return {"vif": row, "events": [EventRecord.of(e) for e in self._audit.recent(VifId(row.domid, row.devid))]}
+        vif_id = self._id(vif)
+        row = self._daemon.vif(vif_id)
+        if row is None:
+            raise NotFound(vif=vif)
+        return {"vif": row, "events": [EventRecord.of(event) for event in self._audit.recent(vif_id)]}
 
     @varlinkmethod(return_parameter="dump")
     def Debug(self, *, vif: str) -> str:
@@ -229,9 +265,9 @@ class Control(VarlinkInterface, name=INTERFACE):
             raise Rejected(problems=list(problems))
 
     @varlinkmethod
-    def Check(self) -> _Checked:
+    async def Check(self) -> _Checked:
         """Return the problems of the configuration files as they are now, and notes on what may be unintended."""
-        problems, notes = self._daemon.check()
+        problems, notes = await self._caller.check()
         return {"problems": problems, "notes": notes}
 
     @varlinkmethod(return_parameter="vif")
@@ -259,32 +295,28 @@ class Control(VarlinkInterface, name=INTERFACE):
         return str(vif_id)
 
     def _require_root(self, method: str) -> None:
-        if self._uid != 0:
+        if self._caller.uid != 0:
             raise NotPermitted(method=method)
 
     def _id(self, name: str) -> VifId:
-        row = self._find(name)
-        return VifId(row.domid, row.devid)
-
-    def _find(self, name: str) -> VifStatus:
         """Return the interface that `name` stands for.
 
         A vif's own name comes first, then a link's name, a domain's name, and a domain's name with a device number.
         """
-        vif = VifId.parse(name) or VifId.parse(f"vif{name}")
-        if vif is not None and (row := self._daemon.vif(vif)) is not None:
-            return row
-        vm, _, devid = name.rpartition("/")
-        rows = self._daemon.vifs()
+        vif_id = VifId.parse(name) or VifId.parse(f"vif{name}")
+        if vif_id is not None and self._daemon.vif(vif_id) is not None:
+            return vif_id
+        domain, _, devid = name.rpartition("/")
+        names = list(self._daemon.names())
         matches = (
-            [row for row in rows if row.link == name]
-            or [row for row in rows if row.vm == name]
-            or [row for row in rows if row.vm == vm and str(row.devid) == devid]
+            [vif for vif, link, _ in names if link == name]
+            or [vif for vif, _, vm in names if vm == name]
+            or [vif for vif, _, vm in names if vm == domain and str(vif.devid) == devid]
         )
         if not matches:
             raise NotFound(vif=name)
         if len(matches) > 1:
-            raise Ambiguous(vif=name, candidates=[row.vif for row in matches])
+            raise Ambiguous(vif=name, candidates=[str(vif) for vif in matches])
         return matches[0]
 
 

@@ -13,8 +13,8 @@ from asyncvarlink import get_listen_fd
 
 from xennetd.model.errors import HostError
 
-MAX_PEERS = 64
-"""Connections at the same time, and connections that wait to be accepted."""
+_BACKLOG = 512
+"""Connections that wait to be accepted. Where the line is full, root can't join it either (unix(7), EAGAIN)."""
 
 _PASSED = ("control", "xennetd.socket")  # FileDescriptorName= of the socket unit, or its name
 
@@ -53,7 +53,7 @@ class Listener:
         self._inode = None
 
     def _make(self) -> socket.socket:
-        path, group = self._path, self._group
+        path = self._path
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             _remove_stale(path)
@@ -62,14 +62,8 @@ class Listener:
                 sock.bind(path)
             finally:
                 os.umask(mask)
-            try:
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-                os.chmod(path, 0o660)
-            except KeyError:
-                pass  # The group does not exist: only root can open the socket.
-            except PermissionError:  # Only root can open the socket; that must not cost guests their network.
-                _log.warning("The control socket can't be given to its group, so only root can open it", group=group)
-            sock.listen(MAX_PEERS)
+            self._give_to(self._group)
+            sock.listen(_BACKLOG)
             self._inode = os.stat(path).st_ino
         except OSError as error:
             sock.close()
@@ -79,6 +73,19 @@ class Listener:
             sock.close()
             raise
         return sock
+
+    def _give_to(self, group: str) -> None:
+        """Let members of the group open the socket. Without a group, or the right to give it away, only root can."""
+        path = self._path
+        try:
+            gid = grp.getgrnam(group).gr_gid
+            if os.stat(path).st_gid != gid:  # Under systemd the daemon makes its files for this group (Group=).
+                os.chown(path, -1, gid)
+            os.chmod(path, 0o660)
+        except KeyError:
+            return
+        except PermissionError:
+            _log.warning("The control socket can't be given to its group, so only root can open it", group=group)
 
 
 def _passed_socket() -> socket.socket | None:

@@ -2,9 +2,8 @@
 
 Rule 1: the daemon answers one request of a peer at a time, and reads the next when the reply has left. So one peer can
 make the daemon hold one request, one reply and a bounded number of events.
-Rule 2: no peer can keep another out. When all places are taken, xennetd disconnects the peer that has been
-silent longest.
-Rule 3: other users than root get a tenth of the daemon's time, and root's requests never wait for theirs.
+Rule 2: no peer can keep another out (peers.py).
+Rule 3: other users than root get a tenth of the daemon's time, and root's requests never wait for theirs (turns.py).
 Rule 4: one task serves one peer. Cancelling the task ends the connection.
 
 This module does the framing itself, for two reasons: the reader of asyncvarlink's transport never pauses for a peer
@@ -17,11 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any
 
 import msgspec
@@ -34,24 +30,21 @@ from asyncvarlink import (
 from asyncvarlink.conversion import ConversionError
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
-from xennetd.daemon.control.interface import Control, Daemon, Refused
-from xennetd.daemon.control.listener import MAX_PEERS, Listener
+from xennetd.daemon.control.interface import SLICE, Caller, Control, Daemon, Refused
+from xennetd.daemon.control.listener import Listener
+from xennetd.daemon.control.peers import MAX_PEERS, Crowd, Peer, PeerError, refuse, uid_of
+from xennetd.daemon.control.turns import REST, Shared, Turns
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.errors import HostError, XennetdError
 
 GROUP = "xennet"
 """The group whose members may read, besides root."""
 
-MAX_REQUEST = 64 << 10
-"""Bytes. A peer that sends a longer request is disconnected."""
-
 _LOOK = 2.0
 """Seconds between two looks at whether the socket's file is still there."""
 
-_REST = 9
-"""How many times as long as a request of another user than root has taken the next one of such a user waits."""
-
-_UCRED = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
+_BATCH = 16
+"""Connections that are accepted before other tasks run. To accept and refuse one takes some 10 microseconds."""
 
 _log = structlog.get_logger()
 
@@ -67,9 +60,11 @@ class ControlServer:
         self._daemon = daemon
         self._audit = audit
         self._version = version
-        self._peers: dict[_Peer, None] = {}  # ordered: the peer that was silent longest comes first
+        self._crowd = Crowd()
         self._registries: dict[int, VarlinkInterfaceRegistry] = {}
-        self._turns = _Turns()
+        self._turns = Turns()
+        self._check = {True: Shared(daemon.check, rest=0), False: Shared(daemon.check, rest=REST)}
+        """The check of the configuration, by whether it is for root."""
         self._listener = Listener(path, group)
         self._renewal: str | None = None
         """Why the socket's file could not be made again, as last logged."""
@@ -93,15 +88,34 @@ class ControlServer:
 
     async def _accept(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
+        listening = self._listener.socket
         while True:
             try:
-                conn, _ = await loop.sock_accept(self._listener.socket)
+                conn, _ = await loop.sock_accept(listening)
+                self._receive(conn, tasks)
+                for _ in range(_BATCH - 1):
+                    conn, _ = listening.accept()
+                    conn.setblocking(False)
+                    self._receive(conn, tasks)
+            except BlockingIOError:
+                continue  # All have been accepted.
             except OSError as error:  # Descriptors or memory ran out, or the peer has hung up already.
                 _log.warning("A control connection could not be accepted", error=error.strerror)
                 await asyncio.sleep(0.1)
             else:
-                tasks.create_task(self._converse(conn))
                 await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let other tasks run.
+
+    def _receive(self, conn: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        """Serve an accepted connection if there is room for it. Raises OSError."""
+        try:
+            uid = uid_of(conn)
+        except OSError:
+            conn.close()
+            raise
+        if self._crowd.admits(uid):
+            tasks.create_task(self._converse(uid, conn)).add_done_callback(lambda _: self._crowd.leaves(uid))
+        else:
+            refuse(conn)
 
     def _renew(self) -> bool:
         """Make the socket's file again. Returns whether that was possible; logs a new reason why not."""
@@ -120,199 +134,126 @@ class ControlServer:
         """Stop listening, and remove the socket's file unless systemd made it."""
         self._listener.close()
 
-    async def _converse(self, conn: socket.socket) -> None:
+    async def _converse(self, uid: int, conn: socket.socket) -> None:
         """Serve one peer until it hangs up, violates the protocol or must make room."""
         try:
-            peer = await _Peer.meet(conn)
+            peer = await Peer.meet(uid, conn)
         except OSError:
             conn.close()
             return
         try:
-            self._admit(peer)
-            registry = self._registries.get(peer.uid) or self._registry(peer.uid)
-            while (request := await peer.request()) is not None:
-                self._heard(peer)
-                turn = nullcontext() if peer.uid == 0 else self._turns.take()
-                async with aclosing(_answer(registry, request, turn)) as replies:
-                    async for reply in replies:
-                        await peer.send(reply)
-                        self._heard(peer)
-        except (OSError, _ProtocolError) as error:
-            _log.debug("A control connection has ended", uid=peer.uid, error=str(error))
+            self._crowd.add(peer)
+            registry = self._registries.get(uid) or self._registry(uid)
+            turn = self._turn(uid)
+            while (message := await peer.message()) is not None:
+                self._crowd.heard(peer)
+                async with aclosing(_answer(registry, message, turn)) as replies:
+                    async for reply, continues in replies:
+                        await peer.send(reply, continues=continues)
+                        self._crowd.heard(peer)
+        except (OSError, PeerError) as error:
+            _log.debug("A control connection has ended", uid=uid, error=str(error))
             error.with_traceback(None)  # Its frames refer to the future that has the error.
         except Exception:
-            _log.exception("A control connection failed because of a defect in xennetd", uid=peer.uid)
+            _log.exception("A control connection failed because of a defect in xennetd", uid=uid)
         finally:
-            self._peers.pop(peer, None)
+            self._crowd.remove(peer)
             peer.close()
+
+    def _turn(self, uid: int) -> _Turn:
+        return nullcontext if uid == 0 else self._turns.take
 
     def _registry(self, uid: int) -> VarlinkInterfaceRegistry:
         """Return a new registry for a user's requests, and keep it: as a cycle, each would stay in memory anyway."""
         if len(self._registries) >= MAX_PEERS:
             self._registries.clear()
         registry = self._registries[uid] = VarlinkInterfaceRegistry()
-        registry.register_interface(Control(self._daemon, self._audit, uid))
+        caller = Caller(uid, self._turn(uid), self._check[uid == 0].result)
+        registry.register_interface(Control(self._daemon, self._audit, caller))
         registry.register_interface(
             VarlinkServiceInterface("xennetd", "xennetd", self._version, "man:xennetd(8)", registry)
         )
         return registry
 
-    def _heard(self, peer: _Peer) -> None:
-        """Note that a peer was not silent just now."""
-        if peer in self._peers:
-            self._peers[peer] = self._peers.pop(peer)
 
-    def _admit(self, newcomer: _Peer) -> None:
-        """Add a peer. When all places are taken, the user with the most connections loses the most silent one.
-
-        Root's connections make room only for another one of root.
-        """
-        self._peers[newcomer] = None
-        if len(self._peers) <= MAX_PEERS:
-            return
-        connections = Counter(peer.uid for peer in self._peers if peer.uid != 0 or newcomer.uid == 0)
-        greediest_uid = connections.most_common(1)[0][0]
-        silent = next(peer for peer in self._peers if peer.uid == greediest_uid)
-        del self._peers[silent]
-        silent.end()
-
-
-class _ProtocolError(Exception):
-    """The peer sent something that is not Varlink, sent too long a request, or hung up during a stream."""
-
-
-class _Reader(asyncio.StreamReader):
-    """A stream reader that calls `hung_up` as soon as the peer hangs up, even while nothing reads."""
-
-    hung_up: Callable[[], None]
-
-    def feed_eof(self) -> None:
-        """Take the end of the stream from the transport."""
-        super().feed_eof()
-        self.hung_up()
-
-    def set_exception(self, exc: Exception) -> None:
-        """Take the error that ended the connection, without its traceback, whose frames refer to this reader."""
-        super().set_exception(exc.with_traceback(None))
-
-
-def _nothing() -> None:
-    """Stand in for `_Reader.hung_up` where nobody is to be told."""
-
-
-class _Peer:
-    """One connection, and the task that serves it."""
-
-    def __init__(self, uid: int, reader: _Reader, writer: asyncio.StreamWriter) -> None:
-        self.uid = uid
-        self._reader = reader
-        self._writer = writer
-        self._task = asyncio.current_task()
-        self._streaming = False
-        self._gone = False
-        reader.hung_up = self._hung_up
-
-    @classmethod
-    async def meet(cls, conn: socket.socket) -> _Peer:
-        """Return the peer of an accepted connection; its uid comes from the kernel. Raises OSError if it has gone."""
-        _, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        loop = asyncio.get_running_loop()
-        reader = _Reader(limit=MAX_REQUEST, loop=loop)
-        reader.hung_up = _nothing
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.connect_accepted_socket(lambda: protocol, conn)
-        transport.set_write_buffer_limits(high=0)  # so that drain() returns when all bytes have left
-        return cls(uid, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
-
-    async def request(self) -> VarlinkMethodCall | None:
-        """Return the next request, None after the last. Raises _ProtocolError for what is not a request."""
-        self._streaming = False
-        try:
-            message = await self._reader.readuntil(b"\0")
-            return VarlinkMethodCall.fromjson(msgspec.json.decode(message[:-1]))
-        except asyncio.IncompleteReadError:
-            return None
-        except asyncio.LimitOverrunError:
-            raise _ProtocolError("the request is too long") from None
-        except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
-            raise _ProtocolError(str(error)) from None
-
-    async def send(self, reply: dict[str, Any]) -> None:
-        """Send a reply and return when all of it has left.
-
-        A reply with `continues` begins or continues a stream. Raises _ProtocolError for a stream whose peer hung up.
-        """
-        self._writer.write(msgspec.json.encode(reply) + b"\0")
-        await self._writer.drain()
-        self._streaming = reply.get("continues", False)
-        if self._streaming and self._gone:
-            raise _ProtocolError("the peer has hung up")
-
-    def end(self) -> None:
-        """End the connection at once, by cancelling the task that serves it."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def close(self) -> None:
-        """Close the connection. Bytes that have not left by now are dropped.
-
-        The reader does not refer to the peer any more. As a cycle they would stay in memory until the garbage collector
-        runs, which in this daemon is after thousands of connections.
-        """
-        self._writer.transport.abort()
-        self._reader.hung_up = _nothing
-
-    def _hung_up(self) -> None:
-        # A peer that closes its sending side still gets the reply that it waits for. A stream would never end.
-        self._gone = True
-        if self._streaming:
-            self.end()
-
-
-class _Turns:
-    """Gives all users but root together a tenth of the daemon's time: they may look on, and guests come first."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-
-    @asynccontextmanager
-    async def take(self) -> AsyncGenerator[None, None]:
-        """Wait for the turn of one request. After it nobody has a turn for nine times as long as it took."""
-        await self._lock.acquire()
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            pause = _REST * (time.perf_counter() - began)
-            asyncio.get_running_loop().call_later(pause, self._lock.release)
+_Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 async def _answer(
-    registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall, turn: AbstractAsyncContextManager[None]
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the replies to `call`. A reply is made within `turn`; the events of a stream are not."""
+    registry: VarlinkInterfaceRegistry, message: bytes, turn: _Turn
+) -> AsyncGenerator[tuple[bytes, bool], None]:
+    """Yield the replies to a message, each with whether more follow. All work on the loop is done in turns.
+
+    Raises PeerError for a message that is no call.
+    """
+    call = None
     try:
-        method, signature = registry.lookup_method(call)
-        try:
-            arguments = signature.parameter_type.fromjson(call.parameters)
-        except ConversionError as error:
-            raise InvalidParameter(parameter=str(error.location[0])) from None
+        async with turn():
+            call = _call(message)
+            method, arguments, signature = _lookup(registry, call)
+            answer = method(**arguments)
+            if not signature.more and not signature.asynchronous:
+                reply = _encoded(answer.parameters)
         if signature.more:
-            async with aclosing(method(**arguments)) as stream:
+            async with aclosing(answer) as stream:
                 async for part in stream:
-                    yield {"parameters": part.parameters, "continues": part.continues}
+                    async with turn():
+                        reply = _encoded(part.parameters, continues=part.continues)
+                    yield reply, part.continues
             return
-        async with turn:
-            result = method(**arguments)
-            if signature.asynchronous:
-                result = await result
-        reply = {"parameters": result.parameters}
+        if signature.asynchronous:
+            reply = await _encoded_in_slices((await answer).parameters, turn)
     except VarlinkErrorReply as error:
-        reply = error.tojson()
+        reply = _error(error)
     except XennetdError as error:
-        reply = Refused(reason=error.detail).tojson()
+        reply = _error(Refused(reason=error.detail))
+    except PeerError:
+        raise
     except Exception:
-        _log.exception("A control request failed because of a defect in xennetd", method=call.method)
-        reply = Refused(reason="this request met a bug in xennetd; its journal has the details").tojson()
-    if not call.oneway:
-        yield reply
+        _log.exception("A control request failed because of a defect in xennetd", method=call and call.method)
+        reply = _error(Refused(reason="this request met a bug in xennetd; its journal has the details"))
+    if call is None or not call.oneway:
+        yield reply, False
+
+
+def _call(message: bytes) -> VarlinkMethodCall:
+    try:
+        return VarlinkMethodCall.fromjson(msgspec.json.decode(message))
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
+        raise PeerError(str(error)) from None
+
+
+def _lookup(registry: VarlinkInterfaceRegistry, call: VarlinkMethodCall) -> tuple[Callable[..., Any], Any, Any]:
+    """Return a call's method, its arguments and its signature. Raises VarlinkErrorReply."""
+    method, signature = registry.lookup_method(call)
+    try:
+        return method, signature.parameter_type.fromjson(call.parameters), signature
+    except ConversionError as error:
+        raise InvalidParameter(parameter=str(error.location[0])) from None
+
+
+async def _encoded_in_slices(parameters: dict[str, Any], turn: _Turn) -> bytes:
+    """Return a reply as it goes over the wire, encoded with pauses if it has long lists."""
+    encoded: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if not isinstance(value, list) or len(value) <= SLICE:
+            encoded[name] = value
+            continue
+        slices = []
+        for at in range(0, len(value), SLICE):
+            async with turn():
+                slices.append(msgspec.json.encode(value[at : at + SLICE])[1:-1])
+            await asyncio.sleep(0)
+        encoded[name] = msgspec.Raw(b"[" + b",".join(slices) + b"]")
+    async with turn():
+        return _encoded(encoded)
+
+
+def _encoded(parameters: Any, *, continues: bool | None = None) -> bytes:
+    """Return a reply as it goes over the wire. `continues` is for a reply in a stream."""
+    reply = {"parameters": parameters} if continues is None else {"parameters": parameters, "continues": continues}
+    return msgspec.json.encode(reply)
+
+
+def _error(error: VarlinkErrorReply) -> bytes:
+    return msgspec.json.encode(error.tojson())

@@ -1,0 +1,196 @@
+"""The peers of the control socket: one connection each, and how many there may be.
+
+Rule 1: a connection of another user than root is refused, quickly and with a reason, when the user has USER_PEERS
+already that have all spoken lately. A peer that has been silent for longer makes room.
+Rule 2: there is always room for root. When all places are taken, another user's most silent peer makes room.
+Rule 3: no reference cycle of ours remains of a connection. It would stay in memory until the garbage collector runs,
+which in this daemon is after thousands of connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from xennetd.daemon.control.interface import Refused
+
+MAX_PEERS = 64
+"""Connections at the same time."""
+
+USER_PEERS = 16
+"""Connections at the same time of one user other than root."""
+
+MAX_REQUEST = 64 << 10
+"""Bytes. A peer that sends a longer request is disconnected."""
+
+_SILENT = 1.0
+"""Seconds after which a silent peer makes room for a newcomer of the same user. Refusing a newcomer takes less time."""
+
+_TOO_MANY = Refused(reason=f"this user has {USER_PEERS} connections to xennetd already; close some of them").tojson()
+_TOO_MANY_BYTES = msgspec.json.encode(_TOO_MANY) + b"\0"
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED of unix(7)
+
+
+class PeerError(Exception):
+    """The peer sent something that is not Varlink, sent too long a request, or hung up during a stream."""
+
+
+def uid_of(conn: socket.socket) -> int:
+    """Return the user at the other end, of whom the kernel knows. Raises OSError."""
+    _, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)
+
+
+def refuse(conn: socket.socket) -> None:
+    """Tell an accepted peer that there is no room, and close its connection. Never waits."""
+    with suppress(OSError):
+        conn.send(_TOO_MANY_BYTES, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    conn.close()
+
+
+class _Reader(asyncio.StreamReader):
+    """A stream reader that calls `hung_up` as soon as the peer hangs up, even while nothing reads."""
+
+    hung_up: Callable[[], None]
+
+    def feed_eof(self) -> None:
+        """Take the end of the stream from the transport."""
+        super().feed_eof()
+        self.hung_up()
+
+    def set_exception(self, exc: Exception) -> None:
+        """Take the error that ended the connection, without its traceback, whose frames refer to this reader."""
+        super().set_exception(exc.with_traceback(None))
+
+
+def _nothing() -> None:
+    """Stand in for `_Reader.hung_up` where nobody is to be told."""
+
+
+class Peer:
+    """One connection, and the task that serves it."""
+
+    def __init__(self, uid: int, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        self.uid = uid
+        self._reader = reader
+        self._writer = writer
+        self._task = asyncio.current_task()
+        self._streaming = False
+        self._gone = False
+        reader.hung_up = self._hung_up
+
+    @classmethod
+    async def meet(cls, uid: int, conn: socket.socket) -> Peer:
+        """Return the peer of an accepted connection. Raises OSError if it has gone."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader(limit=MAX_REQUEST, loop=loop)
+        reader.hung_up = _nothing
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, conn)
+        transport.set_write_buffer_limits(high=0)  # so that drain() returns when all bytes have left
+        return cls(uid, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    async def message(self) -> bytes | None:
+        """Return the next message without its NUL, None after the last. Raises PeerError for one too long."""
+        self._streaming = False
+        try:
+            return (await self._reader.readuntil(b"\0"))[:-1]
+        except asyncio.IncompleteReadError:
+            return None
+        except asyncio.LimitOverrunError:
+            raise PeerError("the request is too long") from None
+
+    async def send(self, reply: bytes, *, continues: bool = False) -> None:
+        """Send a reply and return when all of it has left, and others have had the loop.
+
+        With `continues` the reply begins or continues a stream. Raises PeerError for a stream whose peer hung up.
+        """
+        self._writer.write(reply + b"\0")
+        await self._writer.drain()
+        await asyncio.sleep(0)  # drain() does not wait while the kernel takes all.
+        self._streaming = continues
+        if continues and self._gone:
+            raise PeerError("the peer has hung up")
+
+    def end(self) -> None:
+        """End the connection at once, by cancelling the task that serves it."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Close the connection. Bytes that have not left by now are dropped."""
+        self._writer.transport.abort()
+        self._reader.hung_up = _nothing
+
+    def _hung_up(self) -> None:
+        # A peer that closes its sending side still gets the reply that it waits for. A stream would never end.
+        self._gone = True
+        if self._streaming:
+            self.end()
+
+
+class Crowd:
+    """The peers that are connected, and who has to go for a newcomer."""
+
+    def __init__(self) -> None:
+        self._heard: dict[Peer, float] = {}  # Ordered: the peer that was silent longest comes first.
+        self._connections: Counter[int] = Counter()
+
+    def admits(self, uid: int) -> bool:
+        """Count a new connection of a user. False: there is no room for it, and it is not counted.
+
+        The user's most silent peer makes room if it has been silent for a while.
+        """
+        if uid != 0 and self._connections[uid] >= USER_PEERS and not self._end_silent(uid):
+            return False
+        self._connections[uid] += 1
+        return True
+
+    def leaves(self, uid: int) -> None:
+        """Count a connection less."""
+        self._connections[uid] -= 1
+        if not self._connections[uid]:
+            del self._connections[uid]
+
+    def add(self, newcomer: Peer) -> None:
+        """Add a peer. When all places are taken, the user with the most peers loses the most silent one.
+
+        Root is that user only if nobody else is connected, and only for another peer of root.
+        """
+        self._heard[newcomer] = _now()
+        if len(self._heard) <= MAX_PEERS:
+            return
+        peers = Counter(peer.uid for peer in self._heard if peer.uid != 0) or Counter({newcomer.uid: 1})
+        greediest_uid = peers.most_common(1)[0][0]
+        self._end(next(peer for peer in self._heard if peer.uid == greediest_uid))
+
+    def remove(self, peer: Peer) -> None:
+        """Remove a peer, if it is there."""
+        self._heard.pop(peer, None)
+
+    def heard(self, peer: Peer) -> None:
+        """Note that a peer was not silent just now."""
+        if self._heard.pop(peer, None) is not None:
+            self._heard[peer] = _now()
+
+    def _end_silent(self, uid: int) -> bool:
+        silent = next((peer for peer in self._heard if peer.uid == uid), None)
+        if silent is None or _now() - self._heard[silent] < _SILENT:
+            return False
+        self._end(silent)
+        return True
+
+    def _end(self, peer: Peer) -> None:
+        del self._heard[peer]
+        peer.end()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
