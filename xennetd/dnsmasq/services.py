@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from xennetd.dnsmasq.access import protect
 from xennetd.dnsmasq.process import CONFIGURATION, Keeper, Runner, runner, written
 from xennetd.dnsmasq.upkeep import Stamp, Stamps, Unwritten, identity
 from xennetd.model.errors import HostError
@@ -110,6 +111,7 @@ class DhcpServices:
     def _write(self, service: DhcpService, text: str) -> None:
         with self.writing(service, lambda: self._write_again(service)) as written:
             _make(_directory(service.instance))
+            protect(Path(STATE))
             for part in _PARTS:
                 _make(_directory(service.instance.partition(":")[0]) / part)
             _put(_file(service.instance), text)
@@ -167,6 +169,7 @@ class DhcpServices:
 
     async def work(self) -> None:
         """Keep the services running until cancelled. After that dnsmasq runs on by itself. It can be called again."""
+        protect(Path(STATE))
         self._new = asyncio.Queue()
         for instance in self._keepers:
             self._new.put_nowait(instance)
@@ -369,12 +372,17 @@ def _stamp(instance: str) -> Stamp:
 
 
 def _make(path: Path) -> None:
-    """Make a directory and its parents. dnsmasq can read them after it has dropped root's privileges."""
+    """Make a directory and its parents. dnsmasq can read them after it has dropped root's privileges.
+
+    `protect` keeps everybody else out of STATE.
+    """
     if not path.is_dir():
         if not path.parent.is_dir():
             _make(path.parent)
         path.mkdir()
         path.chmod(0o755)
+        if path == Path(STATE):
+            protect(path)
 
 
 def _read(path: Path) -> str | None:
