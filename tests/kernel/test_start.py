@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -249,6 +251,58 @@ class TestRefusals:
         assert said.startswith(f"xennetd: the control socket {tmp_path}/control can't be made: ")
         assert said.count("\n") == 1
         assert not RUNTIME.exists()
+
+    def test_a_control_path_at_which_another_program_listens(self, daemon: MakeDaemon, by_hand: ByHand) -> None:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind("/run/other.sock")
+            other.listen()
+            config = STAND_IN + 'control = "/run/other.sock"\n'
+            status, said = ended(by_hand(config))
+            assert status == 1
+            who = f"(pid {os.getpid()}, user 0), listens there: choose another path for daemon.control"
+            assert said.startswith("xennetd: the control socket /run/other.sock can't be made: another program, ")
+            assert who in said
+            status, said = ended(by_hand(config, "--check"))
+            assert status == 1
+            assert re.search(r"^error: .*\.toml:3: daemon\.control: the socket can't be at /run/other\.sock: ", said)
+            assert who in said
+            # So does a daemon that is asked, whose own socket is elsewhere.
+            xennetd = daemon()
+            xennetd.configure(config)
+            checked = xennetd.ctl("check")
+            assert checked.returncode == 1
+            assert re.search(r"^problem: .*\.toml:3: daemon\.control: the socket can't be at", checked.stdout)
+            assert who in checked.stdout
+            assert xennetd.ctl("reload").returncode == 1
+            assert other.accept()
+
+    def test_a_control_path_that_others_can_take_away(self, by_hand: ByHand) -> None:
+        Path("/run/open").mkdir()
+        Path("/run/open").chmod(0o777)
+        config = '[daemon]\ncontrol = "/run/open/inner/control"\n'
+        status, said = ended(by_hand(config))
+        assert status == 1
+        why = "everyone may write to the directory /run/open (mode 0777): run chmod o-w on it"
+        assert said.startswith(f"xennetd: the control socket /run/open/inner/control can't be made: {why}")
+        assert os.listdir("/run/open") == []
+        assert why in ended(by_hand(config, "--check"))[1]
+
+    def test_a_control_path_that_is_a_file_of_the_system(self, by_hand: ByHand) -> None:
+        before = Path("/etc/passwd").read_bytes()
+        config = '[daemon]\ncontrol = "/etc/passwd"\n'
+        assert "/etc/passwd can't be made: a file of that name exists and is no socket" in ended(by_hand(config))[1]
+        status, said = ended(by_hand(config, "--check"))
+        assert status == 1
+        assert (
+            "by-hand.toml:2: daemon.control: the socket can't be at /etc/passwd: /etc is no place for sockets" in said
+        )
+        assert Path("/etc/passwd").read_bytes() == before
+
+    def test_nothing_of_the_control_path_of_a_daemon_that_runs(self, daemon: MakeDaemon, by_hand: ByHand) -> None:
+        xennetd = daemon(STAND_IN + 'control = "/run/xennetd/control"\n')
+        assert ended(by_hand(xennetd.config.read_text(), "--check"))[0] == 0
+        assert xennetd.ctl("check").returncode == 0
+        assert xennetd.ctl("reload").returncode == 0
 
     def test_a_user_who_is_not_root(self, by_hand: ByHand) -> None:
         # Root without its capabilities and as nobody, who could not read this checkout.

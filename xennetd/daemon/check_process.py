@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 from subprocess import DEVNULL, PIPE
 
-from xennetd.daemon.host_checks import host_notes, read_links
+from xennetd.daemon.host_checks import all_host_notes
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.text import visible
@@ -63,7 +63,7 @@ def check_files(config: str | None) -> Checked:
     policy = load_files(config)
     if not isinstance(policy, Policy):
         return [problem.describe() for problem in policy], []
-    notes = check(policy, host_notes(policy, read_links()))
+    notes = check(policy, all_host_notes(policy))
     return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 
+from xennetd.daemon.control_path import unfit
 from xennetd.daemon.toolstack.hooks import find_hooks
 from xennetd.dnsmasq.process import find_dnsmasq
 from xennetd.kernel.links import Links
@@ -47,6 +48,11 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
 def curable(policy: Policy) -> HostNotes:
     """Return the facts that may change while the policy is in force: missing packages, files that others may write."""
     return replace(not_installed(), exposed=exposed(policy.files))
+
+
+def all_host_notes(policy: Policy) -> HostNotes:
+    """Return `host_notes` with all that a check outside the daemon has the time for: links, and the control socket."""
+    return replace(host_notes(policy, read_links()), no_control=unfit(policy.daemon.control))
 
 
 def not_installed() -> HostNotes:

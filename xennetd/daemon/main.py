@@ -9,7 +9,7 @@ import signal
 import sys
 
 from xennetd import __version__
-from xennetd.daemon.host_checks import host_notes, read_links
+from xennetd.daemon.host_checks import all_host_notes, host_notes
 from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
@@ -65,7 +65,7 @@ def main() -> int:
         return wrong
     if arguments.observe:
         policy = observing(policy)
-    notes = check(policy, host_notes(policy, read_links() if arguments.check else None))
+    notes = check(policy, all_host_notes(policy) if arguments.check else host_notes(policy))
     if arguments.check:
         for note in notes:
             print(("error: " if note.error else "note: ") + note.sentence)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from xennetd.daemon.control_path import untrusted
 from xennetd.model.errors import HostError
 from xennetd.model.places import RUNTIME
 
@@ -30,13 +31,17 @@ class RuntimeDirectory:
     def __init__(self, control: str, path: Path = Path(RUNTIME)) -> None:
         self.problem = ""
         self._path = path
+        self._socket = control
         self._control = Path(control).parent
         self._mark = path / OBSERVE_MARK
         self._made: list[Path] = []
         self._lock: int | None = None
 
     def make(self) -> None:
-        """Make the directories that are missing. Raises HostError when that fails."""
+        """Make the directories that are missing. Raises HostError when that fails, or the socket's place is unfit."""
+        with _named(f"the control socket {self._socket} can't be made"):
+            if reason := untrusted(self._socket):
+                raise HostError(f"the control socket {self._socket} can't be made: {reason}")
         for directory in (self._path, self._control):
             with _named(f"the directory {directory} can't be made"):
                 try:

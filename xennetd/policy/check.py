@@ -66,6 +66,9 @@ def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     errors = []
     if policy.daemon.devd and host.xl_devd:
         errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
+    if host.no_control:
+        place = f"{policy.control_place}: " if policy.control_place else ""
+        errors.append(f"{place}daemon.control: the socket can't be at {policy.daemon.control}: {host.no_control}")
     errors += [note.sentence for note in (*unprotected(host), *lacking(policy, host)) if note.error]
     no_bridges = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
     for network in policy.networks.values():

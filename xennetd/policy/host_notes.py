@@ -28,3 +28,4 @@ class HostNotes:
     exposed: tuple[str, ...] = ()
     no_dnsmasq: str = ""
     no_nftables: str = ""
+    no_control: str = ""

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.bed import FakeDaemon, serving
+from tests.unit.control.bed import FakeDaemon, Served, serving
 from tests.unit.control.peer import NOBODY, Peer, ask_as, monitor, needs_root, run
+from xennetd.cli import connection
 from xennetd.daemon.control.server import ControlServer
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
@@ -62,13 +63,21 @@ def test_a_stale_socket_is_replaced_and_ours_is_removed_at_the_end(path: str) ->
     assert not os.path.exists(path)
 
 
-def test_a_socket_that_somebody_listens_on_is_left_alone(path: str) -> None:
+def test_a_socket_that_another_program_listens_on_is_left_alone(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(path)
         other.listen(0)
-        with pytest.raises(HostError, match="another xennetd is running"):
+        with pytest.raises(
+            HostError, match=rf"can't be made: another program, .* \(pid {os.getpid()}, user 0\), listens"
+        ):
             ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path, version="1.2")
         assert stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+def test_another_xennetd_is_named(path: str, served: Served) -> None:
+    with pytest.raises(HostError, match=f"another xennetd is running: it listens on the control socket {path}"):
+        ControlServer(FakeDaemon(), Audit(Journal("/nonexistent")), path, version="1.2")
+    assert connection.call(path, "Status")
 
 
 def test_a_file_of_that_name_is_left_alone(path: str) -> None:
@@ -100,7 +109,7 @@ import asyncio, os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
 sys.path.insert(0, sys.argv[2])
-from tests.unit.control.bed import FakeDaemon, serving
+from tests.unit.control.bed import FakeDaemon, Served, serving
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
 async def main():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import grp
 import os
 import socket
-import stat
 from contextlib import suppress
 
 import structlog
 from asyncvarlink import get_listen_fd
 
+from xennetd.daemon.control_path import PATIENCE, AnotherXennetd, occupied, untrusted
 from xennetd.model.errors import HostError
 
 _BACKLOG = 512
@@ -40,7 +40,7 @@ class Listener:
 
     def renew(self) -> None:
         """Listen on a new socket at the path, in place of the one whose file is gone. Raises HostError."""
-        new = self._make()
+        new = self._make(patience=0.0)  # The loop must not wait for whatever listens there.
         self.socket.close()
         self.socket = new
 
@@ -52,11 +52,11 @@ class Listener:
                 os.unlink(self._path)
         self._inode = None
 
-    def _make(self) -> socket.socket:
+    def _make(self, patience: float = PATIENCE) -> socket.socket:
         path = self._path
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            _remove_stale(path)
+            _make_way(path, patience)
             mask = os.umask(0o177)  # so that nobody else can connect between bind() and chmod()
             try:
                 sock.bind(path)
@@ -107,20 +107,13 @@ def _inode(path: str) -> int | None:
         return None
 
 
-def _remove_stale(path: str) -> None:
-    """Remove the socket that a dead daemon left. Raises HostError if somebody listens there, or it is no socket."""
+def _make_way(path: str, patience: float) -> None:
+    """Remove the socket that a dead daemon left. Raises HostError if anything else is there, or the place is unfit."""
     try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise HostError(f"the control socket {path} can't be made: a file of that name exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # Somebody listens, and the backlog is full.
-    raise HostError(f"another xennetd is running: it listens on the control socket {path}")
+        reason = untrusted(path) or occupied(path, patience)
+    except AnotherXennetd:
+        raise HostError(f"another xennetd is running: it listens on the control socket {path}") from None
+    if reason:
+        raise HostError(f"the control socket {path} can't be made: {reason}")
+    with suppress(FileNotFoundError):
+        os.unlink(path)
