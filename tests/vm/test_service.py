@@ -23,7 +23,7 @@ def test_verify_finds_nothing_wrong_with_the_installed_unit() -> None:
 
 
 def test_the_running_unit_is_exposed_to_little(service: None) -> None:
-    do("systemd-analyze", "security", "--no-pager", "--threshold=22", UNIT)
+    do("systemd-analyze", "security", "--no-pager", "--threshold=16", UNIT)
 
 
 def test_without_xen_the_unit_as_shipped_is_not_started() -> None:
@@ -120,6 +120,37 @@ def test_guests_lose_no_ping_while_systemd_restarts_a_killed_daemon(
     assert [_carrier_changes(each.vif.netdev) for each in (one, two)] == carriers
 
 
+def test_the_units_limits_are_in_force(service: None) -> None:
+    limits = {name: unit(name) for name in ("MemoryMax", "TasksMax", "LimitNOFILE", "OOMPolicy")}
+    assert limits == {"MemoryMax": str(512 << 20), "TasksMax": "512", "LimitNOFILE": "4096", "OOMPolicy": "continue"}
+
+
+def test_a_daemon_that_goes_at_the_limit_of_memory_comes_back_and_guests_lose_no_ping(
+    host: Machine, guest: MakeGuest, service: None, journal: Journal
+) -> None:
+    host.bridge("br0")
+    one = guest("one", VifSpec(bridge="br0"), address="10.8.0.1/24")
+    two = guest("two", VifSpec(bridge="br0"), address="10.8.0.2/24")
+    one.connect()
+    two.connect()
+    assert one.ping("10.8.0.2")
+    pid, carriers = unit("MainPID"), [_carrier_changes(each.vif.netdev) for each in (one, two)]
+    try:
+        run("systemctl", "set-property", "--runtime", UNIT, "MemoryMax=4M", "MemorySwapMax=0")
+        until(lambda: unit("MainPID") != pid)
+    finally:
+        do("systemctl", "set-property", "--runtime", UNIT, "MemoryMax=512M")
+    deadline = time.monotonic() + 60
+    while unit("ActiveState") != "active":
+        assert time.monotonic() < deadline
+        assert one.namespace.ping("10.8.0.2", count=50, interval=0.02)
+    assert "oom" in do("journalctl", "-q", "-b", "-u", UNIT, "-g", "oom").lower()
+    assert [each.hotplug_status() for each in (one, two)] == ["connected", "connected"]
+    assert [_carrier_changes(each.vif.netdev) for each in (one, two)] == carriers
+    three = guest("three", VifSpec(bridge="br0"))
+    three.connect()
+
+
 def _carrier_changes(link: str) -> str:
     return Path(f"/sys/class/net/{link}/carrier_changes").read_text()
 
@@ -152,6 +183,10 @@ def test_the_control_socket_belongs_to_the_group(service: None) -> None:
 def test_a_member_of_the_group_may_ask_and_not_change(service: None) -> None:
     member = ("setpriv", "--reuid=nobody", "--regid=xennet", "--clear-groups")
     assert run(*member, "xennetctl", "list", "--json").stdout.strip() == "[]"
+    checked = run(*member, "xennetctl", "check")
+    assert checked.returncode == 0, checked.stdout
+    assert "The configuration is valid." in checked.stdout
+    assert "the host" not in checked.stdout, "the daemon has checked it, from within its sandbox"
     refused = run(*member, "xennetctl", "reload")
     assert refused.returncode == 1
     assert "root" in refused.stdout
