@@ -10,15 +10,15 @@ from contextlib import nullcontext, suppress
 from functools import cache
 from typing import Any
 
-import msgspec
 from asyncvarlink import VarlinkInterfaceRegistry
 
 from tests.golden.examples import EXAMPLES, policy_of
 from tests.unit.control.bed import FakeDaemon
 from tests.unit.fuzz.mutation import LARGEST, by_records, jsonwise
 from tests.unit.fuzz.target import Broken, Target, recorded
-from xennetd.daemon.control import server
+from xennetd.daemon.control import peers, server
 from xennetd.daemon.control.interface import INTERFACE
+from xennetd.daemon.control.turns import Shared, Turns
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
 from xennetd.model.errors import HostError
@@ -142,21 +142,22 @@ class _Control:
         audit = Audit(Journal("/nonexistent"))
         service = server.ControlServer.__new__(server.ControlServer)
         service._daemon, service._audit, service._version, service._registries = self.daemon, audit, "1.2", {}
+        service._turns = Turns()
+        service._check = {root: Shared(self.daemon.check, rest=0) for root in (True, False)}
         self.registries: dict[int, VarlinkInterfaceRegistry] = {uid: service._registry(uid) for uid in (0, 1000)}
 
     async def converse(self, data: bytes) -> None:
         """Read all requests in `data` as those of a peer, and make the replies to each."""
-        reader = server._Reader(limit=server.MAX_REQUEST, loop=self.loop)
+        reader = peers._Reader(limit=peers.MAX_REQUEST, loop=self.loop)
         reader.hung_up = lambda: None
         reader.feed_data(data + b"\0")
         reader.feed_eof()
         uid = 0 if len(data) % 2 else 1000
-        peer = server._Peer(uid, reader, None)  # type: ignore[arg-type] # nothing is sent
-        while (request := await peer.request()) is not None:
-            if request.method == f"{INTERFACE}.Monitor":
+        peer = peers.Peer(uid, reader, None)  # type: ignore[arg-type] # nothing is sent
+        while (message := await peer.message()) is not None:
+            if server._call(message).method == f"{INTERFACE}.Monitor":
                 continue  # It has no end.
-            async for reply in server._answer(self.registries[uid], request, nullcontext()):
-                sent = msgspec.json.encode(reply)
+            async for sent, _ in server._answer(self.registries[uid], message, nullcontext):
                 if b"met a bug" in sent:
                     raise Broken(sent.decode())
                 json.loads(sent)
@@ -179,6 +180,6 @@ ANSWERS = (
            jsonwise(_NFT_WORDS), 0.02, largest=LARGEST),
     Target("dnsmasq-files", run_dnsmasq, (), lambda: recorded("dnsmasq_files"), by_records(b"\n", _LEASES),
            0.12, b"\n"),
-    Target("control-messages", run_control, (server._ProtocolError,), control_seeds,
+    Target("control-messages", run_control, (peers.PeerError,), control_seeds,
            jsonwise(_CONTROL_WORDS), 0.10, largest=1 << 14),
 )  # fmt: skip
