@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import socket
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,17 +151,19 @@ def test_without_journald_the_same_fields_go_to_stderr(where: str, tmp_path: Pat
     )
 
 
+def waits() -> int:
+    """How often this thread has waited for something. A busy machine, which makes it wait its turn, does not count."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
 def test_a_stalled_journald_and_a_stalled_stderr_never_block_and_the_loss_is_told(
     journald: Journald, pipe: tuple[int, int]
 ) -> None:
     journal = Journal(journald.path, stderr=Stderr(pipe[1]))
-    took = []
+    waited = waits()
     for number in range(3000):
-        begin = time.perf_counter()
         journal.send({"MESSAGE": str(number), "PRIORITY": INFO, "XENNET_X": "x" * 200})
-        took.append(time.perf_counter() - begin)
-    assert max(took) < 0.1
-    assert statistics.median(took) < 0.001
+    assert waits() - waited < 10
 
     entries = journald.drain()
     lines = read(pipe[0]).splitlines()
