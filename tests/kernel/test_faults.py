@@ -60,8 +60,8 @@ class Stage:
         self.guest.destroy()
         self.guest = self.come()
         connected(self.guest, SOON)
-        self.xennetd.ctl("list")
-        self.xennetd.ctl("reload")
+        for verb in ("list", "reload"):
+            self.xennetd.ctl(verb, timeout=HEALED)
 
     def go_through(self, fault: Fault) -> str:
         """Fail a call meanwhile. Return what was wrong; empty if nothing was."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from xennetd.daemon import tasks as module
 from xennetd.daemon.reconcile.queue import WorkQueue
-from xennetd.daemon.tasks import Tasks, cause_of
+from xennetd.daemon.tasks import Tasks, cause_of, heed_callbacks
 from xennetd.model.errors import EventsLost, HostError
 from xennetd.model.vif import VifId
 
@@ -114,3 +115,24 @@ def test_a_queue_that_fails_forgets_no_hint() -> None:
         asyncio.run(main())
     assert ended.group_contains(_Done)
     assert all(looked.count(VifId(number, 0)) == 2 for number in range(3))
+
+
+def test_a_connection_that_can_not_be_watched_is_ended() -> None:
+    async def main() -> bytes:
+        loop = asyncio.get_running_loop()
+        heed_callbacks(loop)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.settimeout(2)
+            add, loop._add_reader = loop._add_reader, _refuse  # type: ignore[attr-defined] # asyncio's own
+            await loop.connect_accepted_socket(asyncio.Protocol, ours)
+            await asyncio.sleep(0)
+            loop._add_reader = add  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+            return theirs.recv(1)
+
+    assert asyncio.run(main()) == b""
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -31,7 +31,7 @@ from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.daemon.reconcile.reload import follow
 from xennetd.daemon.runtime_dir import RuntimeDirectory
-from xennetd.daemon.tasks import Tasks
+from xennetd.daemon.tasks import Tasks, heed_callbacks
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.dnsmasq.services import DhcpHosts, DhcpServices
@@ -125,6 +125,7 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises HostError when the daemon can't serve this host."""
         loop = asyncio.get_running_loop()
+        heed_callbacks(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -84,3 +85,25 @@ def cause_of(error: BaseException) -> str:
         return error.detail
     text = " ".join(str(error).split())
     return visible(text if isinstance(error, OSError) and text else f"{type(error).__name__} {text}".strip(), 200)
+
+
+def heed_callbacks(loop: asyncio.AbstractEventLoop) -> None:
+    """Log exceptions in callbacks of the event loop, and end the connection that one belongs to.
+
+    Where the kernel refuses to watch an accepted connection (epoll_ctl(2): ENOMEM, ENOSPC), asyncio raises in a
+    callback, and the peer would wait for ever.
+    """
+
+    def heed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        _log.error(
+            "an exception in a callback",
+            what=context["message"],
+            why=cause_of(error) if error is not None else "",
+            exc_info=error,
+        )
+        owner = getattr(getattr(context.get("handle"), "_callback", None), "__self__", None)
+        if isinstance(owner, asyncio.Transport):
+            owner.abort()
+
+    loop.set_exception_handler(heed)
