@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -253,7 +254,7 @@ class DhcpHosts:
     def _write(self, host: DhcpHost) -> None:
         with self._services.writing(host, lambda: self._write(host)) as written:
             for part in _PARTS:
-                _make(_directory(host.instance) / part)
+                _make(_part(host.instance, part))
             changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
         if not written:
             return
@@ -304,16 +305,22 @@ class DhcpHosts:
         return self._leases[instance][1]
 
 
+@lru_cache(64)
 def _directory(instance: str) -> Path:
     return Path(directory(instance))
 
 
+@lru_cache(64)
+def _part(instance: str, part: str) -> Path:
+    return _directory(instance) / part
+
+
 def _file(instance: str) -> Path:
-    return _directory(instance) / CONFIGURATION
+    return _part(instance, CONFIGURATION)
 
 
 def _guest(host: DhcpHost, part: str) -> Path:
-    return _directory(host.instance) / part / host.mac.replace(":", "")
+    return _part(host.instance, part) / host.mac.replace(":", "")
 
 
 def _instances() -> list[str]:
@@ -364,11 +371,16 @@ def _strike_out(instance: str) -> None:
     _put(file, without(text, wrong & owners.keys()))
 
 
+@lru_cache(64)
+def _stamped(instance: str) -> tuple[str, tuple[str, ...], str]:
+    """Return the paths of which a stamp is made."""
+    return str(_file(instance)), tuple(str(_part(instance, part)) for part in _PARTS), str(_part(instance, _LEASES))
+
+
 def _stamp(instance: str) -> Stamp:
-    files = _directory(instance)
-    return Stamp(
-        identity(_file(instance)), tuple(identity(files / part) for part in _PARTS), (files / _LEASES).exists()
-    )
+    configuration, directories, leases_file = _stamped(instance)
+    found = tuple(identity(path) for path in directories)
+    return Stamp(identity(configuration), found, os.access(leases_file, os.F_OK))
 
 
 def _make(path: Path) -> None:

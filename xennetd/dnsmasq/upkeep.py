@@ -8,9 +8,9 @@ they hold.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from errno import EDQUOT, ENOSPC, EROFS
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -134,10 +134,10 @@ def _inodes(stamp: Stamp) -> list[int | None]:
     return [directory and directory[0] for directory in stamp.directories]
 
 
-def identity(path: Path) -> tuple[int, int] | None:
+def identity(path: str) -> tuple[int, int] | None:
     """Return a file's inode and the time of its last change, in nanoseconds; None if it does not exist."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
