@@ -32,6 +32,18 @@ def server(site: Site, services: Services) -> Iterator[Site]:
     dhcp.kill_all()
 
 
+def only(bed: Bed, besides: int | None = None) -> int:
+    """The one dnsmasq of the host, once it serves, is the only one, and is another than `besides`."""
+
+    def found() -> int | None:
+        pid = dhcp.pid()
+        return pid if pid != besides and dnsmasq.running(bed.host) == [pid] else None
+
+    pid = eventually(found)
+    assert pid is not None
+    return pid
+
+
 def ip(guest: Guest) -> str:
     return dhcp.udhcpc(guest.namespace)["ip"]
 
@@ -60,14 +72,13 @@ def test_what_is_removed_comes_back_and_no_dnsmasq_is_left_over(
     web, db = guest("web"), guest("db")
     web.connect()
     db.connect()
-    (first,) = eventually(lambda: dnsmasq.running(bed.host))
+    first = only(bed)
     addresses = ip(web), ip(db)
     empty(what)
     if what == INSTANCE / "hosts":
         what.rmdir()
     eventually(lambda: len(list(INSTANCE.glob("hosts/*"))) == 2 and len(list(INSTANCE.glob("names/*"))) == 2)
-    eventually(lambda: len(found := dnsmasq.running(bed.host)) == 1 and found != [first])
-    eventually(lambda: list(INSTANCE.glob("*.pid")))
+    only(bed, first)
     late = guest("late")
     late.connect()
     assert (ip(web), ip(db)) == addresses
@@ -84,13 +95,12 @@ def test_a_dnsmasq_without_a_pid_file_is_found_by_the_next_daemon(
     xennetd = daemon(lab())
     web = guest("web")
     web.connect()
-    (first,) = eventually(lambda: dnsmasq.running(bed.host))
+    first = only(bed)
     address = ip(web)
     xennetd.terminate()
     empty(FILES)
     xennetd.start()
-    eventually(lambda: len(found := dnsmasq.running(bed.host)) == 1 and found != [first])
-    eventually(lambda: list(INSTANCE.glob("*.pid")))
+    only(bed, first)
     assert ip(web) == address
     eventually(lambda: status(xennetd)["problems"] == [], timeout=15.0)
 
@@ -107,7 +117,7 @@ def test_a_full_disk_refuses_no_guest_and_all_is_written_when_there_is_room(
     assert problem.startswith(f"DHCP on xn-lab: {INSTANCE}")
     assert "can't be written: No space left on device: make room on the file system of /var/lib/xennetd" in problem
     filler.unlink()
-    eventually(lambda: dnsmasq.running(bed.host))
+    only(bed)
     address = eventually(lambda: dhcp.udhcpc(web.namespace).get("ip"))
     eventually(lambda: status(xennetd)["problems"] == [], timeout=15.0)
     filler = fill(FILES)
@@ -128,7 +138,7 @@ def test_a_read_only_state_directory_refuses_no_guest(
     xennetd = daemon(lab())
     web = guest("web")
     web.connect()
-    eventually(lambda: dnsmasq.running(bed.host))
+    only(bed)
     address = ip(web)
     bed.host.run("mount", "--bind", STATE, STATE)
     bed.host.run("mount", "-o", "remount,bind,ro", STATE)
