@@ -134,6 +134,7 @@ class Answers:
         problems += self._tasks.problems()
         if self._runtime.problem:
             problems.append(self._runtime.problem)
+        problems += self._kernel.problems()
         return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
     def _status_notes(self) -> list[str]:

@@ -8,6 +8,7 @@ is held no vif can be served anyway.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,14 @@ from xennetd.kernel.proxies import Proxies
 from xennetd.kernel.rtnl import get_link
 from xennetd.kernel.rtnl_ip import dump_addresses, dump_proxies
 from xennetd.kernel.sockets import EventSocket, Overrun, RequestSocket
+from xennetd.kernel.storms import HOLD, PAUSE, Flood, Storms
 from xennetd.model.errors import EventsLost, HostError
 from xennetd.plan.steps import AddAddress, LinkStep
 
 _log = structlog.get_logger()
 
 _ATTEMPTS = 6
-_PAUSE = 0.05
+_AGAIN = 0.05
 """How often the events are tried in a row, and the seconds before the first further attempt. The pause doubles."""
 
 
@@ -47,6 +49,10 @@ class Kernel:
         self._stale = False
         self._failures = 0
         self._lost_for_good: asyncio.Event = asyncio.Event()
+        self._flood = Flood()
+        self._storms = Storms()
+        self._read = 0
+        self._timers: set[asyncio.TimerHandle] = set()
         self._changed = changed
         self._lost = lost
         try:
@@ -60,36 +66,55 @@ class Kernel:
     def start(self) -> None:
         """Read everything, then follow the events. The event socket is open already, so no event is missed."""
         self._load()
-        asyncio.get_running_loop().add_reader(self._events.fileno(), self._readable)
+        self._listen()
 
     async def watch(self) -> None:
         """Wait. Raises EventsLost once the events can't be read any more, after several attempts."""
         await self._lost_for_good.wait()
         raise EventsLost("the kernel's link events can't be read: see the journal; xennetd starts anew")
 
-    def _readable(self) -> None:
-        """Process events. After a failure try again later, since the event loop would call this at once, for ever."""
+    def _listen(self) -> None:
+        asyncio.get_running_loop().add_reader(self._events.fileno(), self._hear)
+
+    def _hear(self) -> None:
+        """Process all waiting events. In a flood, let some come together before the next time.
+
+        After a failure try again later: the event loop would call this at once, for ever.
+        """
         try:
             self.poll()
         except OSError as error:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._events.fileno())
             self._failures += 1
             _log.error("link events can't be read now", why=str(error), failures=self._failures)
             if self._failures == _ATTEMPTS:
                 self._lost_for_good.set()
-            else:
-                loop.call_later(_PAUSE * 2**self._failures, self._resume)
-        else:
-            self._failures = 0
+            self._pause(_AGAIN * 2**self._failures)
+            return
+        self._failures = 0
+        if self._flood.pauses(self._read, time.monotonic()):
+            self._pause(PAUSE)
+
+    def _pause(self, seconds: float) -> None:
+        asyncio.get_running_loop().remove_reader(self._events.fileno())
+        self._later(seconds, self._resume)
 
     def _resume(self) -> None:
-        if self._events.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._events.fileno(), self._readable)
-            self._readable()
+        self._listen()
+        if self._failures:
+            self._hear()  # What failed may have taken the events from the socket.
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        def due() -> None:
+            self._timers.discard(timer)
+            act()
+
+        timer = asyncio.get_running_loop().call_later(seconds, due)
+        self._timers.add(timer)
 
     def close(self) -> None:
         """Stop listening and close the sockets. The network stays as it is."""
+        for timer in self._timers:
+            timer.cancel()
         asyncio.get_running_loop().remove_reader(self._events.fileno())
         self._events.close()
         self._requests.close()
@@ -109,7 +134,9 @@ class Kernel:
 
     def _poll(self) -> None:
         try:
-            changes = self.links.feed(self._events.drain())
+            datagrams = self._events.drain()
+            self._read = len(datagrams)
+            changes = self.links.feed(datagrams)
             changes += reread(self.links, self._requests)
         except Overrun:
             self._resync("the kernel had more link events than the buffer holds")
@@ -157,10 +184,26 @@ class Kernel:
         stale = self.links.stale.proxies
         missing = self.proxies.follow(stale)
         stale.clear()
+        if self.links.heard:
+            self._storms.count(self.links.heard, time.monotonic())
+            self.links.heard.clear()
+        held = self._storms.holds
+        changes = self._storms.hold(changes)
+        if self._storms.holds and not held:
+            self._later(HOLD, self._release)
         if changes:
             self._changed(changes)
         if missing:
             self._lost()
+
+    def _release(self) -> None:
+        if changes := self._storms.release():
+            self._changed(changes)
+
+    def problems(self) -> list[str]:
+        """Return a sentence for each link that other programs change all the time."""
+        names = {link.index: link.name for link in self.links}
+        return list(self._storms.problems(names, time.monotonic()))
 
 
 def reread(links: Links, requests: RequestSocket) -> list[LinkChange]:

@@ -8,6 +8,7 @@ Rule 2: of several events about one link in one batch, only the last is parsed. 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -68,7 +69,8 @@ class _Batch:
 class Links:
     """All links by index, name, master and vif. Implements `model.link.HostView`.
 
-    `news_of_all` counts how often the sysctls of `all` may have changed.
+    `news_of_all` counts how often the sysctls of `all` may have changed. `heard` counts the events about each link, by
+    index, until somebody clears it.
     `stand_in` is for tests: see `rtnl.parse_link`.
     """
 
@@ -82,6 +84,7 @@ class Links:
         self._generations = 0
         self._layer3 = Layer3()
         self.news_of_all = 0
+        self.heard: Counter[int] = Counter()
         self.has_ipv6 = has_ipv6()
         self.forces_ipv6 = forces_ipv6()
 
@@ -216,7 +219,9 @@ class Links:
                         self._layer3.gone(index)
                         changes.append(self._remove(index))
                 elif message.type == rtnl_ip.RTM_NEWNETCONF:
-                    batch.sysctls.add(rtnl_ip.settings_index(data, message))
+                    index_or_none = rtnl_ip.settings_index(data, message)
+                    batch.sysctls.add(index_or_none)
+                    self.heard[index_or_none or 0] += 1
                 else:
                     self._layer3.take(data, message)
         changes += [self._take(index, data, message) for index, (data, message) in batch.links.items()]
@@ -232,6 +237,7 @@ class Links:
     def _note_link(self, batch: _Batch, data: bytes, message: Header) -> None:
         """Add an RTM_NEWLINK to the batch. It is parsed later, if it is still the last about its link by then."""
         family, index, flags = rtnl.link_key(data, message)
+        self.heard[index] += 1
         if family == _AF_BRIDGE:
             batch.ports.setdefault(index, []).append((data, message))
         elif family == 0:
