@@ -156,7 +156,9 @@ class Serving:
         self.toolstack = Toolstack(lambda vif, said: self.done.append(Done(vif, f"the toolstack is told: {said}")))
         self.state = RecordingHostState(host)
         self._in_force = InForce(policy)
-        audit: Any = SimpleNamespace(record=self._record)
+        audit: Any = SimpleNamespace(
+            record=self._record, repaired=lambda event, what: self._record(event), flush=lambda vif: None
+        )
         hooks: Any = SimpleNamespace(run=lambda *about: None)
         kernel: Any = host
         links: Any = host.links

@@ -278,7 +278,9 @@ async def run(
 ) -> tuple[Reconciler, list[Event]]:
     """Let everything happen, then let the daemon hear of everything and come to rest."""
     audit: list[Event] = []
-    recorder = SimpleNamespace(record=audit.append)
+    recorder = SimpleNamespace(
+        record=audit.append, repaired=lambda event, what: audit.append(event), flush=lambda vif: None
+    )
     parts: Any = (kernel, directory, None, recorder, mock.Mock(), HotplugFiles(), host, nobody(), _nothing_first)
     reconciler = Reconciler(InForce(policy), *parts)
     kernel.changed, directory.hint = reconciler.triggers.links_changed, reconciler.triggers.vif_changed

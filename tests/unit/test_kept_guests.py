@@ -63,7 +63,9 @@ class Host:
     def _start(self) -> None:
         adapters: Any = dict.fromkeys(KINDS, self.heap)
         self.state, self.in_force = HostState(adapters), InForce(self.policy)
-        nothing: Any = SimpleNamespace(record=lambda event: None)
+        nothing: Any = SimpleNamespace(
+            record=lambda event: None, repaired=lambda event, what: None, flush=lambda vif: None
+        )
         parts: Any = (self.kernel, self.directory, None, nothing, mock.Mock(), HotplugFiles(), self.state, nobody())
         self.reconciler = Reconciler(*(self.in_force, *parts, _nothing_first))
         triggers = self.reconciler.triggers

@@ -91,6 +91,8 @@ def host() -> mock.Mock:
     made.conflict.return_value = None
     made.ensure = mock.AsyncMock()
     made.settle = mock.AsyncMock(return_value=frozenset())
+    made.pause.side_effect = HostState({}).pause
+    made.problems.return_value = []
     return made
 
 

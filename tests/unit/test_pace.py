@@ -90,3 +90,13 @@ def test_works_that_alternate_wait_as_well() -> None:
     problem = pace.problem("vif7.0", now)
     assert problem is not None
     assert "vif7.0" in problem
+
+
+def test_works_that_are_done_together_wait_for_the_last_of_them_and_none_counts_as_done_before() -> None:
+    pace, works = Pace(), [("eth0", UP), ("eth1", JOIN)]
+    assert pace.wait_for_all(works, 0.0) == 0.0
+    assert pace.wait("eth0", UP, 0.05) > 0.0
+    assert pace.wait("eth0", UP, 0.2) == 0.0
+    assert pace.wait_for_all(works, 0.25) == pace.wait("eth0", UP, 0.25) > 0.0
+    assert pace.wait("eth1", JOIN, 0.25) == 0.0, "it was not done at 0.25 with the other"
+    assert pace.wait_for_all([], 0.25) == 0.0

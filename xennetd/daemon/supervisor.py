@@ -143,6 +143,7 @@ class Supervisor:
             finally:
                 control.close()
         finally:
+            self._audit.flush()
             self._client.close()
             self._kernel.close()
             self._table.close()

@@ -32,7 +32,8 @@ class EventKind(Enum):
 class Event(Struct, frozen=True):
     """One event. `message` is a whole sentence. All texts are safe to show (`model.text.visible`).
 
-    `duration_us` and `realtime_us` (since the epoch) are in microseconds.
+    `duration_us` and `realtime_us` (since the epoch) are in microseconds. `repairs` is the number of repairs that a
+    drift record stands for.
     """
 
     kind: EventKind
@@ -47,5 +48,6 @@ class Event(Struct, frozen=True):
     vlan: str | None = None
     policy: str | None = None
     duration_us: int | None = None
+    repairs: int | None = None
     error: str | None = None
     realtime_us: int = 0

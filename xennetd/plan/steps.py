@@ -250,3 +250,10 @@ LinkStep = (
     | ResetSysctls
 )
 Step = LinkStep | HostStep
+
+
+def kind_of(step: Step) -> str:
+    """Return what a Step is about: a property of a link, a kind of host object, or its own type."""
+    if isinstance(step, SetLink):
+        return step.property
+    return step.object.key.kind if isinstance(step, HostStep) else type(step).__name__

@@ -107,6 +107,7 @@ class EventRecord:
     vlan: str | None
     policy: str | None
     duration_us: int | None
+    repairs: int | None
     error: str | None
 
     @classmethod
@@ -129,6 +130,7 @@ class EventRecord:
             vlan=event.vlan,
             policy=event.policy,
             duration_us=event.duration_us,
+            repairs=event.repairs,
             error=event.error,
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from xennetd.daemon.observability.drift import DriftLimit
 from xennetd.daemon.observability.journal import ERR, INFO, NOTICE, WARNING, Journal, JournalFields
 from xennetd.model.event import Event, EventKind
 from xennetd.model.value import replace
@@ -41,6 +42,8 @@ class Audit:
         self._clock = clock
         self._recent: deque[Event] = deque(maxlen=REMEMBERED)
         self._subscriptions: set[Subscription] = set()
+        self._drift = DriftLimit()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def lost(self) -> int:
@@ -55,6 +58,30 @@ class Audit:
         self._recent.append(event)
         for subscription in self._subscriptions:
             subscription.put(event)
+
+    def repaired(self, event: Event, what: str) -> None:
+        """Record a repair: at once, or with others of this kind at the end of the minute (`DriftLimit`)."""
+        recorded = self._drift.repaired(event, what, time.monotonic())
+        if recorded is not None:
+            self.record(recorded)
+        self._wake_for_drift()
+
+    def flush(self, subject: VifId | None = None) -> None:
+        """Record at once the repairs of a vif that are only counted so far; of all vifs and networks for None."""
+        for event in self._drift.flush(subject):
+            self.record(event)
+
+    def _wake_for_drift(self) -> None:
+        due_at = self._drift.due_at
+        if self._timer is None and due_at is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, due_at - time.monotonic()), self._record_drift)
+
+    def _record_drift(self) -> None:
+        self._timer = None
+        for event in self._drift.due(time.monotonic()):
+            self.record(event)
+        self._wake_for_drift()
 
     def recent(self, vif: VifId | None = None) -> list[Event]:
         """Return the remembered events, of one vif or of all, oldest first."""
@@ -127,6 +154,7 @@ def entry(event: Event) -> JournalFields:
         ("XENNET_VLAN", event.vlan),
         ("XENNET_POLICY", event.policy),
         ("XENNET_DURATION_US", event.duration_us),
+        ("XENNET_REPAIRS", event.repairs),
         ("XENNET_ERROR", event.error),
     ):
         if value is not None:

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 
 import structlog
 
+from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.model.adapter import Adapters
 from xennetd.model.errors import HostError
 from xennetd.model.objects import HostObject, Key
 from xennetd.plan.desired import Conflict, DesiredState, Owner
 from xennetd.plan.difference import Change, HostStep, Make, Remove, batches, by_key, difference
+from xennetd.plan.steps import Step
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +50,7 @@ class HostState:
         self._guests_move = False
         self._withheld: dict[Key, HostObject] = {}
         self._refusals: dict[Key, str] = {}
+        self._pace = Pace()
 
     def supersede(self) -> None:
         """Begin a new policy: an owner decided by it takes precedence over owners decided by the old policy."""
@@ -109,6 +112,28 @@ class HostState:
         desired = by_key([wanted for wanted in objects if not self._desired.gave_way(owner, wanted)])
         return difference(desired, self._observed(desired.values()))
 
+    def repairs(self, owner: Owner, steps: Iterable[Step]) -> list[HostStep]:
+        """Return the Steps that repair objects which this owner wants already, and which other owners may want, too."""
+        return [
+            step
+            for step in steps
+            if isinstance(step, Make | Change)
+            and step.object.key.kind not in _OF_ONE_GUEST
+            and self.wants(owner, step.object)
+        ]
+
+    def pause(self, repairs: Collection[HostStep], now: float) -> float:
+        """Return the seconds to wait before these repairs, 0 if they may be done now; they count as done then.
+
+        All owners of an object wait together: another program that fights for it has one opponent, not one per guest.
+        """
+        return self._pace.wait_for_all([(step.object.key, (step,)) for step in repairs], now)
+
+    def problems(self, now: float) -> list[str]:
+        """Return a sentence for each object that must be repaired again and again."""
+        fights = ((key, self._pace.problem(key, now)) for key in self._pace.subjects())
+        return [f"{key} is {problem}" for key, problem in fights if problem is not None]
+
     def conflict(self, owner: Owner, objects: Collection[HostObject], domain: str | None = None) -> HostError | None:
         """Return why an owner can't have these objects: another owner wants another value for one of their keys.
 
@@ -148,6 +173,8 @@ class HostState:
         given_up = self._desired.replace(owner, objects, domain, confirmed=confirmed)
         if not given_up:
             return frozenset()
+        for old in given_up:
+            self._pace.forget(old.key)
         still_wanted = (self._desired.get(old.key) for old in given_up)
         desired = by_key([wanted for wanted in still_wanted if wanted is not None])
         await self._withdraw(difference(desired, self._observed(desired.values())))

@@ -19,6 +19,7 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.model.objects import RULESET, HostObject
 from xennetd.plan.difference import HostStep, Make
+from xennetd.plan.steps import kind_of
 from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
 
 _log = structlog.get_logger(__name__)
@@ -110,12 +111,10 @@ class Networks:
 
     def problems(self) -> list[str]:
         """Return a sentence for each problem of a network."""
-        now = time.monotonic()
-        fights = ((name, self._pace.problem(name, now)) for name in self._in_force.policy.networks)
         return [
             *(self._problems[name].detail for name in sorted(self._problems)),
             *self._lacks.values(),
-            *(f"network {name} is {problem}" for name, problem in fights if problem is not None),
+            *self._host.problems(time.monotonic()),
         ]
 
     def _again(self, seconds: float) -> None:
@@ -197,20 +196,25 @@ class Networks:
         elif problem is not None:
             absent = {step.object.key for step in missing if isinstance(step, Make)}
             await self._host.ensure(name, filters, wanted=[item for item in needed if item.key not in absent])
-        elif missing and (wait := self._pace.wait(name, missing, time.monotonic())) > 0:
+        elif (wait := self._pause(name, missing)) > 0:
             if filters and self._exists(network):
                 await self._host.ensure(name, filters)
             self._again(wait)
         else:
-            lost = [step.describe() for step in missing if self._host.wants(name, step.object)]
+            lost = [step for step in missing if self._host.wants(name, step.object)]
             await self._host.ensure(name, missing, wanted=needed)
             if not self._guests_move:
                 self._cured(await self._host.settle(name, needed))
             if self._problems.pop(name, None) is None and lost:
-                message = f"network {name} repaired: {'; '.join(lost)}"
-                self._audit.record(Event(EventKind.DRIFT, message, network=name))
+                message = f"network {name} repaired: {'; '.join(_words(lost))}"
+                self._audit.repaired(Event(EventKind.DRIFT, message, network=name), kind_of(lost[0]))
         if problem is not None:
             raise problem
+
+    def _pause(self, name: str, missing: Iterable[HostStep]) -> float:
+        """Return the seconds to wait before a network is repaired, 0 for a new one. The filter has its own pace."""
+        wait = self._host.pause([step for step in missing if step.object.key != RULESET], time.monotonic())
+        return wait if self._host.wants_any(name) else 0.0
 
     def _exists(self, network: Network) -> bool:
         """Return whether the link exists on which a network serves its guests. Some routed networks need none."""

@@ -1,8 +1,8 @@
 """Slows down work that another program, or a defect, undoes again and again.
 
-Work on a subject (a vif or a network) that is needed again within a second of its completion waits, twice as long each
-time. Work that stays done for more than a second is forgotten. Several works on one subject that alternate are slowed
-down each.
+The subject of work is a vif, the filter, or a host object that several owners may need. Work that is needed again
+within a second of its completion waits, twice as long each time. Work that stays done for more than a second is
+forgotten. Several works on one subject that alternate are slowed down each.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class _Work:
     def next_pause(self) -> float:
         return min(max(_FIRST, 2 * self.pause), _LONGEST)
 
+    @property
+    def is_undone(self) -> bool:
+        """Whether the work was needed again so soon that somebody must have undone it."""
+        return self.needed_at is not None and self.needed_at - self.done_at <= _WINDOW
+
     def is_over(self, now: float) -> bool:
         """Return whether nobody undid the work in time. Work that waits is needed: it is not over yet."""
         return now - self.done_at > max(_WINDOW, 2 * self.next_pause)
@@ -64,29 +69,54 @@ class Pace:
         After a 0 the work counts as done at `now`. `links` names the links that the work is on: the same work on other
         links undoes nothing. The work is done `free` times before the first pause.
         """
-        known, same = self._works.get(subject), hash((what, links))
-        if known is None:
-            self._works[subject] = (_Work(same, now),)
-            return 0.0
-        work = next((work for work in known if work.what == same), None)
-        if work is not None and work.needed_at is None:
-            work.needed_at = now
-        if work is None or work.needed_at is None or work.needed_at - work.done_at > _WINDOW:
-            done = _Work(same, now)
-        elif work.times < free:
-            done = _Work(same, now, times=work.times + 1)
-        elif (left := work.done_at + work.next_pause - now) > 0:
+        same = hash((what, links))
+        if (left := self._left(subject, same, now, free)) > 0:
             return left
-        else:
-            words = tuple(step.describe() for step in what)
-            done = _Work(same, now, work.next_pause, work.times + 1, words=words)
+        self._done(subject, same, what, now, free)
+        return 0.0
+
+    def wait_for_all(self, works: Sequence[tuple[Hashable, Sequence[Step]]], now: float, *, free: int = 1) -> float:
+        """Return the seconds to wait before all of these works, each on its subject: the longest time of any of them.
+
+        After a 0 all of them count as done at `now`, else none.
+        """
+        hashes = [hash((what, None)) for _, what in works]
+        left = max((self._left(works[n][0], same, now, free) for n, same in enumerate(hashes)), default=0.0)
+        if left > 0:
+            return left
+        for (subject, what), same in zip(works, hashes, strict=True):
+            self._done(subject, same, what, now, free)
+        return 0.0
+
+    def _find(self, subject: Hashable, same: int) -> _Work | None:
+        return next((work for work in self._works.get(subject, ()) if work.what == same), None)
+
+    def _left(self, subject: Hashable, same: int, now: float, free: int) -> float:
+        """Return the seconds to wait before a work, 0 or less if it may be done now."""
+        work = self._find(subject, same)
+        if work is None:
+            return 0.0
+        if work.needed_at is None:
+            work.needed_at = now
+        return work.done_at + work.next_pause - now if work.is_undone and work.times >= free else 0.0
+
+    def _done(self, subject: Hashable, same: int, what: Sequence[Step], now: float, free: int) -> None:
+        work, done = self._find(subject, same), _Work(same, now)
+        if work is not None and work.is_undone:
+            done.times = work.times + 1
+            if work.times >= free:
+                done.pause, done.words = work.next_pause, tuple(step.describe() for step in what)
+        known = self._works.get(subject, ())
         others = (other for other in known if other is not work and not other.is_over(now))
         self._works[subject] = (*islice(others, _REMEMBERED), done)
-        return 0.0
 
     def forget(self, subject: Hashable) -> None:
         """Forget a subject that is gone."""
         self._works.pop(subject, None)
+
+    def subjects(self) -> list[Hashable]:
+        """Return all subjects with a latest work."""
+        return list(self._works)
 
     def problem(self, subject: Hashable, now: float) -> str | None:
         """Return the rest of a sentence that begins with `SUBJECT is`, on work that is undone again and again.

@@ -8,7 +8,7 @@ Rule 3: whatever goes wrong while a vif is reconciled stays with that vif.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 import structlog
 
@@ -268,16 +268,30 @@ class Reconciler:
                 before = None
                 continue
             links = (link and incarnation(link), tap and incarnation(tap))
-            if before is None and (wait := self._pace.wait(vif_id, decision.steps, time.monotonic(), links)) > 0:
+            if before is None and (wait := self._pause(record, decision.steps, links)) > 0:
+                self._audit_events.undone(record, done)
                 self._queue.hint_later(vif_id, wait)
                 return
             before = decision
             done += await self._executor.execute(record, link, decision.port, tap=False)
             done += await self._executor.execute(record, tap, decision.tap, tap=True)
         _log.warning("another program keeps changing this vif; xennetd tries again in a second", vif=str(vif_id))
+        self._audit_events.undone(record, done)
         if before is not None and link is not None and before.port.all_steps:
             self._executor.fail(record, link, not_taken(record.vif, before.port.all_steps), tap=False)
         self._queue.hint_later(vif_id, 1.0)
+
+    def _pause(self, record: Record, steps: tuple[Step, ...], links: Hashable) -> float:
+        """Return the seconds to wait before these Steps for a vif.
+
+        What connected vifs share is repaired at one pace. A new vif does not wait with them.
+        """
+        now, vif = time.monotonic(), record.vif.id
+        shared = self._host.repairs(vif, steps) if record.connected else []
+        if (wait := self._host.pause(shared, now)) > 0:
+            return wait
+        own = tuple(step for step in steps if step not in shared)
+        return self._pace.wait(vif, own, now, links) if own else 0.0
 
     async def _tell(self, record: Record, decision: Decision, link: Link | None, done: list[Step]) -> None:
         """Report a decision without Steps, and remove host objects that the vif does not need any more."""

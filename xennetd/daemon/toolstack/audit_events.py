@@ -16,7 +16,7 @@ from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, incarnation
-from xennetd.plan.steps import Step
+from xennetd.plan.steps import Step, kind_of
 
 
 class AuditEvents:
@@ -66,9 +66,15 @@ class AuditEvents:
 
     def detached(self, record: Record) -> None:
         """Audit the end of a vif that was connected, and run the `offline` hooks."""
+        self._audit.flush(record.vif.id)
         self._audit.record(record.event(EventKind.DETACH, f"{record.title} detached from {record.where}"))
         record.memory = replace(record.memory, connected=None)
         self._hooks.run("offline", record.vif, record.vif.link_name)
+
+    def undone(self, record: Record, done: list[Step]) -> None:
+        """Audit the Steps for a connected vif that another program has undone already."""
+        if done and record.memory.connected is not None:
+            self._repaired(record, record.attachment, done)
 
     def renamed(self, record: Record, old: Vif) -> None:
         """Audit that the domain's name is not the one in `old` any more.
@@ -123,8 +129,9 @@ class AuditEvents:
         """
         now, steps = record.attachment, "; ".join(step.describe() for step in done)
         if was is None or now is None or was.terms == now.terms:
-            kind, message = EventKind.DRIFT, f"{record.title} repaired: {steps}"
-        elif was.where != now.where:
+            self._audit.repaired(record.event(EventKind.DRIFT, f"{record.title} repaired: {steps}"), kind_of(done[0]))
+            return
+        if was.where != now.where:
             kind, message = EventKind.CHANGE, f"{record.title} moved from {was.where} to {now.where}: {steps}"
         else:
             kind, message = EventKind.CHANGE, f"{record.title} changed: {steps}"
