@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -180,7 +181,8 @@ class Condition:
     """How the host becomes worse, and better again.
 
     `told` is a pattern of what `status` says meanwhile, `stopped` one of the pings that the condition itself stops (see
-    `World.pings`). `late` says that a running daemon does not notice: it counts from a restart on.
+    `World.pings`). `late` says that a running daemon does not notice: it counts from a restart on. `forgotten` is a
+    pattern of what can't be known any more after a restart meanwhile.
     """
 
     begin: Callable[[World], None]
@@ -188,6 +190,7 @@ class Condition:
     told: str
     stopped: str = ""
     late: bool = False
+    forgotten: str = ""
 
 
 def _ip(*commands: str) -> Callable[[World], None]:
@@ -239,6 +242,24 @@ def _name_node(present: bool) -> Callable[[World], None]:
     return change
 
 
+class _Removal:
+    """Removes xennetd's filter again and again, from `begin` to `end`."""
+
+    def begin(self, world: World) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(world,))
+        self._thread.start()
+
+    def end(self, world: World) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self, world: World) -> None:
+        while not self._over.wait(0.02):
+            world.host.run("nft", "delete", "table", "inet", "xennetd", check=False)
+
+
+_removal = _Removal()
 _OUT = r"(edge|hop|leased|alone|numbered|lab|any) out"
 CONDITIONS: Mapping[str, Condition] = {
     "the uplink has lost its addresses": Condition(
@@ -280,6 +301,13 @@ CONDITIONS: Mapping[str, Condition] = {
     ),
     "no name of a VM can be read": Condition(
         _name_node(False), _name_node(True), "depends on the domain's name", late=True
+    ),
+    "another program keeps removing the filter": Condition(
+        _removal.begin,
+        _removal.end,
+        "keeps removing the filter|needed again|again and again",
+        "(numbered|lab|any) out",
+        forgotten="elements|0x0000",
     ),
     "a network gets an IPv6 subnet": Condition(_configure(WITH_IPV6), _configure(CONFIG), ""),
 }
