@@ -153,6 +153,15 @@ def test_a_changed_configuration_is_put_into_force(host: Host, care: Care) -> No
     assert udhcpc(add_guest(host, "xn-lab", WEB, "web"))["domain"] == "example.internal"
 
 
+def test_one_that_is_killed_while_its_configuration_changes_leaves_no_pid_file(care: Care) -> None:
+    care.serve(LAB)
+    first = running()
+    os.kill(first, signal.SIGKILL)
+    care.serve(network("lab", domain="other.internal"))
+    running(first)
+    assert len(list(Path("/var/lib/xennetd/xn-lab").glob("*.pid"))) == 1
+
+
 def test_one_whose_bridge_was_made_anew_serves_the_new_one(host: Host, care: Care) -> None:
     care.serve(LAB)
     care.tell(told("lab", WEB, "10.77.0.5", name="web.lab.internal"))

@@ -347,6 +347,7 @@ class Keeper:
 
     async def _start(self) -> int:
         self._afresh = self._reread = False
+        self._remove_pid_files()
         self._prepare()
         await self._runner.start(self._directory)
         pid = pid_of(self._directory, self._digest())
@@ -357,6 +358,10 @@ class Keeper:
     async def _stop(self) -> None:
         self._unwatch()
         await self._runner.stop(self._directory)
+        self._remove_pid_files()
+
+    def _remove_pid_files(self) -> None:
+        """Remove what a dnsmasq leaves that was killed. No dnsmasq of the instance runs."""
         for file in self._directory.glob("*.pid"):
             file.unlink(missing_ok=True)
 
