@@ -51,6 +51,9 @@ _SPECS: dict[str, tuple[VifSpec, ...]] = {
 """The vif= lines of the machines, by name. No two of them want one address. A guest with `mac = "stable"` is not among
 them: its MAC is that of the policy at its attach, and what came later does not change it."""
 
+_FIXED = frozenset({"jump", "web-1"})
+"""The machines to which one of the configurations gives a fixed address in a network where others let it have any."""
+
 _NAMESPACE = UUID("d0c5b1d6-33a7-4a39-8a0b-3c1d1b9a5c11")
 
 
@@ -293,6 +296,18 @@ class World:
         found = self.bed.host.links()
         idle = [f"idle {name}: {'UP' in found[name]['flags']} {found[name].get('master')}" for name in refused]
         return [*(line for line in whole_host(self.bed, self.vifs) if not hidden.search(line)), *idle, *rows]
+
+    def forget_addresses(self) -> None:
+        """Create the machines anew to which some policy gives a fixed address, once xennetd has forgotten them.
+
+        A guest keeps the address that it has, also under a policy that would give it another one.
+        """
+        fixed = sorted(self.machines.keys() & _FIXED)
+        for name in fixed:
+            self.destroy(name)
+        eventually(lambda: not any(row.get("vm") in fixed for row in self.daemon.ask("list")), 20.0, 0.05)
+        for name in fixed:
+            self.create(name, next(self._domids))
 
     def rows(self) -> list[str]:
         keys = ("vm", "mac", "ips", "network", "mode", "bridge", "state", "error", "mtu", "link")
