@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -87,14 +88,19 @@ def traced(xennetd: Daemon, output: Path, *options: str) -> Iterator[None]:
         strace.communicate()
 
 
-def calls(trace: Path) -> Counter[str]:
-    """Return how often each call of `ERRORS` is in a trace.
+def calls(trace: Path) -> list[tuple[str, int]]:
+    """Return the calls of `ERRORS` in a trace that differ in more than numbers: their names, and which of a name's.
 
     Removals from an epoll instance don't count: the kernel does not refuse them.
     """
-    lines = trace.read_text(errors="replace").splitlines()
-    found = (line.partition("(")[0] for line in lines if "EPOLL_CTL_DEL" not in line)
-    return Counter(call for call in found if call in ERRORS)
+    counts: Counter[str] = Counter()
+    found: dict[str, tuple[str, int]] = {}
+    for line in trace.read_text(errors="replace").splitlines():
+        call = line.partition("(")[0]
+        if call in ERRORS and "EPOLL_CTL_DEL" not in line:
+            counts[call] += 1
+            found.setdefault(re.sub(r"\d+|0x[0-9a-f]+", "", line)[:100], (call, counts[call]))
+    return sorted(found.values())
 
 
 def first(trace: Path, call: str, text: str) -> int:
