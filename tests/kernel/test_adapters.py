@@ -159,6 +159,8 @@ def foreign(host: Host) -> Seen:
     eventually(lambda: ip("-6", "addr").count("inet6 fe80:") == 2)  # made once the kernel has told of the carrier
     ip("addr", "add", "192.0.2.2/24", "dev", "eth0")
     ip("-6", "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
+    # The kernel adds the address's own route a moment later.
+    eventually(lambda: "local 2001:db8::2" in ip("-6", "route", "show", "table", "local"))
     ip("route", "add", "default", "via", "192.0.2.1")
     ip("route", "add", "198.51.100.0/24", "via", "192.0.2.1", "proto", "120")
     ip("neigh", "add", "192.0.2.9", "lladdr", "02:00:00:00:00:09", "dev", "eth0", "nud", "permanent")
