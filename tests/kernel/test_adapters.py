@@ -39,6 +39,7 @@ from xennetd.model.objects import (
     SetElement,
     Sysctl,
 )
+from xennetd.nft import table
 from xennetd.nft.library import Nft
 from xennetd.nft.table import NftTable
 
@@ -243,6 +244,31 @@ def test_a_later_daemon_finds_and_takes_away_what_an_earlier_one_made(foreign: S
 
     with_kit(later)
     assert difference(before, foreign()) == []
+
+
+def test_a_fight_over_our_table_is_logged_once_a_minute_with_the_number_of_changes(
+    foreign: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[int] = []
+    monkeypatch.setattr(table, "_MINUTE", 1.0)
+    monkeypatch.setattr(table._log, "warning", lambda text, **values: logged.append(values["times"]), raising=False)
+
+    async def act(kit: Kit) -> None:
+        for number in range(1, 21):
+            kit.apply(RULES)
+            nft("flush ruleset")
+            await until(lambda: kit.lost >= number)  # noqa: B023
+        assert logged == [1]
+        await until(lambda: len(logged) > 1)
+        assert logged == [1, 19]
+        await asyncio.sleep(1.1)
+        assert logged == [1, 19]
+        kit.apply(RULES)
+        nft("flush ruleset")
+        await until(lambda: len(logged) > 2)
+        assert logged == [1, 19, 1]
+
+    with_kit(act)
 
 
 # Bridges and the addresses on them

@@ -39,6 +39,8 @@ from xennetd.nft.netfilter import DORMANT, NEWGEN, OUR_NAME, listen, table_flags
 _log = structlog.get_logger()
 
 _DATAGRAM = 1 << 16
+_MINUTE = 60.0
+"""Seconds between two messages about changes by other programs."""
 
 
 _NO_RULES = Ruleset(())
@@ -58,6 +60,8 @@ class NftTable:
         """Whether the transaction whose end is still to come is about our table."""
         self._outdated = False
         """Whether the table has changed since it was listed."""
+        self._untold: int | None = None
+        """The changes by other programs since the last message about one, None if that is longer ago than a minute."""
 
     def start(self) -> None:
         """Subscribe to events, then list the table.
@@ -90,8 +94,23 @@ class NftTable:
             _log.error("the nftables table of xennetd can't be listed", why=error.detail)
 
     def _tell(self) -> None:
-        _log.warning("another program has changed the nftables table of xennetd", table=f"inet {TABLE}")
+        if self._untold is None:
+            self._log_changes(1)
+        else:
+            self._untold += 1
         self._changed()
+
+    def _log_changes(self, count: int) -> None:
+        """Log one message a minute about changes by other programs, with their number: it may be a fight."""
+        self._untold = 0
+        text = "another program has changed the nftables table of xennetd"
+        _log.warning(text, table=f"inet {TABLE}", times=count)
+        asyncio.get_running_loop().call_later(_MINUTE, self._log_untold)
+
+    def _log_untold(self) -> None:
+        count, self._untold = self._untold, None
+        if count:
+            self._log_changes(count)
 
     def present(self, wanted: Ruleset | SetElement) -> Ruleset | SetElement | None:
         """Return the current chains as a Ruleset, or the element with its current value; None if it does not exist."""
