@@ -97,3 +97,17 @@ def test_ipv6_is_forwarded_and_the_host_keeps_heeding_its_router(outside: None, 
         assert setting("ipv6/conf/eth0/force_forwarding") == "1"
     else:
         assert (setting("ipv6/conf/all/forwarding"), setting("ipv6/conf/eth0/accept_ra")) == ("1", "2")
+
+
+def test_what_a_network_has_lost_while_nothing_ran_goes_and_what_an_administrator_added_stays(outside: None) -> None:
+    """The kernel keeps xennetd's mark on an address (IFA_PROTO), and gives it to no address of others."""
+    do("ip", "address", "add", "10.98.0.1/24", "dev", "xn-lab")
+    do("systemctl", "stop", UNIT)
+    (CONFIGURATION / "test.toml").write_text(LAB.replace("10.77.", "10.79.").replace("fd77:", "fd79:"))
+    do("systemctl", "start", UNIT)
+    until(lambda: "10.79.0.1/24" in do("ip", "address", "show", "dev", "xn-lab"))
+    shown = do("ip", "address", "show", "dev", "xn-lab")
+    gateways = ("10.77.0.1", "fd77::1", "10.79.0.1", "fd79::1", "10.98.0.1")
+    assert [address in shown for address in gateways] == [False, False, True, True, True], shown
+    (CONFIGURATION / "test.toml").write_text(LAB)
+    do("systemctl", "reload", UNIT)
