@@ -15,7 +15,18 @@ from tests.bed.site import HOST4, HOST6, ROUTER4, Site, ip, sysctl
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
-from tests.kernel.every_mode import EVERY_MODE, held, networks, populate, same, served, setting, way, write_setting
+from tests.kernel.every_mode import (
+    EVERY_MODE,
+    held,
+    networks,
+    populate,
+    proxied,
+    same,
+    served,
+    setting,
+    way,
+    write_setting,
+)
 from tests.kernel.status import status
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually, paused
@@ -91,6 +102,15 @@ def _without_address(host: NetNs) -> None:
 def _redirect(host: NetNs) -> None:
     flush, add = "flush map inet xennetd forward4", "add element inet xennetd forward4"
     host.run("nft", f"{flush}; {add} {{ tcp . 8080 : 10.77.0.99 . 80 }}")
+
+
+def test_a_proxy_entry_whose_end_the_kernel_does_not_tell_comes_back_at_a_reload(
+    bed: Bed, xennetd: Daemon, everyone: Everyone
+) -> None:
+    before = proxied(bed.host)
+    ip(bed.host, "neighbour delete proxy 203.0.113.11 dev eth0")
+    assert xennetd.ctl("reload").returncode == 0
+    assert proxied(bed.host) == before
 
 
 @pytest.mark.parametrize("what", DAMAGE)

@@ -12,6 +12,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -315,6 +316,8 @@ class Supervisor:
             return [error.detail]
         self._hooks.enabled = policy.daemon.hooks
         self._prune_due = True
+        with suppress(OSError):  # The view stays as it is.
+            self._kernel.proxies.load()  # The kernel has no events for them, and a reload looks at everything.
         await follow(policy, notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()
         return []

@@ -1,8 +1,8 @@
 """The adapter for `ProxyNeighbour`: addresses that the host answers for, marked with xennetd's protocol number.
 
-The kernel has no events for proxy entries. They are dumped at the start, at a resync, and after a change of a link that
-makes the kernel drop the link's entries (`layer3.Stale.proxies`). The kernel drops them after it sends the event. If a
-link goes down and comes back, the dump after the second event, at the latest, shows that they are gone.
+The kernel has no events for proxy entries. They are dumped at the start, at a reload, at a resync, and after a change
+of a link that makes the kernel drop the link's entries (`layer3.Stale.proxies`). The kernel drops them after it sends
+the event. If a link goes down and comes back, the dump after the second event, at the latest, shows that they are gone.
 """
 
 from __future__ import annotations
