@@ -91,7 +91,7 @@ class Meddler:
         return self._ip(*self._random.choice(changes))
 
     def proxy(self) -> str:
-        """Delete an entry that has the host answer for an address."""
+        """Delete an entry that has the host answer for an address. The kernel tells nobody: only a reload sees it."""
         shown = self._bed.host.run("ip", "neighbour", "show", "proxy").stdout.splitlines()
         if not shown:
             return ""

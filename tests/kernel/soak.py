@@ -103,7 +103,7 @@ class World:
         self.running = False
         self._far_ends: NetNs = bed.host.guest("far-ends")
         self._domids = iter(range(1, 30_000))
-        meddler = Meddler(bed, random)
+        meddler = self._meddler = Meddler(bed, random)
         self._happenings: dict[str, tuple[int, Callable[[], str]]] = {
             "attach": (10, self._attach),
             "detach": (4, self._detach),
@@ -116,7 +116,7 @@ class World:
             "nft": (3, partial(self._meddle, meddler.nft)),
             "sysctl": (4, partial(self._meddle, meddler.sysctl)),
             "bridge": (3, partial(self._meddle, meddler.bridge)),
-            "proxy": (1, partial(self._meddle, meddler.proxy)),
+            "proxy": (1, self._proxy),
             "dnsmasq": (1, partial(self._meddle, meddler.dnsmasq)),
             "guest's link": (5, lambda: meddler.guest(self.vifs)),
         }
@@ -261,6 +261,9 @@ class World:
         self.bed.xenstored.restart(down=self.random.choice((0.0, 0.1)))
         self.bed.reconnect()
         return "new"
+
+    def _proxy(self) -> str:
+        return (what := self._meddle(self._meddler.proxy)) and f"{what}; reload: {self._reload()}"
 
     def _meddle(self, how: Callable[[], str]) -> str:
         """Another program interferes. The daemon must be alive, and so see it: the kernel is its only memory."""
