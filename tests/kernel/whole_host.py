@@ -30,9 +30,18 @@ _PORT = ("isolated", "hairpin", "learning", "flood", "guard", "mcast_flood", "ne
 _PIDS = re.compile(r"[0-9a-f]{16}\.pid")
 
 
+def link_names(bed: Bed) -> dict[str, str]:
+    """The names of the links by index."""
+    return {str(link["ifindex"]): name for name, link in bed.host.links().items()}
+
+
 def kernel_lines(bed: Bed) -> Iterator[str]:
     """Addresses, routes, rules, neighbours, sysctls, and the properties of every link."""
+    names = link_names(bed)
     for line in host_state(bed.host, without=_LEFT_OUT):
+        line = re.sub(
+            r"(alias xennetd:\S+:)(\d+)", lambda alias: alias[1] + names.get(alias[2], "a link that is gone"), line
+        )
         for pattern, plain in _INDEXES:
             line = re.sub(pattern, plain, line)
         yield line
@@ -45,7 +54,7 @@ def kernel_lines(bed: Bed) -> Iterator[str]:
 
 def nft_lines(bed: Bed) -> Iterator[str]:
     """The tables: chains and rules in their order, sets and maps by element, a link by its name."""
-    names = {str(link["ifindex"]): name for name, link in bed.host.links().items()}
+    names = link_names(bed)
     listed = json.loads(bed.host.run("nft", "-j", "list", "ruleset").stdout)["nftables"]
     for item in listed:
         ((kind, content),) = item.items()
