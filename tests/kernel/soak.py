@@ -114,7 +114,7 @@ class World:
             "restart": (1, self._restart),
             "xenstored": (1, self._xenstored),
             "nft": (3, partial(self._meddle, meddler.nft)),
-            "sysctl": (4, partial(self._meddle, meddler.sysctl)),
+            "sysctl": (4, self._sysctl),
             "bridge": (3, partial(self._meddle, meddler.bridge)),
             "proxy": (1, self._proxy),
             "dnsmasq": (1, partial(self._meddle, meddler.dnsmasq)),
@@ -264,6 +264,11 @@ class World:
 
     def _proxy(self) -> str:
         return (what := self._meddle(self._meddler.proxy)) and f"{what}; reload: {self._reload()}"
+
+    def _sysctl(self) -> str:
+        """The kernel tells of all settings that are taken back but `accept_ra`, which a reload sees."""
+        what = self._meddle(self._meddler.sysctl)
+        return f"{what}; reload: {self._reload()}" if "accept_ra" in what else what
 
     def _meddle(self, how: Callable[[], str]) -> str:
         """Another program interferes. The daemon must be alive, and so see it: the kernel is its only memory."""
