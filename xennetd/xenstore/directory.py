@@ -160,7 +160,7 @@ class Directory:
             except ToolstackError as error:
                 self._client.close()
                 self._report(error.sentence)
-            except BaseException:
+            except Exception:
                 self._client.close()
                 raise
             await asyncio.sleep(pause)
