@@ -107,6 +107,7 @@ def port(name: str) -> tuple[Difference, ...]:
         Difference(f"*/link/{name}/inet6_addr_gen_mode", "eui64", "none", why),
         Difference(f"attached/address/{name}", (LINK_LOCAL,), (), why),
         Difference(f"again/address/{name}", (LINK_LOCAL,), (), why),
+        Difference(f"a*/link/{name}/ifalias", ABSENT, ANY, "the bridge that the guest was given, for a later daemon"),
     )
 
 

@@ -309,7 +309,7 @@ def test_a_connected_guest_is_not_cut_off_because_a_repair_fails() -> None:
     decision = Situation(vif=vif, link=PORT, memory=memory).decide()
     assert decision.state is VifState.ERROR
     assert not decision.has_steps
-    elsewhere = Situation(vif=vif, link=replace(PORT, master=0), memory=memory).decide()
+    elsewhere = Situation(vif=vif, link=replace(PORT, master=0, alias=""), memory=memory).decide()
     assert [step.describe() for step in elsewhere.steps] == ["ip link set dev vif7.0 down"]
 
 

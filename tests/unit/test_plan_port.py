@@ -241,6 +241,15 @@ def test_addresses_go_whatever_their_family() -> None:
     ]
 
 
+def test_release_takes_the_alias_with_the_bridge() -> None:
+    port = replace(READY, alias=port_alias("xenbr0", 2))
+    assert apply(release(port), port).alias == ""
+    left = replace(port, master=0)
+    assert described(release(left))[-1] == 'ip link set dev vif7.0 alias ""'
+    foreign = replace(READY, alias="rack 7")
+    assert apply(release(foreign), foreign).alias == "rack 7"
+
+
 def test_release_takes_the_port_down_before_it_leaves_the_bridge() -> None:
     assert described(release(READY)) == ["ip link set dev vif7.0 down", "ip link set dev vif7.0 nomaster"]
 

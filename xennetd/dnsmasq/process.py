@@ -150,7 +150,8 @@ class Daemons:
             with _process(pid) as process:
                 signal.pidfd_send_signal(process, signal.SIGTERM)
                 try:
-                    await asyncio.wait_for(_end(process), _TIMEOUT)
+                    async with asyncio.timeout(_TIMEOUT):
+                        await _end(process)
                 except TimeoutError:
                     signal.pidfd_send_signal(process, signal.SIGKILL)
                     await _end(process)
@@ -317,8 +318,10 @@ class Keeper:
                     timeout = self._pause
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                     self._report(f"{refusal} (tried again in {timeout:.0f} s)")
+                # Not wait_for(): until Python 3.12 it swallows a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), timeout)
+                    async with asyncio.timeout(timeout):
+                        await self._woken.wait()
         finally:
             self._unwatch()
 

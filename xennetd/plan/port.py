@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xennetd.model.link import Link, LinkGoal
+from xennetd.model.marks import is_port_alias
 from xennetd.model.placement import idle_master
 from xennetd.plan.properties import TABLE
-from xennetd.plan.steps import LinkStep, set_down, set_master
+from xennetd.plan.steps import LinkStep, set_down, set_master, set_value
 
 
 def attach(goal: LinkGoal, link: Link, *, serves: bool, fresh: bool) -> tuple[LinkStep, ...]:
@@ -54,7 +55,10 @@ def release(link: Link) -> tuple[LinkStep, ...]:
     """Return the Steps that take a link out of service, as its placement has it: down first, then out of its bridge."""
     master = idle_master(link)
     down = (set_down(link),) if link.up else ()
-    return (*down, set_master(link.index, link.name, master)) if link.master != master else down
+    alias = "" if is_port_alias(link.alias) else None
+    if link.master != master:
+        return (*down, set_master(link.index, link.name, master, alias=alias))
+    return (*down, set_value(link.index, link.name, "alias", alias, needed=False)) if alias is not None else down
 
 
 def apply(steps: Iterable[LinkStep], link: Link) -> Link:

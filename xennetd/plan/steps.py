@@ -86,7 +86,8 @@ def set_master(index: int, name: str, master: int, master_name: str = "", alias:
 
 def set_value(index: int, name: str, property: str, value: int | str, *, needed: bool = True) -> SetLink:
     """Return the Step that gives a link a name, a MAC address, an MTU in bytes, or a group."""
-    return SetLink(index, name, property, value, f"{_WORDS[property]} {value}", needed)
+    shown = value if value != "" else '""'
+    return SetLink(index, name, property, value, f"{_WORDS[property]} {shown}", needed)
 
 
 class AddAddress(Struct, frozen=True):
