@@ -209,3 +209,8 @@ def test_the_digest_is_of_all_but_the_line_that_holds_it() -> None:
 def test_a_units_name_is_escaped_as_systemd_does(name: str) -> None:
     command = ["systemd-escape", "--template=xennetd-dnsmasq@.service", name]
     assert unit(name) == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_an_address_with_a_scope_is_no_address_of_a_guest() -> None:
+    assert leases("1795947728 7012352 ::1%\udc81 * 00:01:00:01\n") == {}
+    assert host_of("xn-lab", "00:16:3e:00:03:00", "::1%\udc81 a.b a") is None

@@ -204,11 +204,21 @@ def host_of(instance: str, mac: str, names: str) -> DhcpHost | None:
     for line in names.splitlines():
         words = line.removeprefix("# ").split(" ")
         try:
-            addresses.append(ip_address(words[0]))
+            addresses.append(_address(words[0]))
         except ValueError:
             return None
         name = words[1] if len(words) == 3 else None
     return DhcpHost(instance, mac, tuple(addresses), name)
+
+
+def _address(untrusted_word: str) -> IPAddress:
+    """Return the address that a word means. Raises ValueError, also for one with a scope ("fe80::1%eth0").
+
+    dnsmasq writes no scopes, and a scope may hold any character.
+    """
+    if "%" in untrusted_word:
+        raise ValueError("an address with a scope")
+    return ip_address(untrusted_word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +240,7 @@ def _lease(untrusted_words: list[str]) -> Lease | None:
     if len(untrusted_words) != 5 or not untrusted_words[0].isdecimal():
         return None
     try:
-        address = ip_address(untrusted_words[2])
+        address = _address(untrusted_words[2])
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
