@@ -27,7 +27,7 @@ def main(name: str, runs: str, seed: str, directory: str) -> None:
     inputs.mkdir()
     for number, data in enumerate(target.corpus):
         (inputs / f"seed-{number}").write_bytes(data)
-    found: dict[str, bytes] = {}
+    found: dict[str, dict[str, str]] = {}
 
     def run(data: bytes) -> None:
         try:
@@ -35,11 +35,11 @@ def main(name: str, runs: str, seed: str, directory: str) -> None:
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             kind = f"{type(error).__name__} in {frame.filename}:{frame.lineno}"
-            if kind not in found or len(data) < len(found[kind]):
-                found[kind] = data
-                lines = [json.dumps({"defect": kind, "says": str(error)[:300], "input": repr(data)})]
-                with Path(directory, "findings").open("a") as findings:
-                    findings.write("".join(f"{line}\n" for line in lines))
+            shown = repr(data)
+            if kind not in found or len(shown) < len(found[kind]["input"]):
+                found[kind] = {"defect": kind, "says": str(error)[:300], "input": shown}
+                lines = "".join(f"{json.dumps(each)}\n" for each in found.values())
+                Path(directory, "findings").write_text(lines)
 
     def mutate(data: bytes, size: int, number: int) -> bytes:
         random = Random(number)
