@@ -50,10 +50,14 @@ def _address(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _addr_gen_mode(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """Set addr_gen_mode. With IN6_ADDR_GEN_MODE_NONE a link that comes up gets no IPv6 link-local address."""
+    """Set addr_gen_mode. With IN6_ADDR_GEN_MODE_NONE a link that comes up gets no IPv6 link-local address.
+
+    The alias goes with it: by itself it would cause another event.
+    """
     if link.addr_gen_mode == goal.addr_gen_mode:
         return ()
-    return (SetLink(link.index, goal.name, "addr_gen_mode", goal.addr_gen_mode, "addrgenmode none"),)
+    alias = goal.alias if _lacks_alias(link, goal) else None
+    return (SetLink(link.index, goal.name, "addr_gen_mode", goal.addr_gen_mode, "addrgenmode none", alias=alias),)
 
 
 def _former_sysctls(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
@@ -124,7 +128,7 @@ def _master(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
     steps: list[LinkStep] = []
     moves = goal.master is not None and link.master != goal.master
     if moves and goal.master is not None:
-        alias = goal.alias if _takes_alias(link, goal) else None
+        alias = goal.alias if link.addr_gen_mode == goal.addr_gen_mode and _lacks_alias(link, goal) else None
         steps.append(set_master(link.index, goal.name, goal.master, goal.master_name, alias))
     mtu = link.mtu if goal.mtu is None else goal.mtu
     if goal.master and (moves or mtu != link.mtu) and mtu < goal.master_mtu:
@@ -133,13 +137,15 @@ def _master(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _alias(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """Set the alias, unless the Step that gives the link its master does that already."""
-    if goal.master not in (None, link.master) or not _takes_alias(link, goal):
+    """Set the alias, unless the Step for addr_gen_mode or for the master does that already."""
+    if not _lacks_alias(link, goal) or link.addr_gen_mode != goal.addr_gen_mode:
+        return ()
+    if goal.master not in (None, link.master):
         return ()
     return (set_value(link.index, goal.name, "alias", goal.alias, needed=False),)
 
 
-def _takes_alias(link: Link, goal: LinkGoal) -> bool:
+def _lacks_alias(link: Link, goal: LinkGoal) -> bool:
     return link.alias != goal.alias and (not link.alias or is_port_alias(link.alias))
 
 

@@ -287,7 +287,9 @@ class Reconciler:
         What connected vifs share is repaired at one pace. A new vif does not wait with them.
         """
         now, vif = time.monotonic(), record.vif.id
-        shared = self._host.repairs(vif, steps) if record.connected else []
+        if not record.connected:
+            return self._pace.wait(vif, steps, now, links)
+        shared = self._host.repairs(vif, steps)
         if (wait := self._host.pause(shared, now)) > 0:
             return wait
         own = tuple(step for step in steps if step not in shared)
