@@ -70,7 +70,10 @@ def settle(world: World, forgotten: str) -> list[str]:
     """Wait until the host is as a fresh attach makes it, and return what is not so, but for what is forgotten."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        now = held(world.bed, without=VOLATILE)
+        try:
+            now = held(world.bed, without=VOLATILE)
+        except FileNotFoundError:  # A link has just got its name back.
+            continue
         differences = [line for line in changes(world.right, now) if not (forgotten and re.search(forgotten, line))]
         if not differences or time.monotonic() > deadline:
             world.right = now if forgotten else world.right
