@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -65,14 +66,17 @@ class Stage:
 
     def go_through(self, fault: Fault) -> str:
         """Fail a call meanwhile. Return what was wrong; empty if nothing was."""
-        with failing(self.xennetd, fault):
-            self.turn()
+        wrong: list[str] = []
+        try:
+            with failing(self.xennetd, fault):
+                self.turn()
+        except subprocess.TimeoutExpired as error:
+            wrong.append(f"no answer to {error.cmd[-1]}")
         if self.xennetd.has_ended:
             ended = self.xennetd.stderr()[-300:]
             self.xennetd.wait()
             self.xennetd.start()
             return f"{fault}: ended the daemon: {ended}"
-        wrong: list[str] = []
         if not connected(self.guest, HEALED):
             wrong.append(f"not healed: {self.guest.hotplug_error()}")
         other = self.come()
