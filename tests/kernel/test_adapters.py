@@ -257,7 +257,7 @@ def test_a_fight_over_our_table_is_logged_once_a_minute_with_the_number_of_chang
         for number in range(1, 21):
             kit.apply(RULES)
             nft("flush ruleset")
-            await until(lambda: kit.lost >= number)  # noqa: B023
+            await until(lambda: kit.lost >= number)  # noqa: B023 # it returns before the loop goes on
         assert logged == [1]
         await until(lambda: len(logged) > 1)
         assert logged == [1, 19]

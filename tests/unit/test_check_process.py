@@ -74,6 +74,18 @@ def test_a_process_that_fails_is_an_error_with_its_reason(
     assert said in raised.value.detail
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), OSError(11, "can't start new thread")])
+def test_a_process_that_can_not_be_started_is_an_error_with_its_reason(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    with pytest.raises(HostError, match="can't be checked: can't start new thread"):
+        asyncio.run(check_apart(None))
+
+
 def test_a_process_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = tmp_path / "pid"
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"

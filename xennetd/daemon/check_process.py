@@ -39,8 +39,9 @@ async def check_apart(config: str | None) -> Checked:
         process = await asyncio.create_subprocess_exec(
             *_PROGRAM, _MAIN, config or "", *sys.path, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env={}
         )
-    except OSError as error:
-        raise HostError(f"{failure}: {error.strerror}", errno=error.errno or 0) from error
+    except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started.
+        why = error.strerror if isinstance(error, OSError) else str(error) or "the host is short of memory"
+        raise HostError(f"{failure}: {why}") from error
     try:
         async with asyncio.timeout(_TIMEOUT):
             output, errors = await process.communicate()
