@@ -292,17 +292,18 @@ class World:
             time.sleep(0.3)
 
     def _now(self) -> list[str]:
-        """What the host holds, but of a vif that is refused only whether its link is out of service.
+        """What the host holds, but of a vif that is refused neither the verdict nor what every guest's link gets.
 
-        A vif that was connected before keeps the verdict of then, and its link what is of no effect while it is down.
+        A vif that was connected before keeps the verdict of then, and its link the MAC, the MTU and the addr_gen_mode.
         """
         rows = self.rows()
         refused = [row.split()[1] for row in rows if "'state': 'connected'" not in row]
         nodes = "|".join(rf"^node \S*vif/{name[3:].replace('.', '/')}/" for name in refused)
-        links = "|".join(rf"\b{re.escape(name)}\b" for name in refused)
-        hidden = re.compile(f"{nodes}|^(?!row).*(?:{links})") if refused else re.compile("$^")
+        links = "|".join(rf"^(?:link|ip -oneline link show:) {re.escape(name)}:" for name in refused)
+        hidden = re.compile(f"{nodes}|{links}") if refused else re.compile("$^")
         found = self.bed.host.links()
-        idle = [f"idle {name}: {'UP' in found[name]['flags']} {found[name].get('master')}" for name in refused]
+        places = {name: [found[name].get(key) for key in ("master", "group", "ifalias")] for name in refused}
+        idle = [f"idle {name}: {'UP' in found[name]['flags']} {place}" for name, place in places.items()]
         return [*(line for line in whole_host(self.bed, self.vifs) if not hidden.search(line)), *idle, *rows]
 
     def forget_addresses(self) -> None:

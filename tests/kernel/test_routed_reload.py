@@ -77,6 +77,8 @@ class TestAGuestMoves:
             "a proxy": bool(proxied(site.host)) and where != "edge",
             "a route": way(site.host, ADDRESS4["edge"]) == web.vif.netdev and where != "edge",
             "a forward": bool(elements(site.host, "forward4")) and where != "lab",
+            "the group of routed guests": link["group"] != "default" and where != "edge",
+            "an address": bool(site.host.addresses(web.vif.netdev)) and where != "edge",
             "dnsmasq in lab": bool(told("lab")) and where != "lab",
             "dnsmasq in store": bool(told("store")) and where != "store",
         }

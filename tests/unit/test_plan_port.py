@@ -13,7 +13,7 @@ from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NON
 from xennetd.model.marks import GUEST_GROUP, joined, port_alias
 from xennetd.model.placement import SETTINGS_OF_ROUTED, BridgePort, Routed
 from xennetd.model.value import replace
-from xennetd.plan.port import apply, attach, release
+from xennetd.plan.port import apply, attach, release, stop
 from xennetd.plan.steps import AddAddress, AddRoute, LinkStep, ResetSysctls, SetLink, SetNeighbour, set_value
 from xennetd.policy.forwarding import guest_sysctls
 
@@ -386,6 +386,17 @@ SERVED = replace(
     sysctls=frozenset({(4, "rp_filter", 1)}),
 )
 """A link through which a guest has IPv4 and IPv6."""
+
+
+def test_a_released_routed_link_has_no_sysctls_addresses_or_group_whenever_the_daemon_is_killed() -> None:
+    steps = release(SERVED)
+    assert described(steps)[0] == "ip link set dev vif7.0 down"
+    for done in range(len(steps) + 1):
+        killed = apply(steps[:done], SERVED)
+        later = apply(release(killed), killed)
+        assert (later.up, later.group, later.addresses) == (False, 0, ())
+        assert any(isinstance(step, ResetSysctls) for step in (*steps[:done], *release(killed)))
+    assert described(stop(SERVED)) == ["ip link set dev vif7.0 down"], "the link goes, or is served again"
 
 
 @pytest.mark.parametrize(("goal", "versions"), [(GOAL, {4, 6}), (ROUTED, {6})])

@@ -24,7 +24,7 @@ from xennetd.model.value import replace
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort, incarnation
-from xennetd.plan.port import attach, release
+from xennetd.plan.port import attach, release, stop
 from xennetd.plan.steps import LinkStep, Step
 
 NAME_WAIT = 10.0
@@ -129,8 +129,8 @@ def decide(observation: Observation) -> Decision:
         return Decision(
             VifState.DETACHING,
             reason="the toolstack is removing it",
-            port=PortDecision(release(observation.port.link) if observation.port else ()),
-            tap=PortDecision(release(observation.tap.link) if observation.tap else ()),
+            port=PortDecision(stop(observation.port.link) if observation.port else ()),
+            tap=PortDecision(stop(observation.tap.link) if observation.tap else ()),
             remove_backend=remove_backend,
         )
     outcome = observation.possible
@@ -240,7 +240,7 @@ def _port(
     if failure is not None and failure.holds(vif, link, observation.now):
         # A failed repair must not cut off a connected guest whose link is where its placement puts it.
         kept = not fresh and placement.holds(link)
-        steps = () if kept else release(link)
+        steps = () if kept else stop(link)
         return PortDecision(steps, failure.error, waits_on=failure.error.waits_on, look_at=failure.until)
     if port.holder is not None:
         return _name_taken(observation, port, name, port.holder, memory.name_awaited_since)
@@ -268,7 +268,7 @@ def _name_taken(
     waits_on = frozenset({name})
     if port.holder_leaves and observation.now < since + NAME_WAIT:
         return PortDecision(
-            release(port.link),
+            stop(port.link),
             reason=f"waiting for the removal of {holder.parent or 'an interface'}, which still has the name {name}",
             name_awaited_since=since,
             waits_on=waits_on,
@@ -282,4 +282,4 @@ def _name_taken(
         waits_on=waits_on,
     )
     since_if_leaving = since if port.holder_leaves else None
-    return PortDecision(release(port.link), error, name_awaited_since=since_if_leaving, waits_on=waits_on)
+    return PortDecision(stop(port.link), error, name_awaited_since=since_if_leaving, waits_on=waits_on)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from xennetd.model.link import Link, LinkGoal
 from xennetd.model.marks import is_port_alias
 from xennetd.model.placement import idle_master
-from xennetd.plan.properties import TABLE
+from xennetd.plan.properties import TABLE, unroute
 from xennetd.plan.steps import LinkStep, set_down, set_master, set_value
 
 
@@ -52,6 +52,12 @@ def _joins_with_flags(goal: LinkGoal, link: Link) -> bool:
 
 
 def release(link: Link) -> tuple[LinkStep, ...]:
+    """Return the Steps after which a link has no place on the host: those of `stop`, and a routed guest's things go."""
+    steps = stop(link)
+    return (*steps, *unroute(apply(steps, link)))
+
+
+def stop(link: Link) -> tuple[LinkStep, ...]:
     """Return the Steps that take a link out of service, as its placement has it: down first, then out of its bridge."""
     master = idle_master(link)
     down = (set_down(link),) if link.up else ()

@@ -225,5 +225,16 @@ TABLE: tuple[Row, ...] = (
 )
 
 
+def unroute(link: Link) -> Iterable[LinkStep]:
+    """Return the Steps that take from a link what only a routed guest's has: sysctls, addresses, and then the group.
+
+    The group says that the link has the rest, so that these Steps are done in the end whenever the daemon is killed.
+    """
+    if link.group != GUEST_GROUP:
+        return ()
+    goal = LinkGoal(link.name)
+    return (*_former_sysctls(link, goal), *_surplus(link, goal), *_group(link, goal))
+
+
 def _ordered(items: Iterable[_T]) -> list[_T]:
     return sorted(items, key=str)

@@ -21,7 +21,7 @@ from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan.decide import Decision, PortDecision
 from xennetd.plan.observation import CONNECTED, incarnation
-from xennetd.plan.port import release
+from xennetd.plan.port import stop
 from xennetd.plan.steps import Step
 from xennetd.xenstore import backend
 from xennetd.xenstore.client import XenstoreClient
@@ -68,7 +68,7 @@ class ToolstackReporter:
             if not written:
                 decision = replace(decision, reason="the toolstack took the device back")
                 if link is not None and record.memory.connected != incarnation(link):
-                    self._release(link)
+                    self._stop(link)
             elif error is None:
                 if verdict.mac is not None:
                     self._directory.note(vif.id, "mac", verdict.mac)
@@ -110,7 +110,7 @@ class ToolstackReporter:
         vif = record.vif
         if vif.hotplug_status == CONNECTED:
             return
-        self._release(self._kernel.links.of(vif.id))
+        self._stop(self._kernel.links.of(vif.id))
         if verdict and vif.hotplug_status != "error":
             try:
                 await backend.write_verdict(self._client, vif, error=error.sentence)
@@ -125,9 +125,9 @@ class ToolstackReporter:
         if vif is not None and not await self._hotplug_files.settle(self._client, vif):
             self._again(vif_id, RETRY)
 
-    def _release(self, link: Link | None) -> None:
+    def _stop(self, link: Link | None) -> None:
         """Take a link that was never connected down and out of its bridge. A refusal of the kernel is logged."""
-        steps = release(link) if link is not None else ()
+        steps = stop(link) if link is not None else ()
         try:
             if steps:
                 self._kernel.execute(steps)
