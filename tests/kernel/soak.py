@@ -299,7 +299,8 @@ class World:
         rows = self.rows()
         refused = [row.split()[1] for row in rows if "'state': 'connected'" not in row]
         nodes = "|".join(rf"^node \S*vif/{name[3:].replace('.', '/')}/" for name in refused)
-        links = "|".join(rf"^(?:link|ip -oneline link show:) {re.escape(name)}:" for name in refused)
+        names = "|".join(map(re.escape, refused))
+        links = rf"^(?:link|ip -oneline link show:) (?:{names}):|^sysctl ipv6 (?:{names})/addr_gen_mode "
         hidden = re.compile(f"{nodes}|{links}") if refused else re.compile("$^")
         found = self.bed.host.links()
         places = {name: [found[name].get(key) for key in ("master", "group", "ifalias")] for name in refused}
