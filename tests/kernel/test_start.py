@@ -36,10 +36,10 @@ MARKS = ["told", "waiting"]
 RELOAD_FAILS = """
 from xennetd.daemon import supervisor
 
-def load_files(config):
+def read_files(config):
     raise RuntimeError("a defect")
 
-supervisor.load_files = load_files
+supervisor.read_files = read_files
 """
 
 

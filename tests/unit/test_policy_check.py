@@ -42,7 +42,7 @@ def test_hooks_that_are_not_run_are_mentioned() -> None:
 
 def test_xl_devd_beside_us_is_an_error() -> None:
     assert check(Policy(DaemonConfig(devd=True)), HostNotes(xl_devd=True)) == (
-        Note("daemon.devd is true while xl devd runs, which serves the same backends", error=True),
+        Note("daemon.devd is true while xl devd runs, which serves the same backends", True, ("daemon", "devd")),
     )
     assert check(Policy(), HostNotes(xl_devd=True)) == ()
     assert check(Policy(DaemonConfig(devd=True)), HostNotes()) == ()
@@ -67,14 +67,15 @@ def test_a_bridge_of_ours_and_none_at_all_need_not_be_there() -> None:
 def test_an_uplink_that_is_not_there_yet() -> None:
     policy = with_networks(replace(LAB, uplink="eth1"), DMZ)
     (note,) = check(policy, HostNotes(links=frozenset({"lo", "eth0"})))
-    assert note == Note('network "lab": uplink "eth1" does not exist now')
+    assert note == Note('network "lab": uplink "eth1" does not exist now', key=("network", "lab", "uplink"))
     assert check(policy, HostNotes(links=None)) == ()
 
 
 def test_a_link_in_the_place_of_a_bridge_of_ours_is_an_error() -> None:
     policy = with_networks(LAB, DMZ)
     taken = HostNotes(links=frozenset({"eth0", "xn-lab"}), bridges=frozenset())
-    assert check(policy, taken) == (Note('network "lab": link "xn-lab" exists and is not a bridge', error=True),)
+    sentence = 'network "lab": link "xn-lab" exists and is not a bridge'
+    assert check(policy, taken) == (Note(sentence, True, ("network", "lab", "bridge")),)
     assert check(policy, replace(taken, bridges=frozenset({"xn-lab"}))) == ()
     assert check(policy, replace(taken, bridges=None)) == ()
 
@@ -97,7 +98,7 @@ def test_a_subnet_that_the_host_is_in_already_is_an_error(address: str, overlapp
     )
     shown = address.removesuffix("/32").removesuffix("/128")
     sentence = f'network "lab": subnet {overlapped} overlaps {shown}, an address of link "eth0"'
-    assert notes == (() if overlapped is None else (Note(sentence, error=True),))
+    assert notes == (() if overlapped is None else (Note(sentence, True, ("network", "lab", "subnets")),))
     assert check(with_networks(LAB), HostNotes(addresses={"xn-lab": (interface,)})) == ()
 
 

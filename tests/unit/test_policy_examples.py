@@ -7,7 +7,7 @@ import pytest
 
 from xennetd.model.configuration import Policy
 from xennetd.policy.check import check
-from xennetd.policy.files import load_files
+from xennetd.policy.files import read_files
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.load import load
 from xennetd.policy.modes import MODES
@@ -17,7 +17,7 @@ EXAMPLES = sorted((REPOSITORY / "conf/examples").iterdir())
 
 
 def loaded(path: Path) -> Policy:
-    policy = load_files(str(path))
+    policy = read_files(str(path)).load()
     assert isinstance(policy, Policy), [problem.describe() for problem in policy]
     return policy
 

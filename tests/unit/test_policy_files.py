@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xennetd.model.configuration import Policy
-from xennetd.policy.files import exposed, load_files
+from xennetd.policy.files import exposed, read_files
 
 DENY = "[[policy]]\nname = '{}'\ndeny = 'no'\n"
 
@@ -25,21 +25,21 @@ def write(path: Path, text: str = "", mode: int = 0o644) -> Path:
 
 
 def problems(config: str | None = None, *, directory: Path = Path("/nonexistent")) -> list[str]:
-    result = load_files(config, directory=directory)
+    result = read_files(config, directory=directory).load()
     assert not isinstance(result, Policy)
     return [problem.describe() for problem in result]
 
 
 def test_no_files_at_all_are_the_defaults(tmp_path: Path) -> None:
-    assert load_files(directory=tmp_path / "nothing") == Policy()
-    assert load_files(directory=tmp_path) == Policy()
+    assert read_files(directory=tmp_path / "nothing").load() == Policy()
+    assert read_files(directory=tmp_path).load() == Policy()
 
 
 def test_the_main_file_then_the_parts_by_name(etc: Path) -> None:
     for name in "dbeac":
         write(etc / f"conf.d/{name}.toml", DENY.format(name))
     write(etc / "xennetd.toml", DENY.format("main"))
-    policy = load_files(directory=etc)
+    policy = read_files(directory=etc).load()
     assert isinstance(policy, Policy)
     assert [rule.name for rule in policy.rules] == ["main", *"abcde"]
     assert policy.files == (f"{etc}/xennetd.toml", *(f"{etc}/conf.d/{name}.toml" for name in "abcde"))
@@ -50,13 +50,13 @@ def test_what_is_no_part_is_passed_over(etc: Path) -> None:
         write(etc / "conf.d" / name, "not TOML")
     (etc / "conf.d/e.toml").mkdir()
     os.mkfifo(etc / "conf.d/f.toml")
-    assert load_files(directory=etc) == Policy()
+    assert read_files(directory=etc).load() == Policy()
 
 
 def test_an_explicit_file_is_the_only_one(etc: Path) -> None:
     write(etc / "xennetd.toml", "not TOML")
     mine = write(etc / "mine.toml", DENY.format("mine"))
-    policy = load_files(str(mine), directory=etc)
+    policy = read_files(str(mine), directory=etc).load()
     assert isinstance(policy, Policy)
     assert policy.files == (str(mine),)
 
@@ -86,7 +86,7 @@ def test_links_to_nowhere_are_no_missing_files(etc: Path) -> None:
 )
 def test_a_file_that_others_may_write_is_read_and_reported(etc: Path, mode: int, who: str, remedy: str) -> None:
     main = write(etc / "xennetd.toml", DENY.format("main"), mode=mode)
-    policy = load_files(directory=etc)
+    policy = read_files(directory=etc).load()
     assert isinstance(policy, Policy)
     assert [rule.name for rule in policy.rules] == ["main"]
     found = f"{main}: {who} may write to it (mode {mode:04o}): run chmod {remedy} {main}"
@@ -99,7 +99,7 @@ def test_a_file_that_others_may_write_is_read_and_reported(etc: Path, mode: int,
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_a_directory_that_others_may_write_is_reported_even_without_files(etc: Path, name: str, mode: int) -> None:
     (etc / name).chmod(mode)
-    assert load_files(directory=etc) == Policy()
+    assert read_files(directory=etc).load() == Policy()
     (found,) = exposed((), directory=etc)
     assert found.startswith(f"{etc / name}: everyone may write to it")
 

@@ -117,19 +117,17 @@ def check(arguments: argparse.Namespace) -> int:
 
 def _check_files(file: str | None) -> pages.Values:
     from xennetd.model.configuration import Policy
-    from xennetd.policy.check import check
-    from xennetd.policy.files import exposed, load_files
+    from xennetd.policy.check import check, errors_of, remarks_of
+    from xennetd.policy.files import exposed, read_files
     from xennetd.policy.host_notes import HostNotes
 
-    policy = load_files(file)
+    files = read_files(file)
+    policy = files.load()
     if not isinstance(policy, Policy):
         return {"problems": [problem.describe() for problem in policy], "notes": []}
     # FILE is not in force yet, and may be a draft of any user's.
     notes = check(policy, HostNotes(exposed=exposed(policy.files) if file is None else ()))
-    return {
-        "problems": [note.sentence for note in notes if note.error],
-        "notes": [note.sentence for note in notes if not note.error],
-    }
+    return {"problems": files.placed(errors_of(notes)), "notes": files.placed(remarks_of(notes))}
 
 
 def retry(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
-from xennetd.policy.check import Notes, lacking, unprotected
+from xennetd.policy.check import Notes, errors_of, lacking, remarks_of, unprotected
 from xennetd.xenstore.directory import Directory
 
 
@@ -128,7 +128,7 @@ class Answers:
         ]
         if (silent := self._directory.problem()) is not None:
             problems.insert(0, f"xenstore: {silent}")
-        problems += [note.sentence for note in self.notes() if note.error]
+        problems += [note.sentence for note in errors_of(self.notes())]
         if (refusal := self._manager.problem()) is not None:
             problems.append(refusal)
         problems += self._tasks.problems()
@@ -150,7 +150,7 @@ class Answers:
         ]
         notes += self._reconciler.notes()
         notes += self._networks.remarks()
-        return notes + [note.sentence for note in self.notes() if not note.error]
+        return notes + [note.sentence for note in remarks_of(self.notes())]
 
     def notes(self) -> Notes:
         """Return the notes on the policy in force.

@@ -18,8 +18,8 @@ from xennetd.daemon.host_checks import all_host_notes
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.text import visible
-from xennetd.policy.check import check
-from xennetd.policy.files import load_files
+from xennetd.policy.check import check, errors_of, remarks_of
+from xennetd.policy.files import read_files
 
 Checked = tuple[list[str], list[str]]
 """Sentences: the problems, and the notes on what may be unintended."""
@@ -61,11 +61,12 @@ async def check_apart(config: str | None) -> Checked:
 
 def check_files(config: str | None) -> Checked:
     """Return the problems and notes of the file `config`, or of the default files, as they are on disk now."""
-    policy = load_files(config)
+    files = read_files(config)
+    policy = files.load()
     if not isinstance(policy, Policy):
         return [problem.describe() for problem in policy], []
     notes = check(policy, all_host_notes(policy))
-    return [note.sentence for note in notes if note.error], [note.sentence for note in notes if not note.error]
+    return files.placed(errors_of(notes)), files.placed(remarks_of(notes))
 
 
 def main(config: str) -> None:

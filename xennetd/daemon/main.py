@@ -17,8 +17,8 @@ from xennetd.daemon.supervisor import SIGNALS_FOR_LATER, Supervisor, observing
 from xennetd.daemon.tasks import cause_of
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
-from xennetd.policy.check import Notes, check
-from xennetd.policy.files import load_files
+from xennetd.policy.check import Notes, check, errors_of
+from xennetd.policy.files import read_files
 
 EXIT_PROBLEM = 1
 EXIT_CONFIGURATION = os.EX_CONFIG
@@ -58,7 +58,8 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_FOR_LATER)
     arguments = parser().parse_args()
     wrong = EXIT_PROBLEM if arguments.check else EXIT_CONFIGURATION
-    policy = load_files(arguments.config)
+    files = read_files(arguments.config)
+    policy = files.load()
     if not isinstance(policy, Policy):
         for problem in policy:
             print(problem.describe(), file=sys.stderr)
@@ -67,11 +68,10 @@ def main() -> int:
         policy = observing(policy)
     notes = check(policy, all_host_notes(policy) if arguments.check else host_notes(policy))
     if arguments.check:
-        for note in notes:
-            print(("error: " if note.error else "note: ") + note.sentence)
+        for note, sentence in zip(notes, files.placed(notes), strict=True):
+            print(("error: " if note.error else "note: ") + sentence)
         return wrong if any(note.error for note in notes) else 0
-    errors = [note.sentence for note in notes if note.error]
-    if errors:
+    if errors := files.placed(errors_of(notes)):
         print(f"xennetd: {errors[0]}", file=sys.stderr)
         return wrong
     journal = Journal()

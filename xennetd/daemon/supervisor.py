@@ -44,8 +44,8 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
-from xennetd.policy.check import Notes, check
-from xennetd.policy.files import load_files
+from xennetd.policy.check import Notes, check, errors_of
+from xennetd.policy.files import read_files
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -298,13 +298,14 @@ class Supervisor:
             return problems
 
     async def _reload(self) -> list[str]:
-        policy = load_files(self._config)
+        files = read_files(self._config)
+        policy = files.load()
         if not isinstance(policy, Policy):
             return [problem.describe() for problem in policy]
         if self._observe:
             policy = observing(policy)
         notes = check(policy, host_notes(policy, self._kernel.links))
-        errors = [note.sentence for note in notes if note.error]
+        errors = files.placed(errors_of(notes))
         for name in ("control", "stand_in"):
             if getattr(policy.daemon, name) != getattr(self._in_force.policy.daemon, name):
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")

@@ -182,7 +182,7 @@ class Policy:
 
     `ruleset` is the filter that follows from the networks (`policy.network_needs.ruleset`), None until it is computed.
     `port_flags` are the bridge port's flags that policy decides for every guest: those that any rule names. All other
-    flags are left as they are. `control_place` is the file and line of `daemon.control`, empty where it is not given.
+    flags are left as they are.
     """
 
     daemon: DaemonConfig = DaemonConfig()
@@ -191,4 +191,3 @@ class Policy:
     files: tuple[str, ...] = ()
     ruleset: Ruleset | None = field(default=None, compare=False)
     port_flags: frozenset[str] = frozenset()
-    control_place: str = field(default="", compare=False)

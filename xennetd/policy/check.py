@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+from xennetd.config.lines import KeyPath
 from xennetd.config.pattern import matches
 from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
 from xennetd.policy.host_notes import HostNotes
+from xennetd.policy.mode import Remark
 from xennetd.policy.modes import MODES, module_of
 from xennetd.policy.resolve import STOCK_SCRIPTS
 
@@ -25,10 +27,15 @@ _CONDITIONS = tuple(field.name for field in fields(Match))
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One sentence. An administrator must correct an `error` before the daemon can serve this policy."""
+    """One sentence. An administrator must correct an `error` before the daemon can serve this policy.
+
+    `key` is the path of the setting that the note is about: `("network", NAME, SETTING)`, `("daemon", SETTING)`, or
+    `("policy", NUMBER)` with the rule's number in all files, from 0. It is empty where the host is at fault.
+    """
 
     sentence: str
     error: bool = False
+    key: KeyPath = ()
 
 
 Notes = tuple[Note, ...]
@@ -37,6 +44,16 @@ Notes = tuple[Note, ...]
 def check(policy: Policy, host: HostNotes) -> Notes:
     """Return the notes that an administrator should know, errors first."""
     return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
+
+
+def errors_of(notes: Notes) -> Notes:
+    """Return the notes that are errors."""
+    return tuple(note for note in notes if note.error)
+
+
+def remarks_of(notes: Notes) -> Notes:
+    """Return the notes that are no errors."""
+    return tuple(note for note in notes if not note.error)
 
 
 def unprotected(host: HostNotes) -> Notes:
@@ -65,18 +82,24 @@ def lacking(policy: Policy, host: HostNotes) -> Notes:
 def _errors(policy: Policy, host: HostNotes) -> list[Note]:
     errors = []
     if policy.daemon.devd and host.xl_devd:
-        errors.append("daemon.devd is true while xl devd runs, which serves the same backends")
+        sentence = "daemon.devd is true while xl devd runs, which serves the same backends"
+        errors.append(_error(sentence, "daemon", "devd"))
     if host.no_control:
-        place = f"{policy.control_place}: " if policy.control_place else ""
-        errors.append(f"{place}daemon.control: the socket can't be at {policy.daemon.control}: {host.no_control}")
-    errors += [note.sentence for note in (*unprotected(host), *lacking(policy, host)) if note.error]
+        sentence = f"daemon.control: the socket can't be at {policy.daemon.control}: {host.no_control}"
+        errors.append(_error(sentence, "daemon", "control"))
+    errors += [note for note in (*unprotected(host), *lacking(policy, host)) if note.error]
     no_bridges = host.links - host.bridges if host.links is not None and host.bridges is not None else frozenset()
     for network in policy.networks.values():
         if network.own:
             errors += _overlaps(network, host)
             if network.bridge in no_bridges:
-                errors.append(f'network "{network.name}": link "{network.bridge}" exists and is not a bridge')
-    return [Note(sentence, error=True) for sentence in errors]
+                sentence = f'network "{network.name}": link "{network.bridge}" exists and is not a bridge'
+                errors.append(_error(sentence, "network", network.name, "bridge"))
+    return errors
+
+
+def _error(sentence: str, *key: str | int) -> Note:
+    return Note(sentence, error=True, key=key)
 
 
 def _names(networks: list[Network]) -> str:
@@ -84,13 +107,13 @@ def _names(networks: list[Network]) -> str:
     return names and f" ({names})"
 
 
-def _overlaps(network: Network, host: HostNotes) -> list[str]:
-    """Return sentences about addresses of the host whose subnet overlaps the network's own subnets.
+def _overlaps(network: Network, host: HostNotes) -> list[Note]:
+    """Return an error for each address of the host whose subnet overlaps the network's own subnets.
 
     One of the two subnets would hide the other. Networks of routed guests are exempt: their addresses may lie in an
     uplink's subnet.
     """
-    sentences = []
+    errors = []
     for link, addresses in sorted((host.addresses or {}).items()):
         if link == network.bridge:
             continue
@@ -98,67 +121,74 @@ def _overlaps(network: Network, host: HostNotes) -> list[str]:
             subnet = network.subnet4 if address.version == 4 else network.subnet6
             if subnet is not None and subnet.overlaps(address.network):
                 overlap = f'overlaps {plain(address)}, an address of link "{link}"'
-                sentences.append(f'network "{network.name}": subnet {subnet} {overlap}')
-    return sentences
+                sentence = f'network "{network.name}": subnet {subnet} {overlap}'
+                errors.append(_error(sentence, "network", network.name, "subnets"))
+    return errors
 
 
 def _daemon_notes(policy: Policy, host: HostNotes) -> list[Note]:
     notes = []
     if policy.daemon.mode == "observe":
-        notes.append(Note("daemon.mode is observe: xennetd reports what it would do, and changes nothing"))
+        sentence = "daemon.mode is observe: xennetd reports what it would do, and changes nothing"
+        notes.append(Note(sentence, key=("daemon", "mode")))
     if host.hooks and not policy.daemon.hooks:
         hooks = ", ".join(host.hooks)
-        notes.append(Note(f"daemon.hooks is false: xennetd does not run these hooks of the stock scripts: {hooks}"))
+        sentence = f"daemon.hooks is false: xennetd does not run these hooks of the stock scripts: {hooks}"
+        notes.append(Note(sentence, key=("daemon", "hooks")))
     stock = [name for name in sorted(STOCK_SCRIPTS) if any(matches(pattern, name) for pattern in policy.daemon.scripts)]
     if stock and policy.daemon.mode == "enforce" and not policy.daemon.devd:
         scripts = ", ".join(stock)
-        notes.append(
-            Note(f"daemon.scripts matches {scripts}: that script and xennetd would both configure a vif that names it")
-        )
+        sentence = f"daemon.scripts matches {scripts}: that script and xennetd would both configure a vif that names it"
+        notes.append(Note(sentence, key=("daemon", "scripts")))
     if policy.daemon.stand_in:
-        notes.append(Note("daemon.stand_in is true, which is for tests only: any link may call itself a guest's"))
+        sentence = "daemon.stand_in is true, which is for tests only: any link may call itself a guest's"
+        notes.append(Note(sentence, key=("daemon", "stand_in")))
     return notes
 
 
 def _network_notes(policy: Policy, host: HostNotes) -> list[Note]:
     used = {rule.network.name for rule in policy.rules if rule.network is not None}
     return [
-        Note(f'network "{network.name}": {sentence}')
+        Note(f'network "{network.name}": {remark.sentence}', key=("network", network.name, *remark.setting))
         for network in policy.networks.values()
-        for sentence in _remarks(network, host, used=network.name in used)
+        for remark in _remarks(network, host, used=network.name in used)
     ]
 
 
-def _remarks(network: Network, host: HostNotes, *, used: bool) -> Iterator[str]:
+def _remarks(network: Network, host: HostNotes, *, used: bool) -> Iterator[Remark]:
     if network.uplink is not None and host.links is not None and network.uplink not in host.links:
-        yield f'uplink "{network.uplink}" does not exist now'
+        yield Remark(f'uplink "{network.uplink}" does not exist now', ("uplink",))
     for subnet in network.subnets:
         if subnet.is_global and subnet.prefixlen < _WIDEST_PUBLIC[subnet.version]:
-            yield f"subnet {subnet} is so wide that this host and its guests can't reach a part of the internet"
+            sentence = f"subnet {subnet} is so wide that this host and its guests can't reach a part of the internet"
+            yield Remark(sentence, ("subnets",))
     domain = network.domain
     if network.dhcp and domain and "." not in domain and domain.lower() not in _NOT_PUBLIC:
-        yield (
+        yield Remark(
             f'domain "{domain}" may be a public top-level domain, whose hosts the guests could not find by name: '
-            "choose one below internal or home.arpa, or your own"
+            "choose one below internal or home.arpa, or your own",
+            ("domain",),
         )
-    for forward in network.forwards:
+    for i, forward in enumerate(network.forwards):
         if (forward.proto, forward.port) in host.listening:
-            yield (
+            yield Remark(
                 f"forward of {forward.proto} port {forward.port}: a program of this host listens on this port, and its "
-                "clients from outside get to the guest instead"
+                "clients from outside get to the guest instead",
+                ("forward", i),
             )
     yield from module_of(network).remarks(network, host)
     if not used:
-        yield "no policy uses it"
+        yield Remark("no policy uses it")
 
 
 def _rule_notes(policy: Policy) -> list[Note]:
     several = [
         Note(
             f'policy "{rule.name}" fixes an address and may match several interfaces: '
-            "match a single one by mac, or by devid together with vm or uuid"
+            "match a single one by mac, or by devid together with vm or uuid",
+            key=("policy", i),
         )
-        for rule in policy.rules
+        for i, rule in enumerate(policy.rules)
         if rule.ips and not _matches_one(rule.match)
     ]
     return [*_hidden(policy), *several]
@@ -192,6 +222,7 @@ def _hidden(policy: Policy) -> list[Note]:
         ]
         if earlier:
             name = policy.rules[min(earlier)].name
-            notes.append(Note(f'policy "{rule.name}" never applies: "{name}" comes first and matches the same vifs'))
+            sentence = f'policy "{rule.name}" never applies: "{name}" comes first and matches the same vifs'
+            notes.append(Note(sentence, key=("policy", i)))
         first.setdefault(tuple(given), {}).setdefault(tuple(given.values()), i)
     return notes

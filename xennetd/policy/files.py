@@ -5,31 +5,50 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from xennetd.config.document import LARGEST
 from xennetd.config.problem import Problem, Problems, printable
 from xennetd.model.configuration import Policy
 from xennetd.model.places import CONFIGURATION
+from xennetd.policy.check import Notes
 from xennetd.policy.load import load
+from xennetd.policy.note_places import placed
 
 DIRECTORY = Path(CONFIGURATION)
 
 
-def load_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Policy | Problems:
-    """Return the policy of the file `config` alone or, without one, of `directory` (xennetd.toml, then conf.d/*.toml).
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The configuration files: name and content in their order, and the problems of those that can't be read."""
+
+    contents: tuple[tuple[str, bytes], ...]
+    problems: Problems
+
+    def load(self) -> Policy | Problems:
+        """Return the policy that the files make up, or all their problems."""
+        return load(self.contents, self.problems)
+
+    def placed(self, notes: Notes) -> list[str]:
+        """Return the sentences of notes on the files' policy, with the places of what they are about."""
+        return placed(notes, self.contents)
+
+
+def read_files(config: str | None = None, *, directory: Path = DIRECTORY) -> Files:
+    """Return the file `config` alone or, without one, those of `directory` (xennetd.toml, then conf.d/*.toml).
 
     A missing `config` is a Problem. A missing `directory`, or one without files, gives an empty policy. Files that
     others may write are read too: `exposed` says which these are.
     """
-    sources: list[tuple[str, bytes]] = []
+    contents: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
     for path in _default_files(directory, problems) if config is None else [Path(config)]:
         try:
-            sources.append((str(path), _read(path)))
+            contents.append((str(path), _read(path)))
         except (_Unfit, OSError) as error:
             problems.append(_problem(path, error))
-    return load(sources, tuple(problems))
+    return Files(tuple(contents), tuple(problems))
 
 
 def exposed(files: Sequence[str], *, directory: Path = DIRECTORY) -> tuple[str, ...]:

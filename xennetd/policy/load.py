@@ -135,8 +135,7 @@ class _Merged:
         rules = tuple(draft.complete(networks.get(draft.network or "")) for draft in self.rules)
         filtered = tuple(networks.values()) if not self.problems else ()
         port_flags = frozenset(flag for rule in rules for flag, _ in rule.flags)
-        control_place = str(self.daemon_places.get("control", ""))
-        return Policy(daemon, networks, rules, files, compile_ruleset(filtered), port_flags, control_place)
+        return Policy(daemon, networks, rules, files, compile_ruleset(filtered), port_flags)
 
     def check_network(self, draft: RuleDraft) -> None:
         if draft.network is None or draft.network in self.network_places or not self.complete:

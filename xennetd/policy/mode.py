@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
+from xennetd.config.lines import KeyPath
 from xennetd.config.schema import NETWORK_KEYS, Fields
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Mode, Network, Policy, Rule
@@ -36,6 +37,13 @@ class AttachmentRequest(Struct, frozen=True):
     host: HostView
     others: OtherGuests
     ruleset: Ruleset
+
+
+class Remark(NamedTuple):
+    """What an administrator should know of a valid network. `setting` is the path of the key in the network's table."""
+
+    sentence: str
+    setting: KeyPath = ()
 
 
 class ModeModule(ABC):
@@ -87,8 +95,8 @@ class ModeModule(ABC):
     def check(self, reader: NetworkReader, network: Network) -> None:  # noqa: B027 # most modes have nothing to check
         """Report faults of a network that no single key shows. `reader` takes them (`wrong`, `missing`)."""
 
-    def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
-        """Yield sentences about a valid network that an administrator should know. They are not errors."""
+    def remarks(self, network: Network, host: HostNotes) -> Iterator[Remark]:
+        """Yield what an administrator should know of a valid network. These are not errors."""
         return iter(())
 
 

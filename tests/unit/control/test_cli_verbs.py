@@ -257,7 +257,8 @@ def test_check_without_a_daemon_reads_this_hosts_files(run: Run, monkeypatch: py
     from xennetd.config.problem import Problem
     from xennetd.policy import files
 
-    monkeypatch.setattr(files, "load_files", lambda config: (Problem("/etc/xennetd/xennetd.toml", "is bad", 3),))
+    problem = Problem("/etc/xennetd/xennetd.toml", "is bad", 3)
+    monkeypatch.setattr(files, "read_files", lambda config: files.Files((), (problem,)))
     status, out, err = run("check")
     assert (status, out) == (1, "problem: /etc/xennetd/xennetd.toml:3: is bad\n")
     assert "only the files are checked" in err

@@ -9,7 +9,7 @@ from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import Link
 from xennetd.policy import bridged
 from xennetd.policy.host_notes import HostNotes
-from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
+from xennetd.policy.mode import AttachmentRequest, ModeModule, Remark, keys
 
 BRIDGE = Mode("bridge")
 
@@ -36,7 +36,7 @@ class BridgeMode(ModeModule):
         """Return the name of the network's bridge, or the vif's `bridge` node."""
         return request.network.bridge if request.network is not None else request.vif.bridge
 
-    def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
-        """Yield a sentence if the bridge does not exist. It may appear later, so this is no error."""
+    def remarks(self, network: Network, host: HostNotes) -> Iterator[Remark]:
+        """Yield a remark if the bridge does not exist. It may appear later, so this is no error."""
         if host.bridges is not None and network.bridge not in host.bridges:
-            yield f'bridge "{network.bridge}" does not exist now'
+            yield Remark(f'bridge "{network.bridge}" does not exist now', ("bridge",))

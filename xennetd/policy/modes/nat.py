@@ -17,7 +17,7 @@ from xennetd.model.placement import Routed
 from xennetd.policy import bridged, routed
 from xennetd.policy.forwarding import forwarding, guest_sysctls
 from xennetd.policy.host_notes import HostNotes
-from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
+from xennetd.policy.mode import AttachmentRequest, ModeModule, Remark, keys
 from xennetd.policy.network_objects import bridge_objects
 from xennetd.policy.network_reader import NetworkReader
 from xennetd.render.nft_ruleset import FAMILY, NOT_OURS, NetworkRules, forward_element
@@ -113,12 +113,12 @@ class NatMode(ModeModule):
             if network.nptv6.prefixlen != length:
                 reader.wrong("nptv6", f"must be a /{length} as the subnet is", found=shown(str(network.nptv6)))
 
-    def remarks(self, network: Network, host: HostNotes) -> Iterator[str]:
-        """Yield a sentence if the guests' IPv6 addresses are unique local ones that nothing translates."""
+    def remarks(self, network: Network, host: HostNotes) -> Iterator[Remark]:
+        """Yield a remark if the guests' IPv6 addresses are unique local ones that nothing translates."""
         local = network.subnet6 is not None and network.subnet6.subnet_of(_UNIQUE_LOCAL)
         if local and network.nptv6 is None and not network.nat66:
             reason = f"{network.subnet6} is unique local, and neither nptv6 nor nat66 is set"
-            yield f"guests can't reach the outside by IPv6: {reason}"
+            yield Remark(f"guests can't reach the outside by IPv6: {reason}", ("subnets",))
 
 
 def _translated(network: Network) -> Iterator[str]:
