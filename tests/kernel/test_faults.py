@@ -34,6 +34,7 @@ LIKELIEST = (
     ("read", "EIO", ""),
     ("sendto", "ENOBUFS", ""),
     ("recvfrom", "ENOMEM", ""),
+    ("recvmsg", "ENOBUFS", "NFT_MSG_NEWCHAIN"),
     ("socket", "EMFILE", "NETLINK_NETFILTER"),
     ("write", "ENOSPC", ""),
     ("rename", "ENOSPC", ""),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from xennetd.nft import library
 from xennetd.nft.library import SAVED_SYSCTLS, Nft, UnreadableTable, parse_listing
 
 
 def printing(output: str) -> Nft:
     nft = Nft()
-    nft._library = mock.Mock()
-    nft._library.cmd.return_value = (0, output, "")
+    nft._context = mock.Mock()
+    nft._context.cmd.return_value = (0, output, "")
     return nft
 
 
@@ -48,3 +50,19 @@ def test_a_remembered_value_is_read() -> None:
 )
 def test_an_element_that_xennetd_can_t_have_made_makes_the_table_unreadable(element: Any) -> None:
     assert parse_listing([saved(element)]).unreadable
+
+
+@pytest.mark.parametrize(
+    "outcome", [(1, "", "Error: Could not process rule"), UnicodeDecodeError("utf-8", b"", 0, 1, "")]
+)
+def test_a_context_in_which_a_command_failed_is_not_used_again(outcome: Any) -> None:
+    nft, contexts = Nft(), [mock.Mock(), mock.Mock()]
+    contexts[0].cmd.side_effect = [(0, "", ""), outcome]
+    contexts[1].cmd.return_value = (0, "", "")
+    with mock.patch.object(library, "_new_context", side_effect=contexts):
+        assert nft.commit("add table inet xennetd") == ""
+        with suppress(ValueError):
+            assert nft.commit("add table inet xennetd") == "Error: No such file"
+        assert nft.commit("add table inet xennetd") == ""
+        assert nft.commit("add table inet xennetd") == ""
+    assert [context.cmd.call_count for context in contexts] == [2, 2]

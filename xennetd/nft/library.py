@@ -84,17 +84,17 @@ class UnreadableTable(HostError):
 class Nft:
     """libnftables. It is loaded at its first use: a host that has only bridges does not need it.
 
+    Rule: a context in which a command has failed is not used again. Its socket may hold answers that were not read, and
+    libnftables takes them for answers to its next question: then it ends the process (__abi_breakage() of libnftnl).
     Methods raise HostError if libnftables or the kernel's nf_tables can't be used.
     """
 
     def __init__(self) -> None:
-        self._library: Any = None
+        self._context: Any = None
 
     def commit(self, text: str) -> str:
         """Carry out the commands in `text` as one transaction. Returns nft's error message, empty for success."""
-        library = self._load()
-        library.set_json_output(False)
-        failed, _, errors = library.cmd(text)
+        failed, _, errors = self._run(text, as_json=False)
         return (errors or "nft gives no reason") if failed else ""
 
     def read(self) -> Listing:
@@ -102,11 +102,9 @@ class Nft:
 
         Other programs' tables are not listed: nothing in them may prevent the reading of ours.
         """
-        library = self._load()
-        library.set_json_output(True)
         command = f"list table inet {TABLE}"
         try:
-            failed, output, errors = library.cmd(command)
+            failed, output, errors = self._run(command, as_json=True)
             if failed:
                 raise HostError(
                     f"nftables can't be used: {first_line(errors)}; the kernel needs nf_tables with family inet",
@@ -116,17 +114,25 @@ class Nft:
         except _NOT_OURS as error:
             raise UnreadableTable(f"nft {command}: {error}") from error
 
-    def _load(self) -> Any:
-        if self._library is None:
-            if missing := absent():
-                raise HostError(f"nftables can't be used: {missing}")
-            try:
-                import nftables
+    def _run(self, commands: str, *, as_json: bool) -> tuple[int, str, str]:
+        """Return the status (0 for success), the output and the error messages of these commands."""
+        context, self._context = self._context or _new_context(), None
+        context.set_json_output(as_json)
+        failed, output, errors = context.cmd(commands)
+        if not failed:
+            self._context = context
+        return failed, output, errors
 
-                self._library = nftables.Nftables()
-            except (ImportError, OSError) as error:
-                raise HostError(f"nftables can't be used: {error}") from None
-        return self._library
+
+def _new_context() -> Any:
+    if missing := absent():
+        raise HostError(f"nftables can't be used: {missing}")
+    try:
+        import nftables
+
+        return nftables.Nftables()
+    except (ImportError, OSError) as error:
+        raise HostError(f"nftables can't be used: {error}") from None
 
 
 def absent() -> str:

@@ -54,7 +54,7 @@ _DEEP = b'{"nftables": ' + b"[" * 5000 + b"]" * 5000 + b"}"
 def run_listing(data: bytes) -> None:
     """Read what nft prints; a table with it must be of use to the adapter."""
     nft = library.Nft()
-    nft._library = _PRINTS
+    nft._context = _PRINTS
     _PRINTS.output = data.decode("utf-8", "surrogateescape")
     listing = nft.read()
     table = NftTable(lambda: None)
