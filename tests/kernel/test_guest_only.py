@@ -16,7 +16,7 @@ from tests.bed.guest import Bed
 from tests.bed.site import Site, sysctl
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EDGE, SPECS, networks, populate, setting, write_setting
-from tests.kernel.test_adapters import Kit, Seen, difference, foreign, nft, tables, with_kit
+from tests.kernel.test_adapters import Kit, Seen, difference, foreign, ip, nft, tables, with_kit
 from tests.kernel.wait import eventually
 from xennetd.kernel import sysctls
 from xennetd.kernel.procsys import forces_ipv6, write_sysctl
@@ -181,6 +181,29 @@ def test_a_router_that_does_not_forward_from_one_link_leads_from_there_to_guests
     with_kit(act)
     assert difference(before, foreign()) == []
     assert "table inet xennetd" not in tables()
+
+
+@pytest.mark.parametrize("originally", [0, 1])
+def test_a_link_that_appears_while_every_link_forwards_because_of_us_leads_to_guests_only(
+    foreign: Seen, originally: int
+) -> None:
+    write("ipv6/conf/default/forwarding", originally)
+    before = foreign()
+
+    def act(kit: Kit) -> None:
+        kit.apply(ALL6)
+        ip("link", "add", "late", "type", "bridge")
+        kit.kernel.poll()
+        assert not kit.holds(ALL6)
+        kit.apply(ALL6)
+        assert kit.holds(ALL6)
+        assert ("late" in marked(6)) == (not originally)
+        kit.remove(ALL6)
+        assert read("ipv6/conf/late/forwarding") == originally
+
+    with_kit(act)
+    ip("link", "delete", "late")
+    assert difference(before, foreign()) == []
 
 
 def test_a_mark_that_stands_for_nothing_goes_at_the_next_start(foreign: Seen) -> None:

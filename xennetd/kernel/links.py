@@ -52,6 +52,14 @@ def is_guest_port(link: Link) -> bool:
     )
 
 
+def _is_new_on_the_host(change: LinkChange) -> bool:
+    """Return whether a link has appeared that is neither a guest's nor xennetd's.
+
+    Where net.ipv6.conf.all.forwarding is the only switch, what keeps it on concerns every such link.
+    """
+    return change.old is None and change.new is not None and not (is_guest_port(change.new) or change.new.is_own)
+
+
 @dataclass(slots=True)
 class _Batch:
     """The link events of one `feed`, not yet parsed.
@@ -69,7 +77,8 @@ class _Batch:
 class Links:
     """All links by index, name, master and vif. Implements `model.link.HostView`.
 
-    `news_of_all` counts how often the sysctls of `all` may have changed. `heard` counts the events about each link, by
+    `generations` counts the links that have appeared. `news_of_all` counts how often the sysctls of `all` may have
+    changed. `heard` counts the events about each link, by
     index, until somebody clears it.
     `stand_in` is for tests: see `rtnl.parse_link`.
     """
@@ -81,7 +90,7 @@ class Links:
         self._by_parent: dict[VifId, int] = {}
         self._bridges: set[int] = set()
         self._uplinks: dict[int, set[int]] = {}
-        self._generations = 0
+        self.generations = 0
         self._layer3 = Layer3()
         self.news_of_all = 0
         self.heard: Counter[int] = Counter()
@@ -227,11 +236,13 @@ class Links:
         changes += [self._take(index, data, message) for index, (data, message) in batch.links.items()]
         changes += [self._merge_flags(index, messages) for index, messages in batch.ports.items()]
         changes = self._complete(changes)
+        appeared = not self.forces_ipv6 and any(map(_is_new_on_the_host, changes))
         links = (self._by_index.get(index) for index in batch.sysctls if index is not None)
         changes += [LinkChange(link, link) for link in links if link is not None]
-        if rtnl_ip.ALL_LINKS not in batch.sysctls:
+        if rtnl_ip.ALL_LINKS in batch.sysctls:
+            self.news_of_all += 1
+        elif not appeared:
             return changes
-        self.news_of_all += 1
         return [*changes, DEFAULT_ROUTES]
 
     def _note_link(self, batch: _Batch, data: bytes, message: Header) -> None:
@@ -292,8 +303,8 @@ class Links:
         if not link.name:
             raise NetlinkFormatError(f"link {index} has no name")
         if known is None:
-            self._generations += 1
-            link = self._layer3.with_layer3(replace(link, generation=self._generations))
+            self.generations += 1
+            link = self._layer3.with_layer3(replace(link, generation=self.generations))
         elif known.kind == "bridge" and known.is_own_bridge and link.group != BRIDGE_GROUP:
             # The link is the same, whatever its group. Another bridge of its name has another index or generation. A
             # bridge that has lost its name as well has been taken from xennetd.

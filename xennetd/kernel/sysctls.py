@@ -53,6 +53,7 @@ class Sysctls:
         self._links = links
         self._saved = saved
         self._guest_only = GuestOnly(links, saved)
+        self._marked_at = -1
 
     def present(self, wanted: Sysctl) -> Sysctl | None:
         """Return the sysctl with its current value, None if the kernel does not have it.
@@ -65,6 +66,8 @@ class Sysctls:
             return wanted if wanted.unless else None
         if value != wanted.value and value not in wanted.unless:
             return Sysctl(wanted.version, wanted.link, wanted.setting, value)
+        if wanted.key == _ALL6.key:
+            return wanted if self._links_are_marked() else replace(wanted, marked=False)
         if not _opens(wanted):
             return wanted
         link = self._links.link(wanted.link)
@@ -93,6 +96,8 @@ class Sysctls:
                     self._guest_only.follow(sysctl.version)
                 if before.value != sysctl.value and (values := self._to_save(sysctl, key, before.value % U32)):
                     self._saved.save(values)
+                elif not before.marked and sysctl.key == _ALL6.key:
+                    self._mark_links()
             if before.value != sysctl.value:
                 _write(sysctl)
 
@@ -135,9 +140,7 @@ class Sysctls:
         link may forward because of its sysctl, so it must not lose the filter before.
         """
         with suppress(HostError):  # The next call tries again.
-            gone = [key for key in self._saved.saved() if _name(int(key[0])) is None]
-            if gone:
-                self._saved.forget(gone)
+            self._forget_gone()
             for version in SWITCHES:
                 self._guest_only.follow(version)
         owned = list(self._of_own_bridges())
@@ -150,6 +153,11 @@ class Sysctls:
             if now is not None:
                 owned.append(Sysctl(version, link, setting, _GIVEN.get(setting, now), after=frozenset({RULESET})))
         return owned
+
+    def _forget_gone(self) -> None:
+        gone = [key for key in self._saved.saved() if _name(int(key[0])) is None]
+        if gone:
+            self._saved.forget(gone)
 
     def _of_own_bridges(self) -> Iterator[Sysctl]:
         for link in self._links.bridges():
@@ -168,18 +176,41 @@ class Sysctls:
             values += self._guest_only.opening(sysctl.version, key, before) if opens else [(key, before, None)]
         return values
 
+    def _links_are_marked(self) -> bool:
+        """Return whether every link is marked that forwards IPv6 because xennetd switched net.ipv6.conf.all.forwarding.
+
+        Links appear while it is on. Whether one lacks its mark is examined again when another link has appeared.
+        """
+        if self._saved.original((str(NO_LINKS["all"]), number(6, "forwarding"))) is None:
+            return True
+        if self._marked_at != self._links.generations and not self._forwarding():
+            self._marked_at = self._links.generations
+        return self._marked_at == self._links.generations
+
+    def _mark_links(self) -> None:
+        """Save and mark what `_links_are_marked` misses, and forget the links that have gone meanwhile."""
+        self._forget_gone()
+        if values := self._forwarding():
+            self._saved.save(values)
+        self._guest_only.follow(6)
+
     def _forwarding(self) -> list[SavedValue]:
         """Return the `forwarding` of `default` and of every foreign link, as far as it is not saved.
 
-        It is saved before that of `all` is set.
+        It is saved before that of `all` is set. A link that appears while xennetd's `all` is on would otherwise have
+        the value that `default` had before.
         """
         foreign = [link for link in self._links if not is_guest_port(link) and not link.is_own]
         indexes = {"default": NO_LINKS["default"], **{link.name: link.index for link in foreign}}
+        default = self._saved.original((str(NO_LINKS["default"]), FORWARDED))
+        if not read_sysctl(6, "all", "forwarding"):
+            default = None  # Somebody has switched it off, so that every link has its own value.
         values: list[SavedValue] = []
         for link, index in indexes.items():
             key = (str(index), FORWARDED)
-            before = read_sysctl(6, link, "forwarding") if self._saved.original(key) is None else None
-            if before is not None:
+            now = read_sysctl(6, link, "forwarding") if self._saved.original(key) is None else None
+            if now is not None:
+                before = now if default is None else default
                 values.append((key, before, _forwards_to_guests_only(key, before)))
         return values
 

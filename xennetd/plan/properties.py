@@ -228,10 +228,8 @@ TABLE: tuple[Row, ...] = (
 def unroute(link: Link) -> Iterable[LinkStep]:
     """Return the Steps that take from a link what only a routed guest's has: sysctls, addresses, and then the group.
 
-    The group says that the link has the rest, so that these Steps are done in the end whenever the daemon is killed.
+    The group says that the link has the sysctls, so that these are reset in the end whenever the daemon is killed.
     """
-    if link.group != GUEST_GROUP:
-        return ()
     goal = LinkGoal(link.name)
     return (*_former_sysctls(link, goal), *_surplus(link, goal), *_group(link, goal))
 
