@@ -52,9 +52,7 @@ def test_an_element_that_xennetd_can_t_have_made_makes_the_table_unreadable(elem
     assert parse_listing([saved(element)]).unreadable
 
 
-@pytest.mark.parametrize(
-    "outcome", [(1, "", "Error: Could not process rule"), UnicodeDecodeError("utf-8", b"", 0, 1, "")]
-)
+@pytest.mark.parametrize("outcome", [(1, "", "Error: No such file"), UnicodeDecodeError("utf-8", b"", 0, 1, "")])
 def test_a_context_in_which_a_command_failed_is_not_used_again(outcome: Any) -> None:
     nft, contexts = Nft(), [mock.Mock(), mock.Mock()]
     contexts[0].cmd.side_effect = [(0, "", ""), outcome]
