@@ -8,8 +8,9 @@ forgotten. Several works on one subject that alternate are slowed down each.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from xennetd.plan.steps import Step
 
@@ -27,8 +28,7 @@ _TOLD_FROM = 1.0
 """Seconds of the shortest pause that is reported as a problem."""
 
 
-@dataclass(slots=True)
-class _Work:
+class _Work(Struct):
     """A work on a subject: the hash of its Steps, since the Steps of a thousand works would take a megabyte.
 
     `needed_at` is when the same work was first needed again, None until then.
@@ -70,6 +70,9 @@ class Pace:
         links undoes nothing. The work is done `free` times before the first pause.
         """
         same = hash((what, links))
+        if subject not in self._works:
+            self._works[subject] = (_Work(same, now),)
+            return 0.0
         if (left := self._left(subject, same, now, free)) > 0:
             return left
         self._done(subject, same, what, now, free)
