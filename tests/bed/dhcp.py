@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import select
 import signal
 import socket
 import struct
@@ -124,7 +125,10 @@ def kill_all() -> None:
     for directory in Path(STATE).iterdir():
         running = pid_of(directory)
         if running is not None:
-            os.kill(running, signal.SIGKILL)
+            process = os.pidfd_open(running)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], 10.0)
+            os.close(process)
 
 
 # What a guest does

@@ -57,7 +57,7 @@ def test_the_loop_is_hardly_stopped_meanwhile(large: str) -> None:
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        (("/nonexistent/python",), "the configuration can't be checked: No such file or directory"),
+        (("/nonexistent/python",), "the process that was to do it can't be run: No such file or directory"),
         (
             (sys.executable, "-c", "import sys; sys.exit('no \\033[2J memory')"),
             r"ended with status 1: no \x1b[2J memory",
@@ -82,7 +82,7 @@ def test_a_process_that_can_not_be_started_is_an_error_with_its_reason(
         raise error
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
-    with pytest.raises(HostError, match="can't be checked: can't start new thread"):
+    with pytest.raises(HostError, match="can't be run: can't start new thread"):
         asyncio.run(check_apart(None))
 
 
@@ -91,6 +91,6 @@ def test_a_process_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytes
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     monkeypatch.setattr(check_process, "_PROGRAM", (sys.executable, "-c", code))
     monkeypatch.setattr(check_process, "_TIMEOUT", 1.0)
-    with pytest.raises(HostError, match="can't be checked within 1 s"):
+    with pytest.raises(HostError, match="has not ended within 1 s"):
         asyncio.run(check_apart(None))
     assert not Path(f"/proc/{pid.read_text()}").exists()

@@ -8,11 +8,8 @@ of a second, and delays the loop by the milliseconds that its start takes.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from contextlib import suppress
-from subprocess import DEVNULL, PIPE
 
 from xennetd.daemon.host_checks import all_host_notes
 from xennetd.model.configuration import Policy
@@ -20,6 +17,7 @@ from xennetd.model.errors import HostError
 from xennetd.model.text import visible
 from xennetd.policy.check import check, errors_of, remarks_of
 from xennetd.policy.files import read_files
+from xennetd.programs import NotRun, run
 
 Checked = tuple[list[str], list[str]]
 """Sentences: the problems, and the notes on what may be unintended."""
@@ -34,28 +32,15 @@ _MAIN = "import sys; sys.path[:] = sys.argv[2:]; from xennetd.daemon.check_proce
 
 async def check_apart(config: str | None) -> Checked:
     """Return `check_files` of a new process. Raises HostError when that process can't be run or fails."""
-    failure = "the configuration can't be checked"
+    failure = "the configuration can't be checked: the process that was to do it"
     try:
-        process = await asyncio.create_subprocess_exec(
-            *_PROGRAM, _MAIN, config or "", *sys.path, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env={}
-        )
-    except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started.
-        why = error.strerror if isinstance(error, OSError) else str(error) or "the host is short of memory"
-        raise HostError(f"{failure}: {why}") from error
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise HostError(f"{failure} within {_TIMEOUT:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        last = visible(errors.decode(errors="replace").strip().rpartition("\n")[2], 200)
-        raise HostError(f"{failure}: the process that was to do it has ended with status {process.returncode}: {last}")
-    problems, notes = json.loads(output)
+        ended = await run((*_PROGRAM, _MAIN, config or "", *sys.path), _TIMEOUT, {})
+    except NotRun as error:
+        raise HostError(f"{failure} {error}") from error
+    if ended.status:
+        last = visible(ended.errors.decode(errors="replace").strip().rpartition("\n")[2], 200)
+        raise HostError(f"{failure} has ended with status {ended.status}: {last}")
+    problems, notes = json.loads(ended.output)
     return problems, notes
 
 

@@ -1,9 +1,8 @@
 """The adapters for `DhcpService` and `DhcpHost`: dnsmasq's files below /var/lib/xennetd, and its signals.
 
-Rule 1: a file is replaced as a whole, and only if its text differs. dnsmasq reads either the old file or the new one.
-Rule 2: a new guest needs no signal, since dnsmasq watches its directories. A changed or removed guest needs SIGHUP,
+Rule 1: a new guest needs no signal, since dnsmasq watches its directories. A changed or removed guest needs SIGHUP,
 because dnsmasq keeps what it has read from dhcp-hostsdir.
-Rule 3: neither a failing dnsmasq nor a disk that is full or read-only keeps a guest from its network. `xennetctl
+Rule 2: neither a failing dnsmasq nor a disk that is full or read-only keeps a guest from its network. `xennetctl
 status` reports the problem. Files that can't be written wait (`dnsmasq.upkeep`).
 """
 
@@ -11,55 +10,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import re
 import shutil
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import structlog
 
 from xennetd.dnsmasq.access import protect
-from xennetd.dnsmasq.process import CONFIGURATION, Keeper, Runner, runner, written
-from xennetd.dnsmasq.upkeep import Stamp, Stamps, Unwritten, identity
+from xennetd.dnsmasq.instance_files import (
+    LEASES,
+    NAMES,
+    PARTS,
+    configuration_of,
+    configuration_text,
+    directory_of,
+    guest_file,
+    instances,
+    macs_of,
+    make_directory,
+    named,
+    part_of,
+    put,
+    read,
+    read_host,
+    read_service,
+    stamp_of,
+    strike_out,
+)
+from xennetd.dnsmasq.keeper import Keeper
+from xennetd.dnsmasq.process import Runner, runner
+from xennetd.dnsmasq.upkeep import Stamps, Unwritten
 from xennetd.model.errors import HostError
 from xennetd.model.ip import IPAddress
 from xennetd.model.objects import DhcpHost, DhcpService
 from xennetd.model.places import STATE
-from xennetd.render.dnsmasq_files import (
-    Lease,
-    both_instances,
-    directory,
-    host_file,
-    host_of,
-    leases,
-    names_file,
-    served_link,
-    without,
-)
+from xennetd.render.dnsmasq_files import Lease, both_instances, leases
 
 _log = structlog.get_logger()
 
-_HOSTS = "hosts"
-_NAMES = "names"
-_PARTS = {_NAMES: names_file, _HOSTS: host_file}
-"""The directories that dnsmasq watches, with the function that writes a guest's file; in the order of writing."""
-
-_LEASES = "leases"
-
 _TEND_INTERVAL = 2.0
 """Seconds between two looks at whether files wait, or have been changed by somebody else."""
-
-_INDEX = "# The index of its link: "
-"""The start of the comment that ends the configuration file.
-
-dnsmasq binds its sockets to a link. A new link of the same name has another index, which changes the file and so
-restarts dnsmasq.
-"""
-
-_MAC = re.compile(r"[0-9a-f]{12}")
 
 
 class DhcpServices:
@@ -74,7 +64,7 @@ class DhcpServices:
         self._runner = run_by if run_by is not None else runner()
         self._files_changed = files_changed
         self._unwritten = Unwritten()
-        self._stamps = Stamps(_stamp)
+        self._stamps = Stamps(stamp_of)
         self._keepers: dict[str, Keeper] = {}
         self._new: asyncio.Queue[str] = asyncio.Queue()
 
@@ -89,11 +79,11 @@ class DhcpServices:
         keeper = self._keepers.get(wanted.instance)
         if keeper is None or not keeper.wanted:
             return None
-        configured = _configured(wanted.instance)
+        configured = read_service(wanted.instance)
         if configured is None:
             return None
         service, text = configured
-        return service if text == _text(service) else None
+        return service if text == configuration_text(service) else None
 
     def apply(self, wanted: Sequence[DhcpService]) -> None:
         """Write configuration files, and let the services run with them. Leases and guests stay as they are.
@@ -104,23 +94,23 @@ class DhcpServices:
             if self.present(service) == service:
                 continue
             failure = f"the DHCP service of network {service.network} can't be configured"
-            text = _text(service)
+            text = configuration_text(service)
             if text is None:
                 raise HostError(f"{failure}: the link that it is to serve does not exist")
             self._write(service, text)
 
     def _write(self, service: DhcpService, text: str) -> None:
         with self.writing(service, lambda: self._write_again(service)) as written:
-            _make(_directory(service.instance))
+            make_directory(directory_of(service.instance))
             protect(Path(STATE))
-            for part in _PARTS:
-                _make(_directory(service.instance.partition(":")[0]) / part)
-            _put(_file(service.instance), text)
+            for part in PARTS:
+                make_directory(directory_of(service.instance.partition(":")[0]) / part)
+            put(configuration_of(service.instance), text)
         if written:
             self._keeper(service.instance).look()
 
     def _write_again(self, service: DhcpService) -> None:
-        if (text := _text(service)) is not None:
+        if (text := configuration_text(service)) is not None:
             self._write(service, text)
 
     @contextlib.contextmanager
@@ -165,7 +155,7 @@ class DhcpServices:
 
     def list_owned(self) -> Collection[DhcpService]:
         """Return the services that have a configuration file, running or not."""
-        configured = (_configured(instance) for instance in _instances())
+        configured = (read_service(instance) for instance in instances())
         return [pair[0] for pair in configured if pair is not None]
 
     async def work(self) -> None:
@@ -211,7 +201,7 @@ class DhcpServices:
 
     def _keeper(self, instance: str) -> Keeper:
         if instance not in self._keepers:
-            self._keepers[instance] = Keeper(_directory(instance), self._runner, lambda: _strike_out(instance))
+            self._keepers[instance] = Keeper(directory_of(instance), self._runner, lambda: strike_out(instance))
             self._new.put_nowait(instance)
         return self._keepers[instance]
 
@@ -223,7 +213,7 @@ class DhcpServices:
         else:
             del self._keepers[instance]
             self._stamps.forget(instance)
-            shutil.rmtree(_directory(instance), ignore_errors=True)
+            shutil.rmtree(directory_of(instance), ignore_errors=True)
 
 
 class DhcpHosts:
@@ -239,10 +229,10 @@ class DhcpHosts:
         A guest whose files can't be written counts as present.
         """
         if self._services.waits(wanted) or all(
-            _read(_guest(wanted, part)) == write(wanted) for part, write in _PARTS.items()
+            read(guest_file(wanted, part)) == write(wanted) for part, write in PARTS.items()
         ):
             return wanted
-        host = _host(wanted.instance, wanted.mac)
+        host = read_host(wanted.instance, wanted.mac)
         return host if host != wanted else None  # The file of names is right, and another one is not.
 
     def apply(self, wanted: Sequence[DhcpHost]) -> None:
@@ -253,12 +243,12 @@ class DhcpHosts:
 
     def _write(self, host: DhcpHost) -> None:
         with self._services.writing(host, lambda: self._write(host)) as written:
-            for part in _PARTS:
-                _make(_part(host.instance, part))
-            changed = {part for part, write in _PARTS.items() if _put(_guest(host, part), write(host))}
+            for part in PARTS:
+                make_directory(part_of(host.instance, part))
+            changed = {part for part, write in PARTS.items() if put(guest_file(host, part), write(host))}
         if not written:
             return
-        if changed - {_NAMES}:
+        if changed - {NAMES}:
             self._services.reread(host.instance)
         leased = self.leases(host.instance)
         if any(leased[address].mac not in (host.mac, None) for address in host.addresses if address in leased):
@@ -269,12 +259,12 @@ class DhcpHosts:
         for host in objects:
             if self._services.waits(host):
                 self._services.forget(host)
-            if _host(host.instance, host.mac) not in (host, None):
+            if read_host(host.instance, host.mac) not in (host, None):
                 continue
-            files = [_guest(host, part) for part in _PARTS]
+            files = [guest_file(host, part) for part in PARTS]
             known = any(file.exists() for file in files)
             failure = f"{host.mac} can't be removed from dnsmasq {host.instance}"
-            with _named(failure), self._services.changing(host.instance):
+            with named(failure), self._services.changing(host.instance):
                 for file in files:
                     file.unlink(missing_ok=True)
             if known:
@@ -282,151 +272,24 @@ class DhcpHosts:
 
     def list_owned(self) -> Collection[DhcpHost]:
         """Return the guests of all instances. A guest without a usable file of names has no addresses and no name."""
-        keys = [(instance, mac) for instance in _instances() for mac in _macs(instance)]
-        return [_host(instance, mac) or DhcpHost(instance, mac, (), None) for instance, mac in keys]
+        keys = [(instance, mac) for instance in instances() for mac in macs_of(instance)]
+        return [read_host(instance, mac) or DhcpHost(instance, mac, (), None) for instance, mac in keys]
 
     def lease(self, instance: str, mac: str) -> tuple[IPAddress, ...]:
         """Return the addresses of this MAC in an instance's network: those in its files, else those it had leased."""
-        host = _host(instance, mac)
+        host = read_host(instance, mac)
         if host is not None:
             return host.addresses
         return tuple(lease.address for lease in self.leases(instance).values() if lease.mac == mac)
 
     def leases(self, instance: str) -> Mapping[IPAddress, Lease]:
         """Return the leases in dnsmasq's lease file, by address."""
-        file = _directory(instance) / _LEASES
+        file = directory_of(instance) / LEASES
         try:
             state = file.stat()
         except OSError:
             return {}
         stamp = state.st_mtime_ns, state.st_size
         if instance not in self._leases or self._leases[instance][0] != stamp:
-            self._leases[instance] = stamp, leases(_read(file) or "")
+            self._leases[instance] = stamp, leases(read(file) or "")
         return self._leases[instance][1]
-
-
-@lru_cache(64)
-def _directory(instance: str) -> Path:
-    return Path(directory(instance))
-
-
-@lru_cache(64)
-def _part(instance: str, part: str) -> Path:
-    return _directory(instance) / part
-
-
-def _file(instance: str) -> Path:
-    return _part(instance, CONFIGURATION)
-
-
-def _guest(host: DhcpHost, part: str) -> Path:
-    return _part(host.instance, part) / host.mac.replace(":", "")
-
-
-def _instances() -> list[str]:
-    return sorted(file.parent.name for file in Path(STATE).glob(f"*/{CONFIGURATION}"))
-
-
-def _macs(instance: str) -> list[str]:
-    files = {file.name for part in _PARTS for file in _directory(instance).glob(f"{part}/*")}
-    return sorted(":".join(re.findall("..", name)) for name in files if _MAC.fullmatch(name))
-
-
-def _host(instance: str, mac: str) -> DhcpHost | None:
-    """Return the guest that the file of names describes, None without such a file."""
-    text = _read(_guest(DhcpHost(instance, mac, (), None), _NAMES))
-    return host_of(instance, mac, text) if text is not None else None
-
-
-def _text(service: DhcpService) -> str | None:
-    """Return the text of a service's configuration file, None while the link that it serves does not exist."""
-    try:
-        index = socket.if_nametoindex(served_link(service.configuration))
-    except OSError:
-        return None
-    return written(_directory(service.instance), f"{service.configuration}{_INDEX}{index}\n")
-
-
-def _configured(instance: str) -> tuple[DhcpService, str] | None:
-    """Return the service in an instance's configuration file, and the file's text. None without a file of xennetd's."""
-    text = _read(_file(instance))
-    if not text:
-        return None
-    configuration = text.partition(_INDEX)[0]
-    try:
-        return DhcpService(instance, configuration, link=served_link(configuration)), text
-    except ValueError:
-        return None
-
-
-def _strike_out(instance: str) -> None:
-    """Remove leases from the lease file whose address belongs to another guest now. dnsmasq must not run meanwhile."""
-    file = _directory(instance) / _LEASES
-    text = _read(file)
-    if text is None:
-        return
-    hosts = [host for mac in _macs(instance) if (host := _host(instance, mac)) is not None]
-    owners = {address: host.mac for host in hosts for address in host.addresses}
-    wrong = {lease.address for lease in leases(text).values() if lease.mac not in (None, owners.get(lease.address))}
-    _put(file, without(text, wrong & owners.keys()))
-
-
-@lru_cache(64)
-def _stamped(instance: str) -> tuple[str, tuple[str, ...], str]:
-    """Return the paths of which a stamp is made."""
-    return str(_file(instance)), tuple(str(_part(instance, part)) for part in _PARTS), str(_part(instance, _LEASES))
-
-
-def _stamp(instance: str) -> Stamp:
-    configuration, directories, leases_file = _stamped(instance)
-    found = tuple(identity(path) for path in directories)
-    return Stamp(identity(configuration), found, os.access(leases_file, os.F_OK))
-
-
-def _make(path: Path) -> None:
-    """Make a directory and its parents. dnsmasq can read them after it has dropped root's privileges.
-
-    `protect` keeps everybody else out of STATE.
-    """
-    if not path.is_dir():
-        if not path.parent.is_dir():
-            _make(path.parent)
-        path.mkdir()
-        path.chmod(0o755)
-        if path == Path(STATE):
-            protect(path)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8", "surrogateescape")
-    except OSError:
-        return None
-
-
-def _put(path: Path, text: str) -> bool:
-    """Give a file this text, unless it has it already. Returns whether the file existed with another text."""
-    before = _read(path)
-    if before == text:
-        return False
-    new = path.with_name(f".{path.name}.new")  # dnsmasq ignores file names that begin with a dot.
-    try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w", errors="surrogateescape") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-        new.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        error.filename = str(path)  # A refused write(2) names no file.
-        raise
-    return before is not None
-
-
-@contextlib.contextmanager
-def _named(failure: str) -> Iterator[None]:
-    """Turn an OSError in the block into a HostError that begins with `failure`."""
-    try:
-        yield
-    except OSError as error:
-        raise HostError(f"{failure}: {error.strerror}", errno=error.errno or 0, detail=f"{failure}: {error}") from error
