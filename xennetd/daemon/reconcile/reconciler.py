@@ -2,7 +2,7 @@
 
 Rule 1: a hint names the vif to reconcile and nothing else. The observation alone leads to the decision.
 Rule 2: the code here knows nothing of bridges or filters; `plan.decide` does.
-Rule 3: whatever goes wrong while a vif is reconciled stays with that vif.
+Rule 3: whatever goes wrong while a vif is reconciled stays with that vif (`failures`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import structlog
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.reconcile.dry_run import would_do
 from xennetd.daemon.reconcile.executor import Executor
+from xennetd.daemon.reconcile.failures import Failures
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.observe import Observer
@@ -25,27 +26,24 @@ from xennetd.daemon.reconcile.taps import tap_of
 from xennetd.daemon.reconcile.triggers import Triggers
 from xennetd.daemon.reconcile.waiters import LinkWaiters
 from xennetd.daemon.record import Record
-from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
-from xennetd.daemon.toolstack.reporter import RETRY, ToolstackReporter
+from xennetd.daemon.toolstack.reporter import ToolstackReporter
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import is_guest_port
 from xennetd.model.attachment import Attachment
-from xennetd.model.errors import HostError, ToolstackError, XennetdError
 from xennetd.model.link import Link
 from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId
-from xennetd.plan.decide import Decision, PortDecision, decide
+from xennetd.plan.decide import Decision, decide
 from xennetd.plan.observation import CONNECTED, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
 from xennetd.policy.facts import RecordedAnswers
 from xennetd.xenstore import backend
-from xennetd.xenstore.channel import ConnectionLost
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -53,20 +51,6 @@ _log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
 """Observations in one reconciliation, after which another program counts as changing the vif's link all the time."""
-
-_SHORTAGES = 3
-"""How often a vif is tried again that the host was short for, before the toolstack is told."""
-
-_RETRY_SHORT = 0.2
-"""Seconds until the first of these attempts. The pause doubles with each."""
-
-_RETRY_REFUSED = 10.0
-_RETRY_DEFECT = 60.0
-"""Seconds until a vif is reconciled again whose verdict xenstored refused, or that met a defect in xennetd.
-
-Hints do not shorten the time after a defect, since a failing reconciliation may cause the next hint itself. Only
-`retry` and the end of the vif do.
-"""
 
 
 class Reconciler:
@@ -107,6 +91,9 @@ class Reconciler:
         self._executor = Executor(kernel, host, self._audit_events)
         self._pace = Pace()
         self._records: dict[VifId, Record] = {}
+        self._failures = Failures(
+            in_force, kernel.links, self._records, self._queue, self._executor, self._reporter, self._audit_events
+        )
         self.triggers = Triggers(self._queue, self._waiters, registry, directory, kernel.links, self._records)
 
     @property
@@ -194,41 +181,8 @@ class Reconciler:
             return  # Hints during this time are most likely effects of the defect.
         try:
             await self._reconcile(vif, hinted_at)
-        except ConnectionLost:
-            self._queue.hint_later(vif, RETRY)
-        except ToolstackError as error:
-            self._refused_by_xenstore(vif, error)
-        except (HostError, *Shortage) as error:
-            await self._short(vif, shortage(error))
         except Exception as error:
-            _log.exception("a defect in xennetd, please report it", vif=str(vif))
-            record = self._records.get(vif)
-            if record is not None:
-                record.broken_until = time.monotonic() + _RETRY_DEFECT
-            self._queue.hint_later(vif, _RETRY_DEFECT)
-            if record is None:
-                return
-            try:
-                await self._reporter.tell_defect(record, error, observing=self._in_force.observes)
-            except Exception:
-                _log.exception("another defect in xennetd, while the first was being reported", vif=str(vif))
-
-    async def _short(self, vif_id: VifId, error: HostError) -> None:
-        """Try again soon where the host was short of something, and tell the toolstack if that does not help."""
-        record = self._records.get(vif_id)
-        times = record.shortages if record is not None else 0
-        pause = min(_RETRY_SHORT * 2**times, _RETRY_DEFECT)
-        if record is not None:
-            record.shortages += 1
-            record.broken_until = time.monotonic() + pause
-        self._queue.hint_later(vif_id, pause)  # after `broken_until` was set, lest it comes a moment too early
-        _log.warning("a vif can't be served now", vif=str(vif_id), why=error.detail)
-        if record is None or self._in_force.observes:
-            return
-        try:
-            await self._reporter.tell_shortage(record, error, verdict=times >= _SHORTAGES)
-        except (XennetdError, *Shortage) as second:
-            _log.warning("the toolstack could not be told", vif=str(vif_id), why=str(second))
+            await self._failures.take(vif, error)
 
     async def _reconcile(self, vif_id: VifId, hinted_at: float) -> None:
         done: list[Step] = []
@@ -354,21 +308,6 @@ class Reconciler:
             self.triggers.claims_changed(self._registry.set(vif, record.title, attachment, connected=connected))
         else:
             self.triggers.claims_changed(self._registry.drop(vif.id))
-
-    def _refused_by_xenstore(self, vif_id: VifId, error: ToolstackError) -> None:
-        """Report that a running xenstored refused a write, and try again later, since no event will follow.
-
-        The port of a vif that was never connected is taken down first, as after any other failure. The next decision
-        does that.
-        """
-        record, link = self._records.get(vif_id), self._kernel.links.of(vif_id)
-        if record is not None:
-            if link is not None and link.up and not record.connected:
-                self._executor.fail(record, link, error, tap=False)
-                self.triggers.hint(vif_id)
-                return
-            self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), link, [])
-        self._queue.hint_later(vif_id, _RETRY_REFUSED)
 
     def _record(self, vif: Vif, hinted_at: float) -> Record:
         record = self._records.get(vif.id)
