@@ -27,6 +27,7 @@ from tests.kernel.wait import eventually
 from xennetd.daemon.adapters import kernel_adapters
 from xennetd.kernel import rtnl_ip
 from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.links import LinkChange
 from xennetd.kernel.procsys import forces_ipv6, read_sysctl, write_sysctl
 from xennetd.model.errors import HostError
 from xennetd.model.objects import (
@@ -77,13 +78,15 @@ class Kit:
 
     def __init__(self) -> None:
         self.changed = 0
+        self.changes: list[LinkChange] = []
         self.lost = 0
         self.kernel = Kernel(self._changed, self._lost)
         self.table = NftTable(self._lost)
         self._adapters = kernel_adapters(self.kernel, self.table)
 
-    def _changed(self, changes: object) -> None:
+    def _changed(self, changes: list[LinkChange]) -> None:
         self.changed += 1
+        self.changes += changes
 
     def _lost(self) -> None:
         self.lost += 1

@@ -19,6 +19,7 @@ from tests.kernel.every_mode import EDGE, SPECS, networks, populate, setting, wr
 from tests.kernel.test_adapters import Kit, Seen, difference, foreign, ip, nft, tables, with_kit
 from tests.kernel.wait import eventually
 from xennetd.kernel import sysctls
+from xennetd.kernel.links import DEFAULT_ROUTES
 from xennetd.kernel.procsys import forces_ipv6, write_sysctl
 from xennetd.model.objects import Sysctl
 from xennetd.nft.library import Nft
@@ -191,9 +192,17 @@ def test_a_link_that_appears_while_every_link_forwards_because_of_us_leads_to_gu
     before = foreign()
 
     def act(kit: Kit) -> None:
+        kit.kernel.links.forces_ipv6 = False  # as before Linux 6.17
         kit.apply(ALL6)
+        kit.kernel.poll()
+        kit.changes.clear()
+        ip("tuntap", "add", "vif7.0-emu", "mode", "tap")
+        kit.kernel.poll()
+        assert DEFAULT_ROUTES not in kit.changes
+        assert kit.holds(ALL6)
         ip("link", "add", "late", "type", "bridge")
         kit.kernel.poll()
+        assert DEFAULT_ROUTES in kit.changes, "who needs it is to look again"
         assert not kit.holds(ALL6)
         kit.apply(ALL6)
         assert kit.holds(ALL6)
@@ -203,6 +212,7 @@ def test_a_link_that_appears_while_every_link_forwards_because_of_us_leads_to_gu
 
     with_kit(act)
     ip("link", "delete", "late")
+    ip("link", "delete", "vif7.0-emu")
     assert difference(before, foreign()) == []
 
 
