@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -61,6 +60,9 @@ ERRORS: Mapping[str, tuple[str, ...]] = {
 """What a host that is short of something answers to these calls. A call that is not here can't fail so."""
 
 
+_REMOVAL = "EPOLL_CTL_DEL"
+
+
 @dataclass(frozen=True)
 class Fault:
     """The `number`th call of this name, from now on, fails with this error."""
@@ -91,15 +93,16 @@ def traced(xennetd: Daemon, output: Path, *options: str) -> Iterator[None]:
 def calls(trace: Path) -> list[tuple[str, int]]:
     """Return the calls of `ERRORS` in a trace that differ in more than numbers: their names, and which of a name's.
 
-    Removals from an epoll instance don't count: the kernel does not refuse them.
+    Removals from an epoll instance are left out: the kernel does not refuse them.
     """
     counts: Counter[str] = Counter()
     found: dict[str, tuple[str, int]] = {}
     for line in trace.read_text(errors="replace").splitlines():
         call = line.partition("(")[0]
-        if call in ERRORS and "EPOLL_CTL_DEL" not in line:
+        if call in ERRORS:
             counts[call] += 1
-            found.setdefault(re.sub(r"\d+|0x[0-9a-f]+", "", line)[:100], (call, counts[call]))
+            if _REMOVAL not in line:
+                found.setdefault(re.sub(r"\d+|0x[0-9a-f]+", "", line)[:100], (call, counts[call]))
     return sorted(found.values())
 
 
@@ -110,8 +113,19 @@ def first(trace: Path, call: str, text: str) -> int:
 
 
 @contextmanager
-def failing(xennetd: Daemon, fault: Fault) -> Iterator[None]:
-    """Have one call of the daemon fail while the block runs."""
+def failing(xennetd: Daemon, fault: Fault, trace: Path) -> Iterator[None]:
+    """Have one call of the daemon fail while the block runs. `trace` holds all calls of this name then."""
     inject = f"inject={fault.call}:error={fault.error}:when={fault.number}"
-    with traced(xennetd, Path(os.devnull), "-e", f"trace={fault.call}", "-e", inject):
+    with traced(xennetd, trace, "-e", f"trace={fault.call}", "-e", inject):
         yield
+
+
+def failed(trace: Path) -> bool:
+    """Return whether the call was made that was to fail."""
+    return "(INJECTED)" in trace.read_text(errors="replace")
+
+
+def failed_impossibly(trace: Path) -> bool:
+    """Return whether a call failed that no kernel refuses. No two runs of a daemon make the same calls in one order."""
+    lines = trace.read_text(errors="replace").splitlines()
+    return any("(INJECTED)" in line and _REMOVAL in line for line in lines)
