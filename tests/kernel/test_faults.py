@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -132,6 +134,18 @@ def test_the_likeliest_faults_end_nothing_and_heal(
     assert len(faults) > 10
     wrong = list(filter(None, map(place.go_through, faults)))
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_daemon_without_descriptors_says_so_once_and_answers_later(bed: Bed, daemon: MakeDaemon) -> None:
+    xennetd = daemon()
+    limits = resource.prlimit(xennetd.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(xennetd.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(xennetd.control))
+        time.sleep(1.0)
+        resource.prlimit(xennetd.pid, resource.RLIMIT_NOFILE, limits)
+        assert xennetd.ask("list") == []
+    assert xennetd.stderr().count("control connections can't be accepted now") == 1
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any
@@ -43,6 +44,8 @@ GROUP = "xennet"
 _LOOK = 2.0
 """Seconds between two looks at whether the socket's file is still there."""
 
+_MINUTE = 60.0
+
 _BATCH = 16
 """Connections that are accepted before other tasks run. To accept and refuse one takes some 10 microseconds."""
 
@@ -66,6 +69,8 @@ class ControlServer:
         self._check = {True: Shared(daemon.check, rest=0), False: Shared(daemon.check, rest=REST)}
         """The check of the configuration, by whether it is for root."""
         self._listener = Listener(path, group)
+        self._refused: tuple[str, float] = "", 0.0
+        """Why a connection could not be accepted, as last logged, and when."""
         self._renewal: str | None = None
         """Why the socket's file could not be made again, as last logged."""
 
@@ -100,10 +105,17 @@ class ControlServer:
             except BlockingIOError:
                 continue  # All have been accepted.
             except OSError as error:  # Descriptors or memory ran out, or the peer has hung up already.
-                _log.warning("A control connection could not be accepted", error=error.strerror)
+                self._tell_refused(error.strerror or str(error))
                 await asyncio.sleep(0.1)
             else:
                 await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let other tasks run.
+
+    def _tell_refused(self, why: str) -> None:
+        """Log that a connection could not be accepted: a new reason at once, the same one once a minute."""
+        now = time.monotonic()
+        if self._refused[0] != why or now - self._refused[1] > _MINUTE:
+            self._refused = why, now
+            _log.warning("control connections can't be accepted now", why=why)
 
     def _receive(self, conn: socket.socket, tasks: asyncio.TaskGroup) -> None:
         """Serve an accepted connection if there is room for it. Raises OSError."""
