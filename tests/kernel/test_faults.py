@@ -15,6 +15,7 @@ import pytest
 from tests.bed.daemon import Daemon
 from tests.bed.guest import Bed, Guest
 from tests.bed.site import Site
+from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EVERY_MODE, SPECS
 from tests.kernel.faults import ERRORS, Fault, calls, failed, failed_impossibly, failing, first, traced
@@ -46,6 +47,13 @@ LIKELIEST = (
     ("accept4", "EMFILE", ""),
 )
 """Calls and their errors; the first call whose line in a trace contains the text fails."""
+
+
+OTHERS = {
+    "edge": VifSpec(ip="192.0.2.19 203.0.113.13 2001:db8::19"),
+    "alone": VifSpec(script="vif-xennetd-route", ip="192.0.2.20 203.0.113.14 2001:db8:5::14"),
+}
+"""The second guest, where the first has addresses of its own."""
 
 
 class Stage:
@@ -86,7 +94,7 @@ class Stage:
             return f"{fault}: ended the daemon: {ended}"
         if not connected(self.guest, HEALED):
             wrong.append(f"not healed: {self.guest.hotplug_error()}")
-        other = self.come()
+        other = self._make(f"{self._mode}-9", OTHERS.get(self._mode, SPECS[f"{self._mode}-1"]))
         if not connected(other, HEALED):
             wrong.append(f"another guest was not connected: {other.hotplug_error()}")
         other.destroy()
