@@ -72,7 +72,7 @@ class Stage:
         self.guest.destroy()
         self.guest = self.come()
         connected(self.guest, SOON)
-        for verb in ("list", "reload"):
+        for verb in ("list", "check", "reload"):
             self.xennetd.ctl(verb, timeout=HEALED)
 
     def go_through(self, fault: Fault) -> str:
