@@ -312,3 +312,20 @@ def test_no_guest_joins_a_network_whose_filter_another_program_keeps_removing() 
         assert real.networks.problem("lab") is None
 
     asyncio.run(scenario())
+
+
+def test_what_is_gone_again_as_soon_as_it_is_made_is_made_again(host: mock.Mock) -> None:
+    """The events of both may be read together, and then they show no change."""
+    undone = iter([(GIVEN,), (GIVEN,), (GIVEN,)])
+    host.difference.side_effect = lambda *_: next(undone, ())
+    host.wants_any.return_value = False
+
+    async def scenario() -> None:
+        networks = networks_of(LAB, host=host)
+        running = asyncio.create_task(networks.run())
+        networks.hint()
+        await asyncio.sleep(0.3)
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert host.ensure.call_count == 2

@@ -28,6 +28,9 @@ _RETRY_LONGEST = 60.0
 """Seconds between two attempts at a network with a problem, at most."""
 
 
+_UNDONE = 0.05
+"""Seconds until a network is looked at again whose objects were gone again just after they were made."""
+
 _FREE_FILTERS = 3
 """How often the filter is put back at once. A restart of nftables.service removes it twice within milliseconds."""
 
@@ -205,6 +208,9 @@ class Networks:
             await self._host.ensure(name, missing, wanted=needed)
             if not self._guests_move:
                 self._cured(await self._host.settle(name, needed))
+            if missing and self._host.difference(name, needed):
+                # Somebody undid it before its events were read. Taken together these show no change, so none follows.
+                self._again(_UNDONE)
             if self._problems.pop(name, None) is None and lost:
                 message = f"network {name} repaired: {'; '.join(_words(lost))}"
                 self._audit.repaired(Event(EventKind.DRIFT, message, network=name), kind_of(lost[0]))
