@@ -7,7 +7,8 @@ Rule 2: nothing is removed and made again, no object and no route: a change is o
 Rule 3: afterwards nothing is left to be done.
 Rule 4: nobody is worse off than after a start with the new configuration: no network and no guest is in an error that
 it would not be in then, not even for a moment.
-Rule 5: what the host has for its networks is what it would have after such a start, unless one can't be had then.
+Rule 5: what the host has for its networks is what it would have after such a start, unless one can't be had then, or
+a guest still has it whose script was given away.
 Rule 6: no guest is in the bridge of a network that no policy leads it to.
 Rule 7: a guest that goes from one bridge to another, or stays in one, is not taken down for that.
 """
@@ -101,6 +102,8 @@ def same_host(daemon: Serving, started: Serving) -> Iterator[str]:
     """Yield what breaks rule 5."""
     if started.networks.problems():
         return  # What guests have of a network stays although it can't be had.
+    if any(record.state is VifState.IGNORED and record.attachment is not None for record in daemon.records.values()):
+        return  # What a guest has whose script was given away stays until the guest is gone.
     now, then = _of_the_host(daemon.host), _of_the_host(started.host)
     for name in sorted(now.keys() | then.keys()):
         if name not in then:

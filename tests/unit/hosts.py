@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import Link
-from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP, port_of
+from xennetd.model.vif import VifId
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class TableHost:
 
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
         return tuple(link for link in self.links if link.master == bridge and not link.name.startswith("vif"))
+
+    def bridge_of(self, vif: VifId) -> Link | None:
+        link = next((link for link in self.links if link.parent == vif), None)
+        name = port_of(link.alias) if link is not None else None
+        indexes = [name[1]] if name is not None else []
+        indexes += [link.master] if link is not None else []
+        return next((bridge for index in indexes for bridge in self.bridges() if bridge.index == index), None)
 
     def default_uplink(self, version: int) -> Link | None:
         return self.link(self.ways_out.get(version, ""))

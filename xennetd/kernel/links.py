@@ -22,7 +22,7 @@ from xennetd.kernel.procsys import forces_ipv6, has_ipv6
 from xennetd.kernel.rtnl_ip import DefaultRoute
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.link import IFF_UP, Link
-from xennetd.model.marks import BRIDGE_GROUP
+from xennetd.model.marks import BRIDGE_GROUP, port_of
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
@@ -123,6 +123,18 @@ class Links:
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
         """Return the ports of the bridge with this index that are not guests' interfaces."""
         return tuple(self._by_index[index] for index in self._uplinks.get(bridge, ()))
+
+    def bridge_of(self, vif: VifId) -> Link | None:
+        """Return the bridge that xennetd made this vif's link a port of, else the one that it is a port of now.
+
+        The link's alias says which one that is, also when the bridge has been renamed, or made again with its name.
+        """
+        link = self.of(vif)
+        if link is None:
+            return None
+        name, index = port_of(link.alias) or ("", 0)
+        candidates = (self._by_index.get(index), self._by_name.get(name), self._by_index.get(link.master))
+        return next((bridge for bridge in candidates if bridge is not None and bridge.kind == "bridge"), None)
 
     def default_uplink(self, version: int) -> Link | None:
         """Return the link of this IP version's default route with the least metric, None without such a route."""

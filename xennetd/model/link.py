@@ -146,6 +146,10 @@ class HostView(Protocol):
         """Return the ports of the bridge with this index that are not guests' interfaces."""
         ...
 
+    def bridge_of(self, vif: VifId) -> Link | None:
+        """Return the bridge that xennetd made this vif's link a port of, else the one that it is a port of now."""
+        ...
+
     def default_uplink(self, version: int) -> Link | None:
         """Return the link of this IP version's default route; of several routes, the one with the least metric."""
         ...

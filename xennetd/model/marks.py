@@ -30,8 +30,14 @@ def port_alias(bridge: str, index: int) -> str:
 
 def joined(alias: str, master: int) -> str | None:
     """Return the name that the bridge with the index `master` had when xennetd made the link with `alias` its port."""
+    port = port_of(alias)
+    return port[0] if port is not None and port[1] == master else None
+
+
+def port_of(alias: str) -> tuple[str, int] | None:
+    """Return the name and the index of the bridge in an alias of `port_alias`, None for any other alias."""
     name, _, index = alias.removeprefix(_PORT).rpartition(":")
-    return name if is_port_alias(alias) and index == str(master) else None
+    return (name, int(index)) if is_port_alias(alias) and index.isascii() and index.isdigit() else None
 
 
 def is_port_alias(alias: str) -> bool:

@@ -120,11 +120,19 @@ def decide(observation: Observation) -> Decision:
     remove_backend = observation.removes_backend and vif.removing and vif.state is XenbusState.CLOSED
     if vif.pinned:
         reason = "pinned: xennetd does not touch it until unpin"
-        return Decision(_state(vif), reason, attachment=_attachment_of(observation), remove_backend=remove_backend)
+        return Decision(
+            _state(vif),
+            reason,
+            port=_kept(observation),
+            attachment=_attachment_of(observation),
+            remove_backend=remove_backend,
+        )
     if not observation.owned:
         script = vif.script.rpartition("/")[2] or "(none)"
         reason = f"its script {script} is not xennetd's"
-        return Decision(VifState.IGNORED, reason=reason, remove_backend=remove_backend)
+        # What serves such a guest stays until it is gone, since nobody else has it.
+        kept = observation.before if observation.disowned else None
+        return Decision(VifState.IGNORED, reason=reason, attachment=kept, remove_backend=remove_backend)
     if vif.removing:
         return Decision(
             VifState.DETACHING,
@@ -138,9 +146,18 @@ def decide(observation: Observation) -> Decision:
     if isinstance(outcome, XennetdError):
         error = outcome
         if observation.established and not isinstance(error, Denied):
-            return _report(observation, PortDecision(error=error, waits_on=error.waits_on), observation.before)
+            return _report(observation, _kept(observation, error), observation.before)
         return _with_tap(observation, _refuse(observation, error), error)
     return _with_tap(observation, _attach(observation, outcome), outcome)
+
+
+def _kept(observation: Observation, error: XennetdError | None = None) -> PortDecision:
+    """Return the decision for the port of a guest that keeps its network: only what protects others is put back."""
+    waits_on = error.waits_on if error is not None else NONE
+    failure, link = observation.memory.port.failure, observation.link
+    if failure is not None and link is not None and failure.holds(observation.vif, link, observation.now):
+        return PortDecision(error=error, waits_on=waits_on, look_at=failure.until)
+    return PortDecision(error=error, waits_on=waits_on, host=observation.host)
 
 
 def _attachment_of(observation: Observation) -> Attachment | None:
@@ -243,7 +260,8 @@ def _port(
         steps = () if kept else stop(link)
         return PortDecision(steps, failure.error, waits_on=failure.error.waits_on, look_at=failure.until)
     if port.holder is not None:
-        return _name_taken(observation, port, name, port.holder, memory.name_awaited_since)
+        kept = not fresh and placement.holds(link)
+        return _name_taken(observation, port, name, port.holder, memory.name_awaited_since, kept=kept)
     mtu = attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None
     goal = placement.goal(name, mtu, metric, port.elsewhere)
     if former := _former_flags(observation, attachment):
@@ -261,12 +279,15 @@ def _former_flags(observation: Observation, attachment: Attachment) -> tuple[tup
 
 
 def _name_taken(
-    observation: Observation, port: ObservedPort, name: str, holder: Link, since: float | None
+    observation: Observation, port: ObservedPort, name: str, holder: Link, since: float | None, *, kept: bool
 ) -> PortDecision:
-    """Return what to do while `holder` has the link's name: wait if the holder is being removed, else an error."""
+    """Return what to do while `holder` has the link's name: wait if the holder is being removed, else an error.
+
+    A connected guest whose link is where its placement puts it (`kept`) has its network meanwhile.
+    """
     since = observation.now if since is None else since
     waits_on = frozenset({name})
-    if port.holder_leaves and observation.now < since + NAME_WAIT:
+    if port.holder_leaves and not kept and observation.now < since + NAME_WAIT:
         return PortDecision(
             stop(port.link),
             reason=f"waiting for the removal of {holder.parent or 'an interface'}, which still has the name {name}",
@@ -282,4 +303,4 @@ def _name_taken(
         waits_on=waits_on,
     )
     since_if_leaving = since if port.holder_leaves else None
-    return PortDecision(stop(port.link), error, name_awaited_since=since_if_leaving, waits_on=waits_on)
+    return PortDecision(() if kept else stop(port.link), error, name_awaited_since=since_if_leaving, waits_on=waits_on)

@@ -7,6 +7,7 @@ from msgspec import Struct
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import Link, Route
+from xennetd.model.placement import Routed
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.plan.difference import HostStep
@@ -24,6 +25,25 @@ Incarnation = tuple[int, int]
 def incarnation(link: Link) -> Incarnation:
     """Return the incarnation of a link."""
     return link.index, link.generation
+
+
+def as_found(seen: Observation) -> Attachment | None:
+    """Return what a guest's link says of its attachment, where policy can't tell it: the routes that lead to the guest.
+
+    Returns None for a link without any.
+    """
+    link, vif = seen.link, seen.vif
+    if link is None or not link.routes:
+        return None
+    destinations = tuple(sorted({route.destination for route in link.routes}, key=str))
+    return Attachment(
+        vif=vif.id,
+        assignment=seen.assignment or Assignment("route"),
+        placement=Routed("", (), None, destinations, link.neighbours, ()),
+        mac=vif.mac,
+        ips=destinations,
+        granted=frozenset(destinations),
+    )
 
 
 class Failure(Struct, frozen=True):
@@ -112,9 +132,11 @@ class Observation(Struct, frozen=True):
     `owned` says whether the vif's script is xennetd's. `assignment` is the policy rule and the network that apply, None
     if policy can't tell them. `outcome` is the attachment or the error that follows from them, None if it is not
     needed. `conflict` says why the host can't have the objects that this attachment needs: another owner has them with
-    other values. `established` says that, by xenstore and the kernel, the vif is connected and its link is where this
+    other values. `disowned` says that the vif was connected by xennetd, and that its script is xennetd's no more.
+    `established` says that, by xenstore and the kernel, the vif is connected and its link is where this
     assignment puts it. `before` is the attachment of the last decision. `host` holds the Steps for host objects that
-    the attachment needs and the host lacks. `removes_backend` says that xennetd removes backend directories, in place
+    the attachment needs and the host lacks; of a guest that keeps its network in spite of an error, or is pinned, for
+    those that protect others from it. `removes_backend` says that xennetd removes backend directories, in place
     of `xl devd`. `now` is a monotonic clock in seconds.
     """
 
@@ -129,6 +151,7 @@ class Observation(Struct, frozen=True):
     host: tuple[HostStep, ...] = ()
     conflict: XennetdError | None = None
     established: bool = False
+    disowned: bool = False
     before: Attachment | None = None
     removes_backend: bool = False
 
@@ -137,7 +160,7 @@ class Observation(Struct, frozen=True):
         """Whether the vif's port stays in service whatever policy wants and the host can have."""
         vif = self.vif
         pinned = self.owned and vif.pinned and vif.hotplug_status == CONNECTED and not vif.removing
-        return self.established or pinned
+        return self.established or pinned or self.disowned
 
     @property
     def possible(self) -> Attachment | XennetdError | None:

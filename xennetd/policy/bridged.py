@@ -99,8 +99,9 @@ def network_bridge(network: Network, host: HostView) -> Link:
 def own_bridge(vif: Vif, host: HostView) -> Link:
     """Return the bridge that the vif's own nodes select, as the stock vif-bridge script does.
 
-    Without a `bridge` node this is the host's first bridge by name; xennetd's own bridges are never selected. Raises
-    HostError if the bridge does not exist or is no bridge, GuestError for a name that the vif must not use.
+    Without a `bridge` node this is the host's first bridge by name; a connected vif stays in the bridge that it has got
+    so. xennetd's own bridges are never selected. Raises HostError if the bridge does not exist or is no bridge,
+    GuestError for a name that the vif must not use.
     """
     name = vif.bridge
     link = host.link(name) if name and is_link_name(name) else None
@@ -108,6 +109,9 @@ def own_bridge(vif: Vif, host: HostView) -> Link:
         return link
     remedy = "correct bridge= in the domain's vif line"
     if not name:
+        present = host.bridge_of(vif.id) if vif.hotplug_status == "connected" else None
+        if present is not None and not present.is_own_bridge:
+            return present
         if bridges := [bridge for bridge in host.bridges() if not bridge.is_own_bridge]:
             return bridges[0]
         raise HostError(

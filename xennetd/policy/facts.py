@@ -81,6 +81,11 @@ class Facts:
         answer: tuple[Link, ...] = self._ask("uplinks", bridge)
         return answer
 
+    def bridge_of(self, vif: VifId) -> Link | None:
+        """Return the bridge of a vif's link (`HostView.bridge_of`)."""
+        answer: Link | None = self._ask("bridge_of", vif)
+        return answer
+
     def default_uplink(self, version: int) -> Link | None:
         """Return the link of the default route of an IP version (`HostView.default_uplink`)."""
         answer: Link | None = self._ask("default_uplink", version)

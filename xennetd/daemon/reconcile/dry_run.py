@@ -8,6 +8,7 @@ from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.link import IFF_UP, HostView, Link
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.value import replace
+from xennetd.model.vif import VifId
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED
 
@@ -66,6 +67,10 @@ class DryRunHost:
     def uplinks(self, bridge: int) -> tuple[Link, ...]:
         """Return the uplinks of the bridge with this index; a bridge that does not exist has none."""
         return self._host.uplinks(bridge)
+
+    def bridge_of(self, vif: VifId) -> Link | None:
+        """Return the bridge of a vif's link."""
+        return self._host.bridge_of(vif)
 
     def default_uplink(self, version: int) -> Link | None:
         """Return the link of the default route of this IP version."""

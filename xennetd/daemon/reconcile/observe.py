@@ -15,12 +15,18 @@ from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import HostView, Link, Route
+from xennetd.model.marks import GUEST_GROUP, is_port_alias
+from xennetd.model.objects import RULESET, HostObject
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
 from xennetd.model.value import replace
+from xennetd.model.vif import Vif
 from xennetd.plan.difference import HostStep
 from xennetd.plan.observation import CONNECTED, Observation, ObservedPort
 from xennetd.policy.facts import Facts, RecordedAnswers
-from xennetd.policy.resolve import owned, resolve
+from xennetd.policy.resolve import Resolution, owned, resolve
+
+_PROTECTING = frozenset({RULESET.kind, "element"})
+"""The kinds of the objects in xennetd's nftables table."""
 
 Leaves = Callable[[Link], bool]
 """Returns whether all vifs of a guest's link are gone or being removed."""
@@ -51,6 +57,7 @@ class Observer:
         established = False
         resolved: Resolved | None = None
         before = record.attachment
+        disowned = not is_owned and _is_served(vif, link)
         if is_owned and not vif.removing and not (vif.pinned and vif.hotplug_status != CONNECTED):
             resolved = self._resolve(record, policy)
             resolution = resolved.resolution
@@ -64,7 +71,10 @@ class Observer:
                 # hotplug-status and the port's bridge show that the vif was connected rightly. Earlier attempts of this
                 # daemon show nothing.
                 connected = vif.hotplug_status == CONNECTED and not record.memory.fresh
-                established = connected and resolution.keeps(link, self._master(link))
+                stays = resolution.keeps(link, self._master(link)) or _is_still_in(before, assignment, link)
+                established = connected and stays
+                if established or (connected and vif.pinned):
+                    steps = self._protection(record, link, resolution)
         placement = outcome.placement if isinstance(outcome, Attachment) and conflict is None else None
         seen = Observation(
             vif=vif,
@@ -78,6 +88,7 @@ class Observer:
             host=steps,
             conflict=conflict,
             established=established,
+            disowned=disowned,
             before=before,
             removes_backend=policy.daemon.devd,
         )
@@ -105,6 +116,18 @@ class Observer:
         if conflict is not None:
             return conflict, ()
         return None, self._host.difference(vif.id, attachment.needs)
+
+    def _protection(self, record: Record, link: Link, resolution: Resolution) -> tuple[HostStep, ...]:
+        """Return the Steps to the missing nftables objects of a guest that keeps its network in spite of an error.
+
+        Where the guest's attachment is not known, after a restart, these are the rules, if the guest is routed.
+        """
+        wanted: list[HostObject] = []
+        if record.attachment is not None:
+            wanted = [need for need in record.attachment.needs if need.key.kind in _PROTECTING]
+        elif link.group == GUEST_GROUP:
+            wanted = [request.ruleset for request in resolution.requests[:1]]
+        return self._host.difference(record.vif.id, wanted)
 
     def _port(
         self, link: Link | None, name: str, placement: Placement | None, metric: int, leaves: Leaves
@@ -134,6 +157,22 @@ class Observer:
     def _master(self, link: Link) -> str | None:
         master = self._links.by_index(link.master) if link.master else None
         return master.name if master is not None else None
+
+
+def _is_still_in(before: Attachment | None, assignment: Assignment | None, link: Link) -> bool:
+    """Return whether a link is in the bridge that the same words of policy gave it before, whatever its name is now."""
+    return (
+        before is not None
+        and before.bridge is not None
+        and before.assignment == assignment
+        and before.placement.holds(link)
+    )
+
+
+def _is_served(vif: Vif, link: Link | None) -> bool:
+    """Return whether a vif is connected through a link that xennetd has given its place, by the marks on the link."""
+    marked = link is not None and (link.group == GUEST_GROUP or is_port_alias(link.alias))
+    return vif.hotplug_status == CONNECTED and link is not None and link.up and marked
 
 
 def _sysctls(link: Link, placement: Placement) -> frozenset[tuple[int, str, int]]:

@@ -39,7 +39,7 @@ from xennetd.model.status import VifState
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan.decide import Decision, decide
-from xennetd.plan.observation import CONNECTED, incarnation
+from xennetd.plan.observation import CONNECTED, as_found, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
 from xennetd.policy.facts import RecordedAnswers
@@ -300,9 +300,9 @@ class Reconciler:
         to xenstore, and no other domain may take an address or a name in that time that this vif was just granted.
         """
         vif, attachment, verdict = record.vif, decision.attachment, decision.verdict
-        if attachment is None and vif.pinned and (seen := record.observed) is not None and seen.stays_in_service:
-            # Whether its host objects are known or not, no other guest gets the addresses of a pinned one.
-            attachment = seen.outcome if isinstance(seen.outcome, Attachment) else None
+        if attachment is None and (seen := record.observed) is not None and seen.stays_in_service:
+            # Whether its host objects are known or not, no other guest gets what a guest has that stays in service.
+            attachment = seen.outcome if isinstance(seen.outcome, Attachment) else as_found(seen)
         connected = record.connected or (verdict is not None and verdict.error is None)
         if attachment is not None:
             self.triggers.claims_changed(self._registry.set(vif, record.title, attachment, connected=connected))
