@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,6 +232,27 @@ def test_one_that_takes_too_long_is_killed_and_audited(
         eventually(lambda: not sessions() & set(ran()))
     finally:
         xennetd.close()
+
+
+def test_those_that_hang_and_leave_sessions_of_their_own_hold_nobody_up(
+    bed: Bed, guest: MakeGuest, xenstored: Xenstored, install: Install, journal: Journal, tmp_path: Path
+) -> None:
+    # given: libxl's patience cut to half a second, and as many such hooks as hooks are run for at once
+    bed.host.bridge("xenbr0")
+    install("10-note.hook", 'echo "$dev" >> /run/ran\n')
+    install("50-leaves.hook", '[ "$dev" = vif5.0 ] || { setsid sleep 60 & echo "$!" >> /run/left; sleep 1000; }\n')
+    short = "from xennetd.daemon.toolstack import hooks\nhooks._TIMEOUT = 0.5\n"
+    xennetd = Defective(xenstored, tmp_path, HOOKS, defect=short).start()
+    try:
+        for number in range(5):
+            guest(f"web-{number}")
+        eventually(lambda: "vif5.0" in ran())
+        error = journal.wait_for(XENNET_EVENT="hook", XENNET_VIF="vif1.0")["XENNET_ERROR"]
+        assert error == "took more than 0.5 s and were killed"
+    finally:
+        xennetd.close()
+        for pid in Path("/run/left").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_one_that_prints_without_end_fills_no_memory(

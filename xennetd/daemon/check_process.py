@@ -17,7 +17,7 @@ from xennetd.model.errors import HostError
 from xennetd.model.text import visible
 from xennetd.policy.check import check, errors_of, remarks_of
 from xennetd.policy.files import read_files
-from xennetd.programs import NotRun, run
+from xennetd.programs import NotRun, cause_of_end, run
 
 Checked = tuple[list[str], list[str]]
 """Sentences: the problems, and the notes on what may be unintended."""
@@ -39,7 +39,8 @@ async def check_apart(config: str | None) -> Checked:
         raise HostError(f"{failure} {error}") from error
     if ended.status:
         last = visible(ended.errors.decode(errors="replace").strip().rpartition("\n")[2], 200)
-        raise HostError(f"{failure} has ended with status {ended.status}: {last}")
+        said = f": {last}" if last else ""
+        raise HostError(f"{failure} has ended with {cause_of_end(ended.status)}{said}")
     problems, notes = json.loads(ended.output)
     return problems, notes
 

@@ -22,7 +22,7 @@ import structlog
 from systemd.daemon import booted
 
 from xennetd.model.text import visible
-from xennetd.programs import NotRun, run
+from xennetd.programs import NotRun, cause_of_end, run
 
 _log = structlog.get_logger()
 
@@ -129,7 +129,7 @@ class Daemons:
             raise DnsmasqRefused(NOT_INSTALLED)
         status, output = await _run(program, _argument(directory))
         if status:
-            raise DnsmasqRefused(f"dnsmasq does not start: {output or f'exit status {status}'}")
+            raise DnsmasqRefused(f"dnsmasq does not start: {output}")
 
     async def stop(self, directory: Path) -> None:
         """Send SIGTERM, and SIGKILL after _TIMEOUT seconds. Return once dnsmasq has ended."""
@@ -197,13 +197,16 @@ def unit(instance: str) -> str:
 async def _run(program: str, *arguments: str) -> tuple[int, str]:
     """Run a program to its end. Returns its exit status and its standard error in one line of at most 500 characters.
 
+    Of a program that fails and writes nothing the line tells how it ended.
+
     Raises DnsmasqRefused if the program can't be run, or takes longer than _TIMEOUT.
     """
     try:
         status, _, errors = await run((program, *arguments), _TIMEOUT, {"PATH": _PATH, "LANG": "C"})
     except NotRun as error:
         raise DnsmasqRefused(f"{program} {error}") from error
-    return status, visible(" ".join(errors.decode("utf-8", "replace").split()), 500)
+    line = visible(" ".join(errors.decode("utf-8", "replace").split()), 500)
+    return status, line or (f"it ended with {cause_of_end(status)}" if status else "")
 
 
 @contextlib.contextmanager

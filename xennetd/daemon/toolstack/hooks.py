@@ -5,6 +5,7 @@ about the vif.
 
 Rule 1: the hook runs of one vif follow each other in the order of its events. Runs of different vifs are concurrent.
 Rule 2: the number of waiting runs and the kept output are bounded. A run that fails, or is dropped, is audited.
+Rule 3: no hook can hold up the runs of other vifs for longer than _TIMEOUT, whatever it leaves running (programs.py).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pathlib import Path
 import structlog
 
 from xennetd.daemon.observability.audit import Audit
-from xennetd.daemon.shortage import Shortage, shortage
+from xennetd.daemon.tasks import cause_of
 from xennetd.model.event import Event, EventKind
 from xennetd.model.ip import plain
 from xennetd.model.text import visible
 from xennetd.model.vif import Vif, VifId
+from xennetd.programs import NotEnded, NotStarted, cause_of_end, run
 
 _log = structlog.get_logger()
 
@@ -134,7 +136,7 @@ class Hooks:
                     await self._run(job, hooks)
             except Exception as error:
                 _log.exception("hooks could not be run", dev=job.dev)
-                self._failed(job, f"could not be run: {shortage(error).detail}")
+                self._failed(job, f"could not be run: {cause_of(error)}")
             finally:
                 if chain:
                     self._turns.put_nowait(vif)
@@ -142,40 +144,22 @@ class Hooks:
                     del self._chains[vif]
 
     async def _run(self, job: _Job, hooks: tuple[str, ...]) -> None:
+        """Run the hooks of one job. What they leave running is not waited for."""
+        command = (_BASH, str(_RUNNER), *hooks)
         try:
-            process = await asyncio.create_subprocess_exec(
-                _BASH,
-                str(_RUNNER),
-                *hooks,
-                env=job.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except (*Shortage, RuntimeError) as error:  # RuntimeError: no thread can be started.
-            self._failed(job, f"could not be run: {shortage(error).detail}")
-            return
-        output = _Tail()
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                await output.read(process.stdout)
-                status = await process.wait()
-        except TimeoutError:
-            _kill(process)
-            await process.wait()
-            self._failed(job, f"took more than {_TIMEOUT:g} s and were killed", output)
-        except asyncio.CancelledError:
-            _kill(process)
-            raise
+            ended = await run(command, _TIMEOUT, job.environment, together=True, keep=_OUTPUT)
+        except NotEnded as error:
+            self._failed(job, f"took more than {_TIMEOUT:g} s and were killed", error.output)
+        except NotStarted as error:
+            self._failed(job, f"could not be run: {error.why}")
         else:
-            if status:
-                self._failed(job, f"failed with status {status}", output)
+            if ended.status:
+                self._failed(job, f"failed with {cause_of_end(ended.status)}", ended.output)
             else:
-                _log.debug("hooks have run", command=job.command, dev=job.dev, output=output.text())
+                _log.debug("hooks have run", command=job.command, dev=job.dev, output=_line(ended.output))
 
-    def _failed(self, job: _Job, how: str, output: _Tail | None = None) -> None:
-        printed = output.text() if output is not None else ""
+    def _failed(self, job: _Job, how: str, output: bytes = b"") -> None:
+        printed = _line(output)
         error = f"{how}: {printed}" if printed else how
         vif = job.vif
         title = f"{job.dev} of {vif.vm}" if vif.vm else job.dev
@@ -195,25 +179,6 @@ class Hooks:
         )
 
 
-class _Tail:
-    """The end of the output of one run."""
-
-    def __init__(self) -> None:
-        self._kept = b""
-
-    async def read(self, stream: asyncio.StreamReader | None) -> None:
-        """Read to the end of `stream`."""
-        while stream is not None and (chunk := await stream.read(1 << 16)):
-            self._kept = (self._kept + chunk)[-_OUTPUT:]
-
-    def text(self) -> str:
-        """Return the kept output as one printable line."""
-        return visible(self._kept.strip(), 4 * _OUTPUT)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the session of a run: bash, the hooks, and the processes that they started."""
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        return
+def _line(output: bytes) -> str:
+    """Return what a run has printed as one printable line."""
+    return visible(output.strip(), 4 * _OUTPUT)
