@@ -43,6 +43,20 @@ def test_what_is_as_somebody_wanted_it_is_noted(bed: Bed, guest: MakeGuest, daem
     assert shown.stdout.startswith(f"- {denied}\n- ")
 
 
+def test_a_file_whose_name_is_not_utf8_is_named_in_every_answer(bed: Bed, daemon: MakeDaemon, tmp_path: Path) -> None:
+    config = tmp_path / "web\udcff.toml"
+    config.write_text(STAND_IN + '[network.lan]\nmode = "bridge"\nbridge = "xenbr0"\n')
+    xennetd = daemon(arguments=["--config", str(config)])
+    (shown,) = status(xennetd)["config"]
+    assert shown == f"{tmp_path}/web\\udcff.toml"
+    assert shown in xennetd.ctl("status").stdout
+    check = xennetd.ctl("check")
+    assert (check.returncode, f'{shown}:3: network "lan": no policy uses it' in check.stdout) == (0, True)
+    config.write_text("[network.lan]\n")
+    refused = xennetd.ctl("reload")
+    assert (refused.returncode, f"{shown}:1: network.lan" in refused.stdout + refused.stderr) == (1, True)
+
+
 def test_observing_is_noted(bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
     xennetd = daemon(arguments=["--observe"])
     answer = status(xennetd)

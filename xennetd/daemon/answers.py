@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
 from xennetd import __version__
+from xennetd.config.problem import printable
 from xennetd.daemon.check_process import Checked, check_apart
 from xennetd.daemon.host_checks import curable
 from xennetd.daemon.observability.audit import Audit
@@ -90,7 +91,7 @@ class Answers:
             ready=self._ready(),
             since=self._started,
             domid=self._directory.own_domid,
-            config=list(self._in_force.policy.files),
+            config=list(map(printable, self._in_force.policy.files)),
             networks=self._network_rows(),
             counts={state.value: counts[state] for state in VifState},
             pinned=self._pinned(),

@@ -130,6 +130,28 @@ def test_errors_are_typed(path: str) -> None:
     run(scenario, path)
 
 
+def test_a_text_that_is_no_utf8_is_escaped_in_every_reply(path: str) -> None:
+    """Python has a surrogate in the place of a byte of a file's name that is not UTF-8. JSON has none."""
+
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        name, shown = "web\udcff.toml", "web\\udcff.toml"
+        daemon.problems = [name]
+        daemon.refusal = name
+        daemon.rows = [row(number, error=name) for number in range(1, 300)]
+        audit.record(Event(EventKind.RELOAD, name))
+        peer = await Peer.connect(path)
+        assert shown in (await peer.call("Status"))["parameters"]["status"]["problems"][0]
+        assert {found["error"] for found in (await peer.call("List"))["parameters"]["vifs"]} == {shown}
+        assert (await peer.call("Show", vif="vif7.0"))["parameters"]["vif"]["error"] == shown
+        assert (await peer.call("Check"))["parameters"]["problems"] == [shown]
+        assert (await peer.call("Reload"))["parameters"] == {"problems": [shown]}
+        assert (await peer.call("Retry", vif="vif7.0"))["parameters"] == {"reason": shown}
+        async with proxy(path) as client:
+            assert (await anext(client.Monitor(recent=1)))["event"].message == shown
+
+    run(scenario, path)
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [

@@ -254,7 +254,7 @@ async def _encoded_in_slices(parameters: dict[str, Any], turn: _Turn) -> bytes:
         slices = []
         for at in range(0, len(value), SLICE):
             async with turn():
-                slices.append(msgspec.json.encode(value[at : at + SLICE])[1:-1])
+                slices.append(_json(value[at : at + SLICE])[1:-1])
             await asyncio.sleep(0)
         encoded[name] = msgspec.Raw(b"[" + b",".join(slices) + b"]")
     async with turn():
@@ -264,8 +264,31 @@ async def _encoded_in_slices(parameters: dict[str, Any], turn: _Turn) -> bytes:
 def _encoded(parameters: Any, *, continues: bool | None = None) -> bytes:
     """Return a reply as it goes over the wire. `continues` is for a reply in a stream."""
     reply = {"parameters": parameters} if continues is None else {"parameters": parameters, "continues": continues}
-    return msgspec.json.encode(reply)
+    return _json(reply)
 
 
 def _error(error: VarlinkErrorReply) -> bytes:
-    return msgspec.json.encode(error.tojson())
+    return _json(error.tojson())
+
+
+def _json(value: Any) -> bytes:
+    """Return a value as JSON. Bytes of a file's name that are not UTF-8 (os.fsdecode()) are escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_escaped(value))
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value with every surrogate in its texts escaped: UTF-8, and so JSON, has none."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_escaped(key): _escaped(item) for key, item in value.items()}
+        case list():
+            return [_escaped(item) for item in value]
+        case None | int() | float() | msgspec.Raw():
+            return value
+        case _:
+            return _escaped(msgspec.to_builtins(value))
