@@ -69,6 +69,24 @@ def test_a_directory_that_everyone_may_write_to_is_refused_wherever_it_is_on_the
 
 
 @needs_root
+def test_a_directory_that_a_group_may_write_to_is_refused_unless_it_is_roots(place: Path) -> None:
+    (place / "shared" / "inner").mkdir(parents=True)
+    (place / "shared").chmod(0o2775)
+    for directory in ("shared", "shared/inner"):
+        os.chown(place / "shared", 0, 50)
+        (place / "shared").chmod(0o2775)
+        path = f"{place}/{directory}/control"
+        assert f"group 50 may write to the directory {place}/shared (mode 2775): run chmod g-w" in unfit(path)
+        (place / "shared").chmod(0o3775)
+        assert unfit(path) == "", "the sticky bit keeps them from replacing a socket"
+        (place / "shared").chmod(0o2755)
+        assert unfit(path) == ""
+        os.chown(place / "shared", 0, 0)
+        (place / "shared").chmod(0o775)
+        assert unfit(path) == ""
+
+
+@needs_root
 def test_what_belongs_to_others_is_refused(place: Path) -> None:
     (place / "theirs" / "inner").mkdir(parents=True)
     os.chown(place / "theirs", NOBODY, NOBODY)
@@ -140,4 +158,6 @@ def test_one_whose_line_is_full_is_waited_for_no_longer_than_allowed(place: Path
         listener.bind(f"{place}/control")
         listener.listen(0)
         first.connect(f"{place}/control")
-        assert "a program listens there and takes no connections" in occupied(f"{place}/control", 0.1)
+        assert "a program listens there whose line of connections is full, maybe another xennetd: end it" in occupied(
+            f"{place}/control", 0.1
+        )

@@ -81,7 +81,10 @@ def occupied(path: str, patience: float = PATIENCE) -> str:
         except ConnectionRefusedError:
             return ""
         except (BlockingIOError, TimeoutError):  # The listener's backlog is full.
-            return "a program listens there and takes no connections: choose another path for daemon.control"
+            return (
+                "a program listens there whose line of connections is full, maybe another xennetd: "
+                "end it, or those who connect to it, or choose another path for daemon.control"
+            )
 
 
 def _listener(conn: socket.socket) -> str:
@@ -116,7 +119,10 @@ def _product(conn: socket.socket) -> object:
 
 
 def _directories(directory: Path) -> str:
-    """Return who but root could replace one of the directories or symbolic links on the way, if anybody could."""
+    """Return who but root could replace one of the directories or symbolic links on the way, if anybody could.
+
+    The sticky bit keeps whoever may write to a directory from replacing what root has there.
+    """
     real = Path(os.path.realpath(directory))
     for path in dict.fromkeys((*_way(directory), *_way(real))):
         try:
@@ -137,6 +143,11 @@ def _directories(directory: Path) -> str:
             return (
                 f"everyone may write to the directory {path} (mode {stat.S_IMODE(status.st_mode):04o}): "
                 "run chmod o-w on it, or choose another directory for daemon.control"
+            )
+        elif status.st_mode & stat.S_IWGRP and not status.st_mode & stat.S_ISVTX and status.st_gid != 0:
+            return (
+                f"group {status.st_gid} may write to the directory {path} (mode {stat.S_IMODE(status.st_mode):04o}): "
+                "run chmod g-w on it, or choose another directory for daemon.control"
             )
     return ""
 
