@@ -56,3 +56,16 @@ def test_is_made_right(site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemo
     eventually(lambda: contents() == right)
     eventually(lambda: status(xennetd)["problems"] == [], timeout=20)
     assert first.hotplug_status() == "connected"
+
+
+def test_a_line_among_the_right_ones_is_made_right(site: Site, bed: Bed, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    xennetd = daemon(EVERY_MODE)
+    connected(bed, guest("lab-1", VifSpec(ip="10.77.0.5")).vif)
+    served("lab")
+    file = STATE / "dnsmasq.conf"
+    right = file.read_bytes()
+    for junk in (right.replace(b"user=", b"#\xff\nuser="), b"interface=\0\n" + right, right.replace(b"\n", b"\r\n")):
+        file.write_bytes(junk)
+        eventually(lambda: file.read_bytes() == right)
+    connected(bed, guest("lab-2", VifSpec(ip="10.77.0.6")).vif)
+    assert status(xennetd)["problems"] == []

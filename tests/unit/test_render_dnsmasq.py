@@ -200,8 +200,8 @@ def test_whatever_the_name_is_the_label_is_one_and_stays_as_it_is(name: str) -> 
 
 def test_the_digest_is_of_all_but_the_line_that_holds_it() -> None:
     text = written(Path("/var/lib/xennetd/xn-lab"), "interface=xn-lab\n")
-    assert text.endswith(f"pid-file=/var/lib/xennetd/xn-lab/{digest(text)}.pid\n")
-    assert digest(text) == digest("interface=xn-lab\n") != digest("interface=xn-other\n")
+    assert text.endswith(f"pid-file=/var/lib/xennetd/xn-lab/{digest(text.encode())}.pid\n")
+    assert digest(text.encode()) == digest(b"interface=xn-lab\n") != digest(b"interface=xn-other\n")
 
 
 @pytest.mark.skipif(shutil.which("systemd-escape") is None, reason="systemd-escape is not installed")

@@ -82,7 +82,7 @@ def configuration_text(service: DhcpService) -> str | None:
     """Return the text of a service's configuration file, None while the link that it serves does not exist."""
     try:
         index = socket.if_nametoindex(served_link(service.configuration))
-    except OSError:
+    except (OSError, ValueError):  # A name in anybody's text may be none that a link can have.
         return None
     return written(directory_of(service.instance), f"{service.configuration}{_INDEX}{index}\n")
 
@@ -143,9 +143,9 @@ def make_directory(path: Path) -> None:
 
 
 def read(path: Path) -> str | None:
-    """Return a file's text, with any bytes in it; None if it can't be read."""
+    """Return a file's text, with any bytes and ends of lines in it; None if it can't be read."""
     try:
-        return path.read_text("utf-8", "surrogateescape")
+        return path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
         return None
 
@@ -157,9 +157,9 @@ def put(path: Path, text: str) -> bool:
         return False
     new = path.with_name(f".{path.name}.new")  # dnsmasq ignores file names that begin with a dot.
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w", errors="surrogateescape") as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:
             os.fchmod(file.fileno(), 0o644)
-            file.write(text)
+            file.write(text.encode("utf-8", "surrogateescape"))
         new.rename(path)
     except OSError as error:
         with contextlib.suppress(OSError):

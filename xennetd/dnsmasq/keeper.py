@@ -139,7 +139,7 @@ class Keeper:
 
     def _digest(self) -> str:
         try:
-            return digest((self._directory / CONFIGURATION).read_text())
+            return digest((self._directory / CONFIGURATION).read_bytes())
         except OSError as error:
             raise DnsmasqRefused(f"{error.filename} can't be read: {error.strerror}") from error
 

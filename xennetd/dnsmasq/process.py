@@ -43,15 +43,17 @@ def find_dnsmasq() -> str | None:
     return shutil.which("dnsmasq", path=_PATH)
 
 
-def digest(text: str) -> str:
-    """Return the digest of a configuration file's text: 16 hexadecimal digits. The pid-file line does not count."""
-    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_PID_FILE))
-    return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
+def digest(content: bytes) -> str:
+    """Return the digest of a configuration file: 16 hexadecimal digits. The pid-file line does not count."""
+    lines = content.splitlines(keepends=True)
+    counted = b"".join(line for line in lines if not line.startswith(_PID_FILE.encode()))
+    return hashlib.blake2s(counted, digest_size=8).hexdigest()
 
 
 def written(directory: Path, configuration: str) -> str:
     """Return the text of the configuration file: `configuration`, and a pid file in `directory` named by its digest."""
-    return f"{configuration}{_PID_FILE}{directory}/{digest(configuration)}.pid\n"
+    name = digest(configuration.encode("utf-8", "surrogateescape"))
+    return f"{configuration}{_PID_FILE}{directory}/{name}.pid\n"
 
 
 def pid_of(directory: Path, name: str = "*") -> int | None:

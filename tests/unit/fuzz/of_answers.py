@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
 from contextlib import nullcontext, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from asyncvarlink import VarlinkInterfaceRegistry
 
@@ -21,7 +24,9 @@ from xennetd.daemon.control.interface import INTERFACE
 from xennetd.daemon.control.turns import Shared, Turns
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
+from xennetd.dnsmasq import instance_files, process, services
 from xennetd.model.errors import HostError
+from xennetd.model.objects import DhcpService
 from xennetd.nft import library
 from xennetd.nft.library import SETS, UnreadableTable
 from xennetd.nft.table import NftTable
@@ -74,6 +79,8 @@ _LEASES = (
     b"1795947728 7012352 fd77::6b8e * 00:01:00:01",
     b"duid 00:01",
     b"interface=xn-lab",
+    b"# The index of its link: 1",
+    b"pid-file=/var/lib/xennetd/xn-fuzz/0123456789abcdef.pid",
     b"10.78.0.209 a.b a",
     b"# ::1",
 )
@@ -98,6 +105,30 @@ def run_dnsmasq(data: bytes) -> None:
             raise Broken(f"{host} is written as {again}")
     with suppress(ValueError):
         dnsmasq_files.served_link(text)
+    _compare(data.replace(b"xn-lab", b"lo"))
+
+
+_SERVICE = DhcpService("xn-fuzz", "interface=lo\n", link="lo")
+
+
+@cache
+def _kept() -> tuple[int, services.DhcpServices]:
+    """A file for a configuration, in memory, and the adapter that keeps this service running."""
+    adapter = services.DhcpServices(run_by=process.Daemons())
+    adapter._keeper(_SERVICE.instance)
+    return os.memfd_create("dnsmasq.conf"), adapter
+
+
+def _compare(data: bytes) -> None:
+    """Compare a configuration file with what it should be, of a link that exists."""
+    file, adapter = _kept()
+    os.ftruncate(file, 0)
+    os.pwrite(file, data, 0)
+    path = Path(f"/proc/self/fd/{file}")
+    with mock.patch.object(instance_files, "configuration_of", return_value=path):
+        present = adapter.present(_SERVICE)
+    if present is not None and present.configuration.encode("utf-8", "surrogateescape") not in data:
+        raise Broken(f"{present} is not in the file")
 
 
 _METHODS = ("Status", "List", "Show", "Debug", "Monitor", "Reload", "Check", "Retry", "Pin", "Unpin", "Nothing")
