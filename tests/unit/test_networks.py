@@ -112,17 +112,48 @@ def test_what_guests_are_in_goes_only_when_they_have_moved(host: mock.Mock) -> N
     asyncio.run(scenario())
 
 
-def test_a_defect_in_a_look_at_networks_is_not_a_guests(host: mock.Mock) -> None:
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (UnicodeError("a defect"), 'network "lab" is not ready: xennetd met a defect of its own'),
+        (OSError(12, "Cannot allocate memory"), "the host is short of memory"),
+        (MemoryError(), "the host is short of memory"),
+    ],
+)
+def test_a_defect_in_a_look_at_a_network_is_that_networks_problem_until_it_is_gone(
+    host: mock.Mock, capfd: pytest.CaptureFixture[str], error: Exception, problem: str
+) -> None:
+    fails = True
+
+    def difference(name: str, needed: object) -> tuple[Make, ...]:
+        if name == "lab" and fails:
+            raise error
+        return () if name == "lab" else (GIVEN,)
+
     async def scenario() -> None:
-        networks = networks_of(LAB, host=host)
-        host.difference.side_effect = RuntimeError("a defect")
+        nonlocal fails
+        networks = networks_of(LAB, LAN, host=host)
+        host.difference.side_effect = difference
+        running = asyncio.create_task(networks.run())
+        for _ in range(3):
+            networks.hint()
+            await networks.catch_up()
+        assert [call.args[0] for call in host.ensure.call_args_list][:1] == ["lan"], "the others are looked at"
+        (told,) = networks.problems()
+        assert problem in told
+        assert networks.problem("lab") is not None
+        assert networks.problem("lan") is None
+        fails = False
         networks.hint()
         await networks.catch_up()
-        assert networks._wake.is_set(), "it is still to be looked at, by the task that a defect ends"
-        with pytest.raises(RuntimeError):
-            await networks.run()
+        assert networks.problems() == []
+        assert not running.done(), "the care of the networks goes on"
+        running.cancel()
 
     asyncio.run(scenario())
+    logged = "".join(capfd.readouterr())
+    assert logged.count("network=lab") == 1
+    assert logged.count("Traceback") == (1 if isinstance(error, UnicodeError) else 0)
 
 
 def test_a_problem_that_a_reload_brings_is_tried_again(host: mock.Mock) -> None:

@@ -12,6 +12,8 @@ from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
+from xennetd.daemon.shortage import Shortage, shortage
+from xennetd.daemon.tasks import cause_of
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, is_guest_port
 from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError, PolicyError, XennetdError
@@ -149,16 +151,29 @@ class Networks:
             try:
                 await self._look_at(network, observes=observes)
             except (HostError, PolicyError) as error:
-                known = self._problems.get(name)
-                if known is None or known.detail != error.detail:
-                    _log.error("a network can't be made", network=name, why=error.detail)
-                self._problems[name] = error
+                self._failed(name, error, "a network can't be made", why=error.detail)
+            except Shortage as error:
+                short = shortage(error)
+                self._failed(name, short, "a network can't be made", why=short.detail)
+            except Exception as error:
+                sentence = (
+                    f'network "{name}" is not ready: xennetd met a defect of its own: see `journalctl -t xennetd`'
+                )
+                defect = HostError(sentence, detail=f"{sentence} ({cause_of(error)})")
+                self._failed(name, defect, "a defect in xennetd, please report it", exc_info=error)
         for name in self._problems.keys() - self._in_force.policy.networks.keys():
             del self._problems[name]
         if cured := before - self._problems.keys():
             self._cured({network_key(name) for name in cured})
         if self._problems and not before:
             self._wake.set()  # `run` waits without a time limit while there is no problem; now it must try again.
+
+    def _failed(self, name: str, problem: XennetdError, event: str, **details: object) -> None:
+        """Note a network's problem, and log it if it is new. The other networks are looked at all the same."""
+        known = self._problems.get(name)
+        if known is None or known.detail != problem.detail:
+            _log.error(event, network=name, **details)
+        self._problems[name] = problem
 
     async def _look_at(self, network: Network, *, observes: bool) -> None:
         """Make the missing host objects of one network. Raises HostError or PolicyError for the network's problem.
