@@ -17,9 +17,11 @@ import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from unittest import mock
 
 from tests.bed.netns import Host, NetNs
 from xennetd.dnsmasq.process import pid_of
@@ -84,6 +86,21 @@ class Care:
 
     def problems(self) -> list[str]:
         return self.call(self.services.problems)
+
+    @contextlib.contextmanager
+    def pieces(self) -> Iterator[list[float]]:
+        """The processor time of each piece of work that nothing else is done between, in milliseconds."""
+        found: list[float] = []
+        run = asyncio.Handle._run
+
+        def measured(handle: asyncio.Handle) -> None:
+            began = time.thread_time()
+            run(handle)
+            if threading.current_thread() is self._thread:
+                found.append((time.thread_time() - began) * 1e3)
+
+        with mock.patch.object(asyncio.Handle, "_run", measured):
+            yield found
 
     def stop(self) -> None:
         if self._loop.is_closed():

@@ -165,7 +165,7 @@ class Serving:
         directory: Any = self.toolstack
         no_client: Any = None
         self.networks = Networks(self._in_force, host.links, self.state, audit, self._wake)
-        registry = GuestRegistry(host.lease, lambda instance: (), self.networks.problem)
+        registry = GuestRegistry(host.lease, lambda instance, address: False, self.networks.problem)
         self.reconciler = Reconciler(
             self._in_force,
             kernel,

@@ -1,9 +1,12 @@
-"""Who may read what is kept of guests for dnsmasq: dnsmasq, and no other local user."""
+"""What is kept of guests for dnsmasq: who may read it, what many guests cost, and what a disk does not take."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from tests.bed.dhcp import Care, add_guest, kill_all, make_link, network, pid, t
 from tests.bed.netns import Host
 from tests.kernel.wait import eventually
 from xennetd.model.places import STATE
+from xennetd.model.value import replace
+from xennetd.render.dnsmasq_files import services
 
 WEB, DB = "00:16:3e:00:00:01", "00:16:3e:00:00:02"
 LAB = network("lab")
@@ -94,3 +99,112 @@ def test_where_there_is_no_list_everybody_may_pass_and_dnsmasq_serves(
         again.stop()
         kill_all()
         host.run("umount", "-l", STATE)
+
+
+def read_only(host: Host) -> None:
+    host.run("mount", "--bind", STATE, STATE)
+    host.run("mount", "-o", "remount,bind,ro", STATE)
+
+
+def test_what_users_can_read_and_cannot_be_closed_is_a_problem_and_dnsmasq_is_kept(host: Host, care: Care) -> None:
+    care.stop()
+    os.removexattr(STATE, ACL)
+    os.chmod(STATE, 0o755)
+    read_only(host)
+    again = Care()
+    try:
+        again.serve(LAB)
+        (problem,) = again.problems()
+        assert problem == (
+            "local users can't be kept out of /var/lib/xennetd: Read-only file system: "
+            "make /var/lib/xennetd writable again (mount -o remount,rw)"
+        )
+        host.run("mount", "-o", "remount,bind,rw", STATE)
+        eventually(lambda: again.problems() == [])
+        assert readable() == []
+        before = pid()
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: pid() not in {None, before})
+    finally:
+        again.stop()
+
+
+def test_a_lease_file_that_the_disk_does_not_take_keeps_no_dnsmasq_down(host: Host, care: Care) -> None:
+    host.run("mount", "-o", "remount,size=512k", STATE)
+    foreign = [
+        lease(DB, "10.77.0.5"),
+        *(lease(f"00:16:3e:01:01:{i % 256:02x}", f"10.64.{i // 250}.{i % 250 + 1}") for i in range(600)),
+    ]
+    file, filler = Path(FILES[1]), Path(STATE, "filler")
+    file.write_text("".join(foreign))
+    fill(filler)
+    os.truncate(filler, filler.stat().st_size - 16384)  # enough for a pid file, and not for another lease file
+    before = pid()
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: pid() not in {None, before})
+    told = (
+        f"DHCP on xn-lab: {FILES[1]} can't be written: No space left on device: make room on the file system of {STATE}"
+    )
+    assert told in care.problems()
+    filler.unlink()
+    eventually(lambda: told not in care.problems() and lease(DB, "10.77.0.5") not in file.read_text(), timeout=20.0)
+    assert lease(DB, "10.77.0.5") not in eventually(file.read_text)
+    assert udhcpc(add_guest(host, "xn-lab", WEB, "g1"))["ip"] == "10.77.0.5"
+
+
+def lease(mac: str, address: str) -> str:
+    return f"1999999999 {mac} {address} * 01:{mac}\n"
+
+
+def fill(file: Path) -> None:
+    """Leave no byte on the file system."""
+    with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+MANY = 2000
+AT_ONCE = 15.0
+"""Milliseconds of processor time for which nobody else is served. The daemon's own work takes a few."""
+
+
+def test_many_guests_hold_nobody_up(host: Host, care: Care) -> None:
+    many = [
+        told("lab", f"00:16:3e:01:{i // 256:02x}:{i % 256:02x}", f"10.64.{i // 250}.{i % 250 + 1}") for i in range(MANY)
+    ]
+    for start in range(0, MANY, 20):
+        care.tell(*many[start : start + 20])
+    longest = {}
+    with care.pieces() as pieces:
+        Path(FILES[1]).write_text("".join(lease(guest.mac, f"{guest.addresses[0]}") for guest in many) * 4)
+        care.tell(told("lab", DB, "10.77.0.6"))
+    longest["an attach after a change of the leases"] = max(pieces)
+
+    with care.pieces() as pieces:
+        before = pid()
+        care.call(care.services.renew, "xn-lab")
+        eventually(lambda: pid() not in {None, before})
+    longest["a start of dnsmasq"] = max(pieces)
+
+    read_only(host)
+    for start in range(0, MANY, 20):
+        care.tell(*(replace(guest, name="other.lab.internal") for guest in many[start : start + 20]))
+    with care.pieces() as pieces:
+        time.sleep(2.5)
+        assert f"({MANY - 1} more wait)" in care.problems()[0]
+    longest["a disk that takes nothing"] = max(pieces)
+    with care.pieces() as pieces:
+        host.run("mount", "-o", "remount,bind,rw", STATE)
+        eventually(lambda: care.problems() == [])
+    longest["a disk that takes it all"] = max(pieces)
+    assert Path(FILES[3]).with_name("00163e010000").read_text() == "10.64.0.1 other.lab.internal other\n"
+
+    with care.pieces() as pieces:
+        care.call(care.services.remove, services(LAB))
+        kill_all()  # It may be busy with what was written for it.
+        eventually(lambda: list(Path(STATE).iterdir()) == [])
+    longest["the network's end"] = max(pieces)
+    print({what: round(each, 1) for what, each in longest.items()})
+    assert [what for what, each in longest.items() if each > AT_ONCE] == []

@@ -79,4 +79,4 @@ class TableHost:
 
 def nobody() -> GuestRegistry:
     """No other guests, no leases, and all networks are ready."""
-    return GuestRegistry(lambda instance, mac: (), lambda instance: (), lambda network: None)
+    return GuestRegistry(lambda instance, mac: (), lambda instance, address: False, lambda network: None)

@@ -459,7 +459,7 @@ def test_who_is_denied_or_can_not_be_attached_is_assigned_all_the_same(
 
 def test_a_network_that_the_host_can_not_have_now_is_assigned_all_the_same() -> None:
     problem = PolicyError('network "lab": subnet 10.0.0.0/8 is in use', waits_on=frozenset({"eth0"}))
-    others = GuestRegistry(lambda instance, mac: (), lambda instance: (), {"lab": problem}.get)
+    others = GuestRegistry(lambda instance, mac: (), lambda instance, address: False, {"lab": problem}.get)
     found = resolve_among(INTO_LAB, VIF, HOST, others)
     assert found.outcome is problem
     assert found.assignment == Assignment("nat", "lab", "web", "xn-lab")

@@ -297,7 +297,7 @@ def test_addresses_that_a_policy_fixes_are_given_to_nobody_else() -> None:
 def test_a_lease_is_kept() -> None:
     claims = GuestRegistry(
         lambda instance, mac: [IPv4Address("10.77.0.99")] if (instance, mac) == ("xn-lab", MAC) else [],
-        lambda instance: [],
+        lambda instance, address: False,
         lambda network: None,
     )
     found = got(to(LAB), host=TableHost((ETH0, XN_LAB), IPV6, {}), others=claims)

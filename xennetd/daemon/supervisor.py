@@ -94,7 +94,7 @@ class Supervisor:
         adapters = {**kernel_adapters(self._kernel, self._table), "dnsmasq": self._dhcp, "dhcp host": hosts}
         self._host = HostState(adapters)
         self._networks = Networks(self._in_force, self._kernel.links, self._host, audit, self._cured)
-        registry = GuestRegistry(hosts.lease, hosts.leases, self._networks.problem)
+        registry = GuestRegistry(hosts.lease, hosts.leased, self._networks.problem)
         self._reconciler = Reconciler(
             self._in_force,
             self._kernel,

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from xennetd.dnsmasq.upkeep import Stamp, identity
 from xennetd.model.errors import HostError
 from xennetd.model.objects import DhcpHost, DhcpService
 from xennetd.model.places import STATE
-from xennetd.render.dnsmasq_files import directory, host_file, host_of, leases, names_file, served_link, without
+from xennetd.render.dnsmasq_files import directory, host_file, host_of, names_file, served_link
 
 _HOSTS = "hosts"
 NAMES = "names"
@@ -28,6 +29,9 @@ PARTS = {NAMES: names_file, _HOSTS: host_file}
 """The directories that dnsmasq watches, with the function that writes a guest's file; in the order of writing."""
 
 LEASES = "leases"
+
+_GONE = ".gone-"
+"""The beginning of the name of a directory that is being deleted."""
 
 _INDEX = "# The index of its link: "
 """The start of the comment that ends the configuration file.
@@ -63,13 +67,28 @@ def guest_file(host: DhcpHost, part: str) -> Path:
 
 def instances() -> list[str]:
     """Return the instances that have a configuration file, sorted."""
-    return sorted(file.parent.name for file in Path(STATE).glob(f"*/{CONFIGURATION}"))
+    found = (file.parent.name for file in Path(STATE).glob(f"*/{CONFIGURATION}"))
+    return sorted(name for name in found if not name.startswith(_GONE))
+
+
+def set_aside(instance: str) -> None:
+    """Let an instance's directory be no instance's any more. It is to be deleted, see `set_aside_earlier`."""
+    with contextlib.suppress(OSError):
+        directory_of(instance).rename(Path(STATE, f"{_GONE}{instance}.{time.time_ns()}"))
+
+
+def set_aside_earlier() -> list[Path]:
+    """Return the directories to be deleted."""
+    return list(Path(STATE).glob(f"{_GONE}*"))
 
 
 def macs_of(instance: str) -> list[str]:
     """Return the MACs of an instance's guests that have a file, sorted."""
-    files = {file.name for part in PARTS for file in directory_of(instance).glob(f"{part}/*")}
-    return sorted(":".join(re.findall("..", name)) for name in files if _MAC.fullmatch(name))
+    names: set[str] = set()
+    for part in PARTS:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names.update(os.listdir(part_of(instance, part)))
+    return [bytes.fromhex(name).hex(":") for name in sorted(names) if _MAC.fullmatch(name)]
 
 
 def read_host(instance: str, mac: str) -> DhcpHost | None:
@@ -97,18 +116,6 @@ def read_service(instance: str) -> tuple[DhcpService, str] | None:
         return DhcpService(instance, configuration, link=served_link(configuration)), text
     except ValueError:
         return None
-
-
-def strike_out(instance: str) -> None:
-    """Remove leases from the lease file whose address belongs to another guest now. dnsmasq must not run meanwhile."""
-    file = directory_of(instance) / LEASES
-    text = read(file)
-    if text is None:
-        return
-    hosts = [host for mac in macs_of(instance) if (host := read_host(instance, mac)) is not None]
-    owners = {address: host.mac for host in hosts for address in host.addresses}
-    wrong = {lease.address for lease in leases(text).values() if lease.mac not in (None, owners.get(lease.address))}
-    put(file, without(text, wrong & owners.keys()))
 
 
 @lru_cache(64)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -38,7 +38,7 @@ class Keeper:
     with `title`. `prepare` is called just before each start, while no dnsmasq of the instance runs.
     """
 
-    def __init__(self, directory: Path, runner: Runner, prepare: Callable[[], None]) -> None:
+    def __init__(self, directory: Path, runner: Runner, prepare: Callable[[], Awaitable[None]]) -> None:
         self.problem = ""
         self.wanted = True
         self.title = f"DHCP on {directory.name}"
@@ -120,7 +120,7 @@ class Keeper:
     async def _start(self) -> int:
         self._afresh = self._reread = False
         self._remove_pid_files()
-        self._prepare()
+        await self._prepare()
         await self._runner.start(self._directory)
         pid = pid_of(self._directory, self._digest())
         if pid is None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import structlog
 
 from xennetd.dnsmasq.access import protect
 from xennetd.dnsmasq.instance_files import (
-    LEASES,
     NAMES,
     PARTS,
     configuration_of,
@@ -34,17 +32,20 @@ from xennetd.dnsmasq.instance_files import (
     read,
     read_host,
     read_service,
+    set_aside,
+    set_aside_earlier,
     stamp_of,
-    strike_out,
 )
 from xennetd.dnsmasq.keeper import Keeper
+from xennetd.dnsmasq.lease_file import LeaseFile, lease_file, strike_out, try_to_write
 from xennetd.dnsmasq.process import Runner, runner
-from xennetd.dnsmasq.upkeep import Stamps, Unwritten
+from xennetd.dnsmasq.slices import delete
+from xennetd.dnsmasq.upkeep import Stamps, Unwritten, remedy
 from xennetd.model.errors import HostError
 from xennetd.model.ip import IPAddress
-from xennetd.model.objects import DhcpHost, DhcpService
+from xennetd.model.objects import DhcpHost, DhcpService, Key
 from xennetd.model.places import STATE
-from xennetd.render.dnsmasq_files import Lease, both_instances, leases
+from xennetd.render.dnsmasq_files import both_instances
 
 _log = structlog.get_logger()
 
@@ -67,6 +68,8 @@ class DhcpServices:
         self._stamps = Stamps(stamp_of)
         self._keepers: dict[str, Keeper] = {}
         self._new: asyncio.Queue[str] = asyncio.Queue()
+        self._open = ""
+        """Why local users can read what is below STATE, empty if they can't."""
 
     def present(self, wanted: DhcpService) -> DhcpService | None:
         """Return the service in the configuration file, None if there is none.
@@ -102,7 +105,7 @@ class DhcpServices:
     def _write(self, service: DhcpService, text: str) -> None:
         with self.writing(service, lambda: self._write_again(service)) as written:
             make_directory(directory_of(service.instance))
-            protect(Path(STATE))
+            self._close()
             for part in PARTS:
                 make_directory(directory_of(service.instance.partition(":")[0]) / part)
             put(configuration_of(service.instance), text)
@@ -124,9 +127,9 @@ class DhcpServices:
             try:
                 yield written
             except OSError as error:
-                self._unwritten.add(wanted, f"DHCP on {wanted.instance}", error, again)
+                self._unwritten.add(wanted.key, f"DHCP on {wanted.instance}", error, again, wanted)
             else:
-                self._unwritten.drop(wanted.key)
+                self._unwritten.written(wanted.key)
                 written.append(True)
 
     @contextlib.contextmanager
@@ -160,12 +163,13 @@ class DhcpServices:
 
     async def work(self) -> None:
         """Keep the services running until cancelled. After that dnsmasq runs on by itself. It can be called again."""
-        protect(Path(STATE))
+        self._close()
         self._new = asyncio.Queue()
         for instance in self._keepers:
             self._new.put_nowait(instance)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tend(), name="dnsmasq's files")
+            tasks.create_task(_delete_set_aside(), name="dnsmasq's former files")
             while True:
                 instance = await self._new.get()
                 tasks.create_task(self._keep(instance), name=f"dnsmasq {instance}")
@@ -174,7 +178,9 @@ class DhcpServices:
         """Write files that wait, and report files that somebody else has changed, until cancelled."""
         while True:
             await asyncio.sleep(_TEND_INTERVAL)
-            self._unwritten.try_again()
+            if self._open:
+                self._close()
+            await self._unwritten.try_again()
             disturbed = self._stamps.disturbed(name for name, keeper in self._keepers.items() if keeper.wanted)
             for instance, lost_sight in disturbed.items():
                 _log.warning("somebody has changed dnsmasq's files; they are put right", instance=instance)
@@ -186,7 +192,19 @@ class DhcpServices:
     def problems(self) -> list[str]:
         """Return a sentence for each service that has a problem."""
         running = [keeper.problem for keeper in self._keepers.values() if keeper.problem]
-        return [*self._unwritten.problems(), *running]
+        return [*filter(None, [self._open]), *self._unwritten.problems(), *running]
+
+    def _close(self) -> None:
+        """Keep local users out of STATE. Where that is refused, dnsmasq serves all the same."""
+        try:
+            protect(Path(STATE))
+        except OSError as error:
+            problem = f"local users can't be kept out of {STATE}: {error.strerror}: {remedy(error)}"
+            if problem != self._open:
+                _log.warning(problem)
+            self._open = problem
+        else:
+            self._open = ""
 
     def reread(self, instance: str) -> None:
         """Let dnsmasq read the guests' files again, in both processes of a network (`both_instances`)."""
@@ -201,7 +219,7 @@ class DhcpServices:
 
     def _keeper(self, instance: str) -> Keeper:
         if instance not in self._keepers:
-            self._keepers[instance] = Keeper(directory_of(instance), self._runner, lambda: strike_out(instance))
+            self._keepers[instance] = Keeper(directory_of(instance), self._runner, lambda: self._strike_out(instance))
             self._new.put_nowait(instance)
         return self._keepers[instance]
 
@@ -213,7 +231,39 @@ class DhcpServices:
         else:
             del self._keepers[instance]
             self._stamps.forget(instance)
-            shutil.rmtree(directory_of(instance), ignore_errors=True)
+            self._unwritten.drop(_leases_key(instance))
+            set_aside(instance)
+            await _delete_set_aside()
+
+    async def _strike_out(self, instance: str) -> None:
+        """Remove the leases of addresses that belong to another guest. dnsmasq starts with them if that fails."""
+        key = _leases_key(instance)
+        try:
+            await strike_out(instance)
+        except OSError as error:
+            self._unwritten.add(key, f"DHCP on {instance}", error, lambda: self._strike_again(instance))
+        else:
+            self._unwritten.drop(key)
+
+    def _strike_again(self, instance: str) -> None:
+        """Restart dnsmasq, to remove those leases, once the lease file can be written."""
+        key = _leases_key(instance)
+        try:
+            try_to_write(instance)
+        except OSError as error:
+            self._unwritten.add(key, f"DHCP on {instance}", error, lambda: self._strike_again(instance))
+        else:
+            self._unwritten.written(key)
+            self.renew(instance)
+
+
+def _leases_key(instance: str) -> Key:
+    return Key("leases", instance)
+
+
+async def _delete_set_aside() -> None:
+    for directory in set_aside_earlier():
+        await delete(directory)
 
 
 class DhcpHosts:
@@ -221,7 +271,7 @@ class DhcpHosts:
 
     def __init__(self, services: DhcpServices) -> None:
         self._services = services
-        self._leases: dict[str, tuple[tuple[int, int], Mapping[IPAddress, Lease]]] = {}
+        self._leases: dict[str, tuple[tuple[int, int], LeaseFile]] = {}
 
     def present(self, wanted: DhcpHost) -> DhcpHost | None:
         """Return the guest that the file of names describes, None if one of the guest's files is missing or differs.
@@ -250,8 +300,9 @@ class DhcpHosts:
             return
         if changed - {NAMES}:
             self._services.reread(host.instance)
-        leased = self.leases(host.instance)
-        if any(leased[address].mac not in (host.mac, None) for address in host.addresses if address in leased):
+        leases = self._leases_of(host.instance)
+        found = [lease for address in host.addresses if (lease := leases.of_address(address)) is not None]
+        if any(lease.mac not in (host.mac, None) for lease in found):
             self._services.renew(host.instance)
 
     def remove(self, objects: Sequence[DhcpHost]) -> None:
@@ -280,16 +331,20 @@ class DhcpHosts:
         host = read_host(instance, mac)
         if host is not None:
             return host.addresses
-        return tuple(lease.address for lease in self.leases(instance).values() if lease.mac == mac)
+        return self._leases_of(instance).of_mac(mac)
 
-    def leases(self, instance: str) -> Mapping[IPAddress, Lease]:
-        """Return the leases in dnsmasq's lease file, by address."""
-        file = directory_of(instance) / LEASES
+    def leased(self, instance: str, address: IPAddress) -> bool:
+        """Return whether an address is leased in an instance's network."""
+        return self._leases_of(instance).has(address)
+
+    def _leases_of(self, instance: str) -> LeaseFile:
+        """Return dnsmasq's lease file, empty if it can't be read."""
+        file = lease_file(instance)
         try:
             state = file.stat()
+            stamp = state.st_mtime_ns, state.st_size
+            if instance not in self._leases or self._leases[instance][0] != stamp:
+                self._leases[instance] = stamp, LeaseFile(file.read_bytes())
         except OSError:
-            return {}
-        stamp = state.st_mtime_ns, state.st_size
-        if instance not in self._leases or self._leases[instance][0] != stamp:
-            self._leases[instance] = stamp, leases(read(file) or "")
+            return LeaseFile(b"")
         return self._leases[instance][1]

@@ -8,7 +8,9 @@ they hold.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from errno import EDQUOT, ENOSPC, EROFS
 from typing import NamedTuple
@@ -28,48 +30,80 @@ _REMEDIES = {
 }
 """What an administrator must do, by errno."""
 
+_FIRST_PAUSE = 2.0
+_LONGEST_PAUSE = 60.0
+"""Seconds until files are tried again that can't be written: at first, and at most."""
+
 
 class Unwritten:
-    """The host objects whose files could not be written, in the order of their failures."""
+    """What could not be written, in the order of the last failures."""
 
     def __init__(self) -> None:
         self._waiting: dict[Key, _Waiting] = {}
+        self._pause = _FIRST_PAUSE
+        self._not_before = 0.0
 
     def holds(self, wanted: HostObject) -> bool:
         """Return whether the files of exactly this object wait."""
         waiting = self._waiting.get(wanted.key)
         return waiting is not None and waiting.wanted == wanted
 
-    def add(self, wanted: HostObject, title: str, error: OSError, again: Callable[[], None]) -> None:
-        """Let an object wait. `title` names its service in sentences for people; `again` tries to write it again."""
-        remedy = _REMEDIES.get(error.errno or 0, f"see to {STATE}")
-        problem = f"{title}: {error.filename or STATE} can't be written: {error.strerror}: {remedy}"
+    def add(
+        self, key: Key, title: str, error: OSError, again: Callable[[], None], wanted: HostObject | None = None
+    ) -> None:
+        """Let files wait: those of the host object `wanted`, if they belong to one.
+
+        `title` names their service in sentences for people; `again` tries to write them again.
+        """
+        problem = f"{title}: {error.filename or STATE} can't be written: {error.strerror}: {remedy(error)}"
         if not any(waiting.title == title for waiting in self._waiting.values()):
             _log.warning(problem)
-        self._waiting[wanted.key] = _Waiting(wanted, title, problem, again)
+        self._waiting.pop(key, None)
+        self._waiting[key] = _Waiting(wanted, title, problem, again)
 
     def drop(self, key: Key) -> None:
-        """Forget an object that is written, or not wanted any more."""
+        """Forget files that are not wanted any more."""
         self._waiting.pop(key, None)
 
-    def try_again(self) -> None:
-        """Try to write every object that waits."""
-        for waiting in list(self._waiting.values()):
-            waiting.again()
+    def written(self, key: Key) -> None:
+        """Forget files that are written. So others may be, too: they are tried again with the next `try_again`."""
+        self._waiting.pop(key, None)
+        self._pause, self._not_before = _FIRST_PAUSE, 0.0
+
+    async def try_again(self) -> None:
+        """Try to write what waits, in slices, as far as the first that fails again. After that a pause comes first.
+
+        The pause doubles with each failure in a row. What fails goes to the end, so that it holds nothing else up.
+        """
+        if time.monotonic() < self._not_before:
+            return
+        for key, waiting in list(self._waiting.items()):
+            if self._waiting.get(key) is waiting:
+                waiting.again()
+                if self._waiting.get(key, waiting) is not waiting:
+                    self._not_before = time.monotonic() + self._pause
+                    self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+                    return
+                await asyncio.sleep(0)
 
     def problems(self) -> list[str]:
-        """Return one sentence for each title: the first problem, and how many more objects wait."""
+        """Return one sentence for each title: one of its problems, and how many more wait."""
         by_title: dict[str, list[str]] = {}
         for waiting in self._waiting.values():
             by_title.setdefault(waiting.title, []).append(waiting.problem)
         return [
-            problems[0] + (f" ({len(problems) - 1} more wait)" if len(problems) > 1 else "")
+            min(problems) + (f" ({len(problems) - 1} more wait)" if len(problems) > 1 else "")
             for problems in by_title.values()
         ]
 
 
+def remedy(error: OSError) -> str:
+    """Return what an administrator must do where a file below STATE can't be changed."""
+    return _REMEDIES.get(error.errno or 0, f"see to {STATE}")
+
+
 class _Waiting(NamedTuple):
-    wanted: HostObject
+    wanted: HostObject | None
     title: str
     problem: str
     again: Callable[[], None]

@@ -74,8 +74,8 @@ class OtherGuests(Protocol):
         """Return the addresses that a dnsmasq instance has last given, or is to give, to this MAC."""
         ...
 
-    def leased(self, instance: str) -> Collection[IPAddress]:
-        """Return all leased addresses of a dnsmasq instance. A guest with a lease may be absent only for a while."""
+    def leased(self, instance: str, address: IPAddress) -> bool:
+        """Return whether a dnsmasq instance has leased this address. Its guest may be absent only for a while."""
         ...
 
     def problem(self, network: str) -> XennetdError | None:
@@ -206,8 +206,9 @@ def _allocate(
     if first is not None:
         # Addresses with another MAC's lease are avoided while there are others. The exception is the address that this
         # guest would get on an empty host: most likely the guest itself has leased it, with another MAC.
-        avoided = set(others.leased(network.served_link)).difference(leased, [_home(network, subnet, key)])
-        return _host(next((ip for ip in chain([first], free) if ip not in avoided), first))
+        own = {*leased, _home(network, subnet, key)}
+        good = (ip for ip in chain([first], free) if ip in own or not others.leased(network.served_link, ip))
+        return _host(next(good, first))
     raise HostError(
         f'network "{network.name}" has no free address left in {subnet}', waits_on=frozenset({full(network.name)})
     )

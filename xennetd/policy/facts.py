@@ -146,9 +146,9 @@ class Facts:
         answer: Collection[IPAddress] = self._ask("lease", instance, mac)
         return answer
 
-    def leased(self, instance: str) -> Collection[IPAddress]:
-        """Return all addresses that a dnsmasq has leased (`OtherGuests.leased`)."""
-        answer: Collection[IPAddress] = self._ask("leased", instance)
+    def leased(self, instance: str, address: IPAddress) -> bool:
+        """Return whether a dnsmasq has leased an address (`OtherGuests.leased`)."""
+        answer: bool = self._ask("leased", instance, address)
         return answer
 
     def problem(self, network: str) -> XennetdError | None:

@@ -81,7 +81,7 @@ class GuestRegistry:
     def __init__(
         self,
         lease: Callable[[str, str], Collection[IPAddress]],
-        leased: Callable[[str], Collection[IPAddress]],
+        leased: Callable[[str, IPAddress], bool],
         problem: Callable[[str], XennetdError | None],
     ) -> None:
         self.lease = lease
