@@ -177,3 +177,39 @@ def test_a_verdict_that_xenstored_refuses_leaves_no_port_in_its_bridge(
     connected(bed, web.vif)
     assert bed.host.links()[web.vif.netdev]["master"] == "xenbr0"
     assert xennetd.ask("show", web.vif.netdev)["state"] == "connected"
+
+
+@pytest.mark.parametrize("tap_comes", ["before the daemon", "after the vif is connected"])
+def test_a_guest_has_its_pv_network_where_xenstored_refuses_its_taps_node(
+    bed: Bed, guest: MakeGuest, run: Run, journal: Journal, tap_comes: str
+) -> None:
+    # given: the domain may write the nodes that libxl made, but may not make one
+    web = guest("web", in_netdom(type="vif_ioemu"))
+    first = tap_comes == "before the daemon"
+    if not first:
+        xennetd = run(DEVD)
+        connected(bed, web.vif)
+    bed.toolstack.xs.set_perms(web.vif.backend, "n0", "r5")
+    bed.host.tap(web.vif.tap)
+    if first:
+        xennetd = run(DEVD)
+
+    # then: the tap's error is the tap's alone, and told once
+    told = journal.wait_for(XENNET_EVENT="error", XENNET_VIF=web.vif.netdev)
+    assert told["MESSAGE"].startswith(f"the tap of {web.vif.netdev} gets no network: xenstore refused a request for")
+    connected(bed, web.vif)
+    row = xennetd.ask("show", web.vif.netdev)
+    assert (row["state"], row["error"]) == ("connected", None)
+    assert row["tap"].startswith("error: xenstore refused a request for")
+    links = bed.host.links()
+    assert links[web.vif.netdev]["master"] == "xenbr0"
+    assert "UP" in links[web.vif.netdev]["flags"]
+    assert "master" not in links[web.vif.tap]
+    assert "UP" not in links[web.vif.tap]["flags"]
+
+    # and: it is tried again
+    bed.toolstack.xs.set_perms(web.vif.backend, "n5", f"r{web.domain.domid}")
+    bed.toolstack.xs.until(f"{web.vif.backend}/xennetd-tap", "connected", 5.0)
+    assert bed.host.links()[web.vif.tap]["master"] == "xenbr0"
+    assert xennetd.ask("show", web.vif.netdev)["tap"] == "connected"
+    assert len(journal.having(XENNET_EVENT="error", XENNET_VIF=web.vif.netdev)) == 1

@@ -30,7 +30,7 @@ from xennetd.plan.observation import (
     fail,
     incarnation,
 )
-from xennetd.plan.port import apply
+from xennetd.plan.port import apply, stop
 
 ID = VifId(7, 0)
 VIF = Vif(ID, XenbusState.INIT_WAIT, online=True, script="/etc/xen/scripts/vif-xennetd", vm="web-1")
@@ -45,6 +45,7 @@ PORT = replace(
     alias=port_alias("xenbr0", 2),
 )
 TAP = Link(10, "vif7.0-emu", kind="tun", generation=3)
+ATTACHED_TAP = replace(PORT, index=10, name="vif7.0-emu", kind="tun", parent=None, generation=3)
 ASSIGNMENT = Assignment("bridge", bridge="xenbr0")
 ATTACHMENT = Attachment(ID, ASSIGNMENT, BridgePort("xenbr0", 2, 1500), 1500)
 
@@ -389,6 +390,25 @@ class TestTap:
         decision = Situation(tap=TAP, memory=Memory(tap=PortMemory(failure))).decide()
         assert decision.tap_verdict == "error: full"
         assert decision.error is None
+
+    def test_it_goes_down_with_a_vif_in_error_that_was_never_connected(self) -> None:
+        memory = Memory(port=PortMemory(Failure(HostError("full"), cause(VIF), incarnation(PORT))))
+        told = replace(VIF, tap_status="connected")
+        assert Situation(vif=told, tap=ATTACHED_TAP, memory=memory).decide().tap.steps == stop(ATTACHED_TAP)
+        failed = replace(memory, tap=PortMemory(Failure(HostError("tap"), cause(VIF), incarnation(TAP))))
+        assert Situation(vif=told, tap=ATTACHED_TAP, memory=failed).decide().tap.steps == stop(ATTACHED_TAP)
+        down = Situation(vif=told, tap=apply(stop(ATTACHED_TAP), ATTACHED_TAP), memory=memory).decide()
+        assert down.tap_verdict == "error: full"
+        connected = replace(told, hotplug_status="connected")
+        kept = Situation(vif=connected, link=PORT, tap=ATTACHED_TAP, memory=failed).decide()
+        assert kept.state is VifState.ERROR
+        assert not kept.tap.steps
+
+    def test_its_error_before_its_vif_is_connected_takes_it_down_whatever_it_was_told(self) -> None:
+        failure = Failure(HostError("full"), cause(VIF), incarnation(TAP))
+        vif = replace(VIF, state=XenbusState.INITIALISING, tap_status="connected")
+        decision = Situation(vif=vif, link=None, tap=ATTACHED_TAP, memory=Memory(tap=PortMemory(failure))).decide()
+        assert decision.tap.steps == stop(ATTACHED_TAP)
 
     def test_it_waits_for_a_name_no_longer_than_a_vif_does(self) -> None:
         vif = replace(VIF, vifname="web0", state=XenbusState.INITIALISING)

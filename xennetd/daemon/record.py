@@ -53,7 +53,8 @@ class Record:
     contains whatever the attach waited for: netback and its link, the daemon itself, and a bridge that was missing. An
     error in between does not begin it anew. `seen` is the incarnation of the link that was observed last.
     `broken_until` is when a vif that met a defect or a shortage may be reconciled again: monotonic clock, in seconds.
-    `shortages` counts the reconciliations in a row that failed because the host was short of something.
+    `shortages` counts the reconciliations in a row that failed because the host was short of something. `tap_refused`
+    is xenstore's refusal of the tap's latest verdict, None once the node is right.
 
     `assignment` is the latest assignment by policy, also of a vif that is denied or in error. `attachment` is the last
     attachment that was reached, None after a refusal that took the port down; `where` is its place in words. `waits_on`
@@ -78,6 +79,7 @@ class Record:
     duration_us: int | None = None
     broken_until: float = 0.0
     shortages: int = 0
+    tap_refused: XennetdError | None = None
     waits_on: frozenset[str] = frozenset()
     observed: Observation | None = None
     decided: Decision | None = None
@@ -156,7 +158,7 @@ class Record:
             mtu=self.link.mtu if self.link else None,
             uplink=placement.uplink if placement else None,
             gateways=[plain(gateway) for gateway in placement.gateways] if placement and placement.uplink else None,
-            tap=vif.tap_status,
+            tap=vif.tap_status if self.tap_refused is None else f"error: {self.tap_refused.detail}",
             pinned=vif.pinned,
             script=vif.script or None,
             duration_us=self.duration_us,

@@ -6,7 +6,8 @@ decision verifies the first. A decision holds a verdict only when no Steps are l
 Rule 1: when an attach fails, the port is taken down before the toolstack is told.
 Rule 2: a connected vif has had its verdict. A later error goes to the administrator, not to the toolstack.
 Rule 3: xennetd does nothing to a vif that is pinned, whose script is not xennetd's, or whose directory is gone.
-Rule 4: a vif's own link and its tap are both ports, and the same rules hold for both.
+Rule 4: a vif's own link and its tap are both ports, and the same rules hold for both. While a vif that was never
+connected is in error, its tap gets no network either. An error of the tap is not the vif's.
 Rule 5: an established guest keeps its network when the host's state gets worse.
 """
 
@@ -227,14 +228,16 @@ def _attach(observation: Observation, attachment: Attachment) -> Decision:
 def _with_tap(observation: Observation, decision: Decision, outcome: Attachment | XennetdError) -> Decision:
     """Return `decision` with the Steps and the verdict for the emulated NIC's tap.
 
-    Policy's outcome for the vif holds for its tap too. A Step that the kernel refuses for one of the two links does not
-    affect the other link.
+    Policy's outcome for the vif holds for its tap too, and so does an error of a vif that was never connected. A Step
+    that the kernel refuses for the tap does not affect the vif, nor does one for a connected vif affect its tap.
     """
     vif, tap = observation.vif, observation.tap
     if tap is None:
         return decision if vif.tap_status is None else replace(decision, tap_verdict="")
     if isinstance(outcome, XennetdError):
         port = PortDecision(release(tap.link), outcome, waits_on=outcome.waits_on)
+    elif decision.error is not None and not _was_connected(observation):
+        port = PortDecision(stop(tap.link), decision.error)
     else:
         fresh = vif.tap_status != CONNECTED
         port = _port(observation, tap, outcome, is_tap=True, fresh=fresh)
@@ -256,7 +259,7 @@ def _port(
     link, placement, failure = port.link, attachment.placement, memory.failure
     if failure is not None and failure.holds(vif, link, observation.now):
         # A failed repair must not cut off a connected guest whose link is where its placement puts it.
-        kept = not fresh and placement.holds(link)
+        kept = not fresh and _was_connected(observation) and placement.holds(link)
         steps = () if kept else stop(link)
         return PortDecision(steps, failure.error, waits_on=failure.error.waits_on, look_at=failure.until)
     if port.holder is not None:
@@ -267,6 +270,12 @@ def _port(
     if former := _former_flags(observation, attachment):
         goal = replace(goal, flags=(*goal.flags, *former))
     return PortDecision(attach(goal, link, serves=placement.serves(link), fresh=fresh), host=observation.host)
+
+
+def _was_connected(observation: Observation) -> bool:
+    """Return whether the toolstack was told `connected` of this vif. A verdict on its tap alone is not that."""
+    memory = observation.memory
+    return not memory.fresh and (observation.vif.hotplug_status == CONNECTED or memory.connected is not None)
 
 
 def _former_flags(observation: Observation, attachment: Attachment) -> tuple[tuple[str, bool], ...]:

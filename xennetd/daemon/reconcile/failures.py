@@ -16,12 +16,13 @@ from xennetd.daemon.reconcile.queue import WorkQueue
 from xennetd.daemon.record import Record
 from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.daemon.toolstack.audit_events import AuditEvents
-from xennetd.daemon.toolstack.reporter import RETRY, ToolstackReporter
+from xennetd.daemon.toolstack.reporter import RETRY, RETRY_REFUSED, ToolstackReporter
 from xennetd.kernel.links import Links
 from xennetd.model.errors import HostError, ToolstackError, XennetdError
 from xennetd.model.status import VifState
 from xennetd.model.vif import VifId
 from xennetd.plan.decide import Decision, PortDecision
+from xennetd.policy.resolve import owned
 from xennetd.xenstore.channel import ConnectionLost
 
 _log = structlog.get_logger(__name__)
@@ -32,9 +33,8 @@ _SHORTAGES = 3
 _RETRY_SHORT = 0.2
 """Seconds until the first of these attempts. The pause doubles with each."""
 
-_RETRY_REFUSED = 10.0
 _RETRY_DEFECT = 60.0
-"""Seconds until a vif is reconciled again whose verdict xenstored refused, or that met a defect in xennetd.
+"""Seconds until a vif is reconciled again that met a defect in xennetd.
 
 Hints do not shorten the time after a defect, since a failing reconciliation may cause the next hint itself. Only
 `retry` and the end of the vif do.
@@ -77,17 +77,17 @@ class Failures:
     def _refused_by_xenstore(self, vif: VifId, error: ToolstackError) -> None:
         """Report that a running xenstored refused a write, and try again later, since no event will follow.
 
-        The port of a vif that was never connected is taken down first, as after any other failure. The next decision
-        does that.
+        The ports of a vif that was never connected are taken down first, as after any other failure. The next decision
+        does that: an error of the vif itself takes its tap down, too.
         """
         record, link = self._records.get(vif), self._links.of(vif)
         if record is not None:
-            if link is not None and link.up and not record.connected:
+            if link is not None and link.up and not record.connected and not self._hands_off(record):
                 self._executor.fail(record, link, error, tap=False)
                 self._queue.hint(vif)
                 return
             self._audit_events.settle(record, Decision(VifState.ERROR, port=PortDecision(error=error)), link, [])
-        self._queue.hint_later(vif, _RETRY_REFUSED)
+        self._queue.hint_later(vif, RETRY_REFUSED)
 
     async def _short(self, vif: VifId, error: HostError) -> None:
         """Try again soon where the host was short of something, and tell the toolstack if that does not help."""
@@ -99,7 +99,7 @@ class Failures:
             record.broken_until = time.monotonic() + pause
         self._queue.hint_later(vif, pause)  # after `broken_until` was set, lest it comes a moment too early
         _log.warning("a vif can't be served now", vif=str(vif), why=error.detail)
-        if record is None or self._in_force.observes:
+        if record is None or self._hands_off(record):
             return
         try:
             await self._reporter.tell_shortage(record, error, verdict=times >= _SHORTAGES)
@@ -115,6 +115,11 @@ class Failures:
         if record is None:
             return
         try:
-            await self._reporter.tell_defect(record, error, observing=self._in_force.observes)
+            await self._reporter.tell_defect(record, error, hands_off=self._hands_off(record))
         except Exception:
             _log.exception("another defect in xennetd, while the first was being reported", vif=str(vif))
+
+    def _hands_off(self, record: Record) -> bool:
+        """Return whether xennetd may change nothing: in observe mode, or about a vif that it does not manage."""
+        vif = record.vif
+        return self._in_force.observes or vif.pinned or not owned(self._in_force.policy, vif)

@@ -84,7 +84,7 @@ class Reconciler:
         self._prepare = prepare
         self._queue = WorkQueue()
         self._reporter = ToolstackReporter(
-            kernel, directory, client, self._audit_events, hotplug_files, self._queue.hint_later
+            kernel, directory, client, self._audit_events, hotplug_files, self._tap_of, self._queue.hint_later
         )
         self._waiters = LinkWaiters()
         self._observer = Observer(kernel.links, host, registry)
@@ -202,7 +202,7 @@ class Reconciler:
                 await self._gone(vif_id)
                 return
             record = self._record(vif, hinted_at)
-            link, tap = self._kernel.links.of(vif_id), tap_of(record, self._kernel.links, self._namesakes)
+            link, tap = self._kernel.links.of(vif_id), self._tap_of(record)
             if link is not None:
                 record.seen = incarnation(link)
             if replaced:
@@ -346,6 +346,9 @@ class Reconciler:
 
     async def _settle(self, vif_id: VifId) -> None:
         self.triggers.wake(await self._host.settle(vif_id, ()))
+
+    def _tap_of(self, record: Record) -> Link | None:
+        return tap_of(record, self._kernel.links, self._namesakes)
 
     def _namesakes(self, name: str) -> list[Record]:
         """Return the records of the vifs with this name as their `vifname` or as their tap's name."""

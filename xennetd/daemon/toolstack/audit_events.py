@@ -8,7 +8,7 @@ from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.record import Record
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.model.attachment import Attachment
-from xennetd.model.errors import Denied
+from xennetd.model.errors import Denied, XennetdError
 from xennetd.model.event import EventKind
 from xennetd.model.link import Link
 from xennetd.model.status import VifState
@@ -98,6 +98,12 @@ class AuditEvents:
         elif error is not None and error is not decision.error:
             message = f"the tap of {record.title} gets no network: {error.detail}"
             self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
+
+    def tap_refused(self, record: Record, verdict: str, error: XennetdError) -> None:
+        """Audit that xenstore refused `verdict` as the value of the node `xennetd-tap`; it is empty for a removal."""
+        fate = "gets no network" if verdict else "is gone, and the toolstack can't be told"
+        message = f"the tap of {record.title} {fate}: {error.detail}"
+        self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
 
     def warn(self, record: Record, text: str) -> None:
         """Audit a sentence about something wrong that does not prevent the vif from being connected."""
