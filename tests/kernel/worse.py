@@ -286,7 +286,6 @@ CONDITIONS: Mapping[str, Condition] = {
         _take_the_name,
         _ip("link del xn-lab"),
         "there is a bridge of that name",
-        "lab (gateway|out)",
     ),
     "the host has a guest's address": Condition(
         _ip(f"address add 203.0.113.11/32 dev {SPARE}", f"address add 203.0.113.31/32 dev {SPARE}"),

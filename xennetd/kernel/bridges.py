@@ -92,12 +92,9 @@ class Bridges:
                     raise refused(bridge, ack)
 
     def list_owned(self) -> Collection[ManagedBridge]:
-        """Return all bridges that are ours, except those that serve guests.
-
-        Before the last guest leaves, it is known what becomes of the bridge: if it has another name, it gets its own
-        back as soon as no other link has that name.
-        """
-        return [_bridge(link) for link in self._links.bridges() if link.is_own_bridge and not self._serves(link)]
+        """Return all bridges that are ours, and whether they serve guests."""
+        ours = [link for link in self._links.bridges() if link.is_own_bridge]
+        return [replace(_bridge(link), serves=self._serves(link)) for link in ours]
 
     def _serves(self, bridge: Link) -> bool:
         return any(link.master == bridge.index and link.up and is_guest_port(link) for link in self._links)

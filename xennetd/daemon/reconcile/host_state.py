@@ -21,6 +21,7 @@ from xennetd.model.errors import HostError
 from xennetd.model.objects import HostObject, Key
 from xennetd.plan.desired import Conflict, DesiredState, Owner
 from xennetd.plan.difference import Change, HostStep, Make, Remove, batches, by_key, difference
+from xennetd.plan.leftovers import leftovers
 from xennetd.plan.steps import Step
 
 _log = structlog.get_logger(__name__)
@@ -207,7 +208,7 @@ class HostState:
             marked = [owned for adapter in dict.fromkeys(self._adapters.values()) for owned in adapter.list_owned()]
         except Shortage as error:
             raise shortage(error) from error
-        surplus = by_key([owned for owned in marked if self._desired.get(owned.key) is None])
+        surplus = leftovers(marked, self._desired.wanted())
         return difference({}, {key: owned for key, owned in surplus.items() if key not in self._withheld})
 
     async def prune(self) -> None:
