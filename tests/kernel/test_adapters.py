@@ -40,6 +40,7 @@ from xennetd.model.objects import (
     SetElement,
     Sysctl,
 )
+from xennetd.model.value import replace
 from xennetd.nft import table
 from xennetd.nft.library import Nft
 from xennetd.nft.table import NftTable
@@ -333,6 +334,23 @@ def test_an_ipv6_address_is_held_as_soon_as_it_is_made(foreign: Seen) -> None:
             kit.apply(address)
             assert kit.holds(address)
         assert "tentative" not in ip("addr", "show", "xn-lab", "scope", "global")
+
+    with_kit(act)
+
+
+def test_a_bridge_whose_name_another_network_wants_is_not_renamed(foreign: Seen) -> None:
+    """Whatever MAC somebody has given to it."""
+
+    def act(kit: Kit) -> None:
+        kit.apply(BRIDGE)
+        two = replace(BRIDGE, name="xn-two")
+        kit.apply(replace(two, others=frozenset({"xn-lab", "xn-two"})))
+        assert kit.list_owned() == {BRIDGE, two}
+        kit.remove(BRIDGE)
+        kit.apply(two)
+        kit.apply(BRIDGE)
+        assert kit.list_owned() == {BRIDGE}, "renamed, since nobody is known to want the other one"
+        kit.remove(BRIDGE)
 
     with_kit(act)
 

@@ -314,6 +314,15 @@ def test_a_bridge_of_ours_is_one_networks_alone() -> None:
     policy("[network.a]\nmode = 'bridge'\nbridge = 'b'\n[network.c]\nmode = 'bridge'\nbridge = 'b'\n")
 
 
+def test_bridges_of_ours_that_would_have_one_mac() -> None:
+    text = 'is too much like "{}", the bridge of network.{}: two bridges that xennetd makes must differ in more than a '
+    text += 'leading "xn-", found "{}"'
+    two = "[network.two]\nmode = 'isolated'\nbridge = 'lab'\n"
+    assert lines(LAB, two) == ["1.toml:3: network.two.bridge: " + text.format("xn-lab", "lab at 0.toml:1", "lab")]
+    assert lines(two, LAB) == ["1.toml:1: network.lab.bridge: " + text.format("lab", "two at 0.toml:1", "xn-lab")]
+    policy(LAB, two.replace("isolated", "bridge"))
+
+
 def test_an_isolated_network_is_no_uplink() -> None:
     assert lines("[network.priv]\nmode = 'isolated'", LAB + "uplink = 'xn-priv'") == [
         '1.toml:4: network.lab.uplink: leads nowhere: it is the bridge of network.priv at 0.toml:1, found "xn-priv"'

@@ -40,8 +40,8 @@ class Bridges:
         return replace(_bridge(renamed), name=wanted.name, renamed=renamed.name) if renamed is not None else None
 
     def _renamed(self, wanted: ManagedBridge) -> Link | None:
-        ours = (link for link in self._links.bridges() if link.is_own_bridge)
-        return next((link for link in ours if link.address == wanted.address), None)
+        renamed = (link for link in self._links.bridges() if link.is_own_bridge and link.name not in wanted.others)
+        return next((link for link in renamed if link.address == wanted.address), None)
 
     def apply(self, wanted: Sequence[ManagedBridge]) -> None:
         """Make missing bridges, and set the name, the MAC, the mark and the up flag of existing ones.

@@ -72,7 +72,8 @@ class ManagedBridge:
     `address` is a MAC of the bridge's own; without it the bridge would take the lowest MAC of its ports. `up` says
     whether the bridge is up; an observed bridge may be down. `renamed` is the name that somebody else has given to an
     observed bridge. Its MAC, which follows from `name`, tells which bridge it is. `marked` is False for an observed
-    bridge whose mark somebody has taken. `serves` says that guests' ports are up on an observed bridge.
+    bridge whose mark somebody has taken. `serves` says that guests' ports are up on an observed bridge. `others` holds
+    the names of all bridges that the policy wants: a bridge with one of these names is no renamed one.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ManagedBridge:
     renamed: str | None = None
     marked: bool = True
     serves: bool = field(default=False, compare=False)
+    others: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def key(self) -> Key:

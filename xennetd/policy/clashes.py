@@ -10,6 +10,7 @@ from xennetd.config.problem import Problem, shown
 from xennetd.model.configuration import Forward, Network
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.policy.modes import keys_of, modes_with
+from xennetd.policy.network_objects import bridge_mac
 from xennetd.policy.network_reader import NetworkDraft, unfit
 from xennetd.policy.rule_reader import RuleDraft
 
@@ -68,6 +69,7 @@ def _scope(network: Network) -> str:
 
 def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
     users: dict[str, NetworkDraft] = {}
+    _check_macs([draft for draft in drafts if draft.network.served_link], problems)
     for draft in drafts:
         name = draft.network.served_link or draft.network.bridge
         earlier = users.setdefault(name, draft)
@@ -80,6 +82,20 @@ def _check_bridges(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> N
         if uplink and user is not None and user.network.own:
             text = f"leads nowhere: it is the bridge of {user.place.key} at {user.place}"
             problems.append((draft.place / "uplink").problem(text, found=shown(uplink)))
+
+
+def _check_macs(drafts: Sequence[NetworkDraft], problems: list[Problem]) -> None:
+    """Report bridges of two networks with one MAC, by which xennetd recognises a bridge under another name."""
+    first: dict[str, NetworkDraft] = {}
+    for draft in drafts:
+        name = draft.network.served_link
+        earlier = first.setdefault(bridge_mac(name), draft)
+        if name != (other := earlier.network.served_link):
+            text = (
+                f'is too much like "{other}", the bridge of {earlier.place.key} at {earlier.place}: two bridges that '
+                'xennetd makes must differ in more than a leading "xn-"'
+            )
+            problems.append((draft.place / "bridge").problem(text, found=shown(name)))
 
 
 def _check_prefixes(prefixes: Sequence[tuple[Place, IPNetwork]], problems: list[Problem]) -> None:

@@ -7,14 +7,18 @@ from functools import lru_cache
 from xennetd.model.configuration import Network, Policy
 from xennetd.model.errors import PolicyError
 from xennetd.model.link import HostView
-from xennetd.model.objects import HostObject, Ruleset
+from xennetd.model.objects import HostObject, ManagedBridge, Ruleset
+from xennetd.model.value import replace
 from xennetd.policy.modes import module_of
 from xennetd.render import nft_ruleset
 
 
-def needs(policy: Policy, network: Network, host: HostView) -> tuple[HostObject, ...]:
+def needs(
+    policy: Policy, network: Network, host: HostView, bridges: frozenset[str] = frozenset()
+) -> tuple[HostObject, ...]:
     """Return the host objects that a network needs, also if there is an `obstacle` to make them now.
 
+    `bridges` are the names of all bridges of the policy's (`made_bridges`).
     A network that the host can't provide at all (`usable`) needs none.
     """
     module = module_of(network)
@@ -23,7 +27,8 @@ def needs(policy: Policy, network: Network, host: HostView) -> tuple[HostObject,
     except PolicyError:
         return ()
     filters = (ruleset(policy),) if module.filtered() else ()
-    return (*filters, *module.host_objects(network, host))
+    objects = module.host_objects(network, host)
+    return (*filters, *(replace(item, others=bridges) if isinstance(item, ManagedBridge) else item for item in objects))
 
 
 def obstacle(network: Network, host: HostView) -> PolicyError | None:
@@ -61,6 +66,11 @@ def named_links(policy: Policy) -> frozenset[str]:
     """Return the names of the links that xennetd makes for networks, and of the networks' uplinks."""
     names = {name for network in policy.networks.values() for name in (network.served_link, network.uplink)}
     return frozenset(name for name in names if name)
+
+
+def made_bridges(policy: Policy) -> frozenset[str]:
+    """Return the names of the bridges that xennetd makes for networks."""
+    return frozenset(network.served_link for network in policy.networks.values() if network.served_link)
 
 
 def ruleset(policy: Policy) -> Ruleset:

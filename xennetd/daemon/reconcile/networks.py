@@ -22,7 +22,7 @@ from xennetd.model.link import HostView
 from xennetd.model.objects import RULESET, HostObject
 from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.steps import kind_of
-from xennetd.policy.network_needs import lacks, named_links, needs, obstacle
+from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +53,7 @@ class Networks:
     ) -> None:
         self._in_force = in_force
         self._links = named_links(in_force.policy)
+        self._bridges = made_bridges(in_force.policy)
         self._view = view
         self._host = host
         self._audit = audit
@@ -69,6 +70,7 @@ class Networks:
     async def follow_policy(self) -> None:
         """Make the networks of a new policy. Host objects that only the old policy needed stay until `retire`."""
         self._links = named_links(self._in_force.policy)
+        self._bridges = made_bridges(self._in_force.policy)
         self._guests_move = True
         await self.look()
 
@@ -181,7 +183,7 @@ class Networks:
         A network with a problem keeps the objects that it has, since guests may be in it, and gives none up.
         """
         name = network.name
-        needed = needs(self._in_force.policy, network, self._view)
+        needed = needs(self._in_force.policy, network, self._view, self._bridges)
         if (lack := lacks(network, self._view)) is not None:
             self._lacks[name] = lack
         problem: XennetdError | None = obstacle(network, self._view)
