@@ -13,7 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from xennetd.model.vif import VifId
 
 LookAfter = Callable[[VifId, float], Awaitable[None]]
-"""Reconciles one vif; the time is that of its hint (monotonic clock, seconds). An exception ends the daemon."""
+"""Reconciles one vif; the time is that of its hint (monotonic clock, seconds).
+
+An exception ends `WorkQueue.run` with all calls. The vifs whose calls did not return are hinted at again, for the next
+`run` (`daemon.tasks` starts the task again).
+"""
 
 
 class WorkQueue:
