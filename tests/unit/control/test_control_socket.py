@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from tests.unit.control.bed import FakeDaemon, Served, serving
 from tests.unit.control.peer import NOBODY, Peer, ask_as, monitor, needs_root, run
 from xennetd.cli import connection
+from xennetd.daemon.control.listener import Listener
 from xennetd.daemon.control.server import ControlServer
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
@@ -173,3 +175,65 @@ def test_running_out_of_descriptors_ends_nothing(path: str, monkeypatch: pytest.
         assert not failures
 
     run(scenario, path)
+
+
+OTHER_FILESYSTEM = """
+import os, socket, subprocess, sys
+sys.path.insert(0, sys.argv[2])
+from xennetd.daemon.control.listener import Listener
+directory = sys.argv[1]
+def mount():
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "inode32", "none", directory], check=True)
+mount()
+listener = Listener(f"{directory}/control", "no-such-group-here")
+before, gone = os.stat(f"{directory}/control"), listener.is_gone()
+mount()
+with socket.socket(socket.AF_UNIX) as other:
+    other.bind(f"{directory}/control")
+after = os.stat(f"{directory}/control")
+print(before.st_ino == after.st_ino, gone, listener.is_gone())
+listener.close()
+print(os.path.exists(f"{directory}/control"))
+"""
+
+
+@needs_root
+def test_a_socket_of_the_same_inode_on_another_file_system_is_not_ours(path: str) -> None:
+    checkout = str(Path(__file__).parents[3])
+    command = ["unshare", "-m", sys.executable, "-c", OTHER_FILESYSTEM, os.path.dirname(path), checkout]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "False", "True", "True"], done.stderr
+
+
+@pytest.mark.parametrize("where", ["/run", "/dev/shm"])
+def test_the_inode_of_our_socket_is_not_used_again_while_we_listen(where: str, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=where if os.access(where, os.W_OK) else tmp_path) as directory:
+        os.chmod(directory, 0o755)
+        path = f"{directory}/control"
+        listener = Listener(path, "no-such-group-here")
+        for _ in range(200):
+            os.unlink(path)
+            with socket.socket(socket.AF_UNIX) as other:
+                other.bind(path)
+                assert listener.is_gone()
+        listener.close()
+        assert os.path.exists(path)
+
+
+def test_a_socket_that_takes_the_place_of_ours_as_we_stop_is_not_removed(path: str) -> None:
+    listener = Listener(path, "no-such-group-here")
+    ours = listener.socket
+
+    class Closing:
+        """Our socket, in whose place another one is made as soon as it is closed: with the same inode, on ext4."""
+
+        def close(self) -> None:
+            if os.path.exists(path):
+                os.unlink(path)
+            ours.close()
+            with socket.socket(socket.AF_UNIX) as other:
+                other.bind(path)
+
+    listener.socket = Closing()  # type: ignore[assignment]
+    listener.close()
+    assert os.path.exists(path)

@@ -30,13 +30,14 @@ class Listener:
     def __init__(self, path: str, group: str) -> None:
         self._path = path
         self._group = group
-        self._inode: int | None = None
+        self._file: tuple[int, int] | None = None
+        """Device and inode of our own socket's file. The inode is not used again as long as the socket is open."""
         passed = _passed_socket()
         self.socket = passed if passed is not None else self._make()
 
     def is_gone(self) -> bool:
         """Return whether somebody has removed or replaced the file of our own socket, so that nobody can connect."""
-        return self._inode is not None and _inode(self._path) != self._inode
+        return self._file is not None and _file(self._path) != self._file
 
     def renew(self) -> None:
         """Listen on a new socket at the path, in place of the one whose file is gone. Raises HostError."""
@@ -46,11 +47,11 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, and remove the socket's file unless systemd made it or somebody has replaced it."""
-        self.socket.close()
-        if self._inode is not None and not self.is_gone():
+        if self._file is not None and not self.is_gone():
             with suppress(OSError):  # Somebody else may remove it at this moment.
                 os.unlink(self._path)
-        self._inode = None
+        self._file = None
+        self.socket.close()
 
     def _make(self, patience: float = PATIENCE) -> socket.socket:
         path = self._path
@@ -64,7 +65,7 @@ class Listener:
                 os.umask(mask)
             self._give_to(self._group)
             sock.listen(_BACKLOG)
-            self._inode = os.stat(path).st_ino
+            self._file = _identity(os.stat(path))
         except OSError as error:
             sock.close()
             problem = error.strerror or error
@@ -100,11 +101,15 @@ def _passed_socket() -> socket.socket | None:
     return None
 
 
-def _inode(path: str) -> int | None:
+def _file(path: str) -> tuple[int, int] | None:
     try:
-        return os.stat(path).st_ino
+        return _identity(os.stat(path))
     except OSError:
         return None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _make_way(path: str, patience: float) -> None:
