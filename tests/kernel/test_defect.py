@@ -13,7 +13,7 @@ from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import Bystander, MakeGuest
 from tests.kernel.defective import Defective
-from tests.kernel.verdict import refused
+from tests.kernel.verdict import connected, refused
 
 NO_VERDICT_FOR_WEB = """
 from xennetd.xenstore import backend
@@ -33,6 +33,22 @@ def defective(seen):
     raise LookupError("web")
 reconciler.decide = defective
 """
+
+ONCE = """
+from xennetd.daemon.reconcile import failures
+from xennetd.daemon.reconcile.reconciler import Reconciler
+failures._RETRY_DEFECT = 1.0
+look, looks = Reconciler._reconcile, []
+async def defective(self, vif, hinted_at):
+    if vif in looks:
+        return await look(self, vif, hinted_at)
+    looks.append(vif)
+    self._record(self._directory.get(vif), hinted_at)
+    self._queue.hint_later(vif, 0.3)
+    raise LookupError("once")
+Reconciler._reconcile = defective
+"""
+"""Raises in the first look at a vif, which has a timer already that is earlier than that of the defect."""
 
 
 @pytest.mark.parametrize(
@@ -90,5 +106,19 @@ def test_a_vif_that_xennetd_does_not_manage_is_not_touched(
         assert "a defect of its own" in xennetd.ctl("show", web.vif.netdev).stdout
         assert "UP" in bed.host.links()[web.vif.netdev]["flags"]
         assert not web.hotplug_status()
+    finally:
+        xennetd.close()
+
+
+def test_a_vif_is_looked_at_again_though_it_had_an_earlier_timer(
+    bed: Bed, guest: MakeGuest, xenstored: Xenstored, tmp_path: Path
+) -> None:
+    bed.host.bridge("xenbr0")
+    xennetd = Defective(xenstored, tmp_path, defect=ONCE)
+    try:
+        web = guest("web")
+        xennetd.start()
+        assert "a defect of its own" in refused(bed, web.vif)
+        connected(bed, web.vif)
     finally:
         xennetd.close()

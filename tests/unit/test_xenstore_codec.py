@@ -61,7 +61,10 @@ def test_any_payload_is_parsed_or_a_protocol_error(payload: bytes) -> None:
         assert said.isascii()
         assert said.isprintable()
     assert codec.parse_errno(payload) > 0
-    assert all("\0" not in name for name in codec.parse_names(payload))
+    if payload.endswith(b"\0") or not payload:
+        assert all("\0" not in name for name in codec.parse_names(payload))
+    else:
+        assert complaint(codec.parse_names, payload)
 
 
 @pytest.mark.parametrize(

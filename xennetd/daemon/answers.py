@@ -27,6 +27,7 @@ from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
 from xennetd.model.vif import VifId
+from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes, errors_of, lacking, remarks_of, unprotected
 from xennetd.xenstore.directory import Directory
 
@@ -43,6 +44,7 @@ class Answers:
         self,
         in_force: InForce,
         kernel: Kernel,
+        table: NftTable,
         directory: Directory,
         reconciler: Reconciler,
         networks: Networks,
@@ -58,6 +60,7 @@ class Answers:
     ) -> None:
         self._in_force = in_force
         self._kernel = kernel
+        self._table = table
         self._directory = directory
         self._reconciler = reconciler
         self._networks = networks
@@ -135,7 +138,7 @@ class Answers:
         problems += self._tasks.problems()
         if self._runtime.problem:
             problems.append(self._runtime.problem)
-        problems += self._kernel.problems()
+        problems += [*self._kernel.problems(), *self._table.problems()]
         return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
 
     def _status_notes(self) -> list[str]:

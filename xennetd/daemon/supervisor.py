@@ -81,6 +81,7 @@ class Supervisor:
         self._renamed = asyncio.Event()
         self._looked_at_all = False
         self._prune_due = False
+        self._unpruned = ""
         self._tasks = Tasks()
         self._runtime = RuntimeDirectory(policy.daemon.control)
         self._kernel = Kernel(self._links_changed, self._links_lost, stand_in=policy.daemon.stand_in)
@@ -110,6 +111,7 @@ class Supervisor:
         self._answers = Answers(
             self._in_force,
             self._kernel,
+            self._table,
             self._directory,
             self._reconciler,
             self._networks,
@@ -216,7 +218,11 @@ class Supervisor:
                 await self._host.prune()
             except HostError as error:
                 self._prune_due = True
-                _log.error("xennetd could not find out what nothing needs any more", why=error.detail)
+                if self._unpruned != error.detail:
+                    _log.error("xennetd could not find out what nothing needs any more", why=error.detail)
+                self._unpruned = error.detail
+            else:
+                self._unpruned = ""
 
     def _restore_files(self) -> None:
         """Make again what somebody has removed of the run-time directory. The control socket restores itself."""

@@ -46,6 +46,11 @@ FORWARDED = str(6 << 8 | 0xFF)
 class SavedSysctls(Protocol):
     """Keeps the original values of sysctls, and the sets GUEST_ONLY_LINKS, beyond the daemon's life (`nft.table`)."""
 
+    @property
+    def known(self) -> bool:
+        """Whether the memory has been read. Until then every method reads it, or raises HostError."""
+        ...
+
     def saved(self) -> Mapping[SavedKey, int]:
         """Return all saved values by key."""
         ...

@@ -67,11 +67,15 @@ class Sysctls:
         if value != wanted.value and value not in wanted.unless:
             return Sysctl(wanted.version, wanted.link, wanted.setting, value)
         if wanted.key == _ALL6.key:
-            return wanted if self._links_are_marked() else replace(wanted, marked=False)
+            right = self._saved.known and self._links_are_marked()
+            return wanted if right else replace(wanted, marked=False)
         if not _opens(wanted):
             return wanted
         link = self._links.link(wanted.link)
-        if link is None or link.is_own or self._guest_only.is_right(wanted.version, str(link.index)):
+        if link is None or link.is_own:
+            return wanted
+        # While the memory is unknown, the mark counts as missing: `apply` reads the memory, or says why it can't.
+        if self._saved.known and self._guest_only.is_right(wanted.version, str(link.index)):
             return wanted
         return replace(wanted, marked=False)
 

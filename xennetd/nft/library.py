@@ -256,13 +256,15 @@ def changes(rules: Ruleset | None, now: Listing) -> Iterator[str]:
     `now` is the current listing. A chain that is right already gets no command.
     """
     wanted = {chain.name: chain for chain in rules.chains} if rules is not None else {}
-    for name, listed in now.chains.items():
-        chain = wanted.get(name)
-        if chain is None or _head(listed) != _head(as_listed(chain)):
-            yield f"flush chain inet {TABLE} {name}"
+    listings = {name: as_listed(chain) for name, chain in wanted.items()}
+    differing = [name for name in now.chains if now.chains[name] != listings.get(name)]
+    # All of them first: a rule of one chain may refer to another one, which can't be deleted then.
+    yield from (f"flush chain inet {TABLE} {name}" for name in differing)
+    for name in differing:
+        if name not in wanted or _head(now.chains[name]) != _head(listings[name]):
             yield f"delete chain inet {TABLE} {name}"
     for name, chain in wanted.items():
-        if now.chains.get(name) == as_listed(chain):
+        if now.chains.get(name) == listings[name]:
             continue
         yield f"add chain inet {TABLE} {name} {{ {chain.hook}; policy accept; }}"
         yield f"flush chain inet {TABLE} {name}"

@@ -39,13 +39,23 @@ _DATAGRAM = 1 << 16
 
 
 def table_flags() -> int | None:
-    """Return the flags of our table, None if it does not exist. Raises OSError if the kernel has no nf_tables."""
+    """Return the flags of our table, None if it does not exist.
+
+    Raises OSError if the kernel has no nf_tables, or if its answer can't be read (EBADMSG).
+    """
     name = netlink.attribute(_NFTA_TABLE_NAME, OUR_NAME)
     body = struct.pack("=BBH", _NFPROTO_INET, 0, 0) + name
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as requests:
         requests.bind((0, 0))
         requests.send(netlink.request(_GETTABLE, netlink.NLM_F_REQUEST | netlink.NLM_F_ACK, 1, body))
         data = requests.recv(_DATAGRAM)
+    try:
+        return _flags(data)
+    except netlink.NetlinkFormatError as error:
+        raise OSError(errno.EBADMSG, f"the kernel's answer can't be read: {error}") from error
+
+
+def _flags(data: bytes) -> int | None:
     for message in netlink.headers(data):
         if message.type == netlink.NLMSG_ERROR:
             code = netlink.parse_ack(data, message).errno

@@ -5,14 +5,20 @@ Rule 1: one call of `apply` or `remove` is one transaction: all of its changes o
 Rule 2: the table exists while it has a chain or an element, and is deleted with the last of them.
 Rule 3: another program may change the table (`systemctl restart nftables` deletes it). A netlink event about a foreign
 transaction is the hint to list the table again. The event of xennetd's own transaction is no hint.
+Rule 4: nothing is changed, and nothing counts as known, before the table has been listed once. A listing that fails,
+and an event socket that can't be opened, are tried again before each change and every second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -43,8 +49,20 @@ _MINUTE = 60.0
 """Seconds between two messages about changes by other programs."""
 
 
+_AGAIN = 1.0
+"""Seconds until the table is listed again after a failure, or while there is no event socket."""
+
+_NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
+"""What nfnetlink answers in a kernel without nf_tables, which has no tables either."""
+
 _NO_RULES = Ruleset(())
 """Stands for the rules of a table whose rules have no effect, or can't be read."""
+
+
+class _Plan(Protocol):
+    def __call__(self, *, anew: bool) -> tuple[list[str], Listing]:
+        """Return commands and the listing after them. `anew`: they replace the whole table, in one transaction."""
+        ...
 
 
 class NftTable:
@@ -56,10 +74,17 @@ class NftTable:
         self._now = Listing()
         self._ruleset: Ruleset | None = None
         self._events: socket.socket | None = None
+        self._deaf = ""
+        """Why there is no event socket. Empty if there is one, or if the kernel has no nftables."""
         self._touches = False
         """Whether the transaction whose end is still to come is about our table."""
-        self._outdated = False
-        """Whether the table has changed since it was listed."""
+        self._known = False
+        """Whether the table has been listed once."""
+        self._outdated = True
+        """Whether the table may have changed since it was listed."""
+        self._failure = ""
+        """Why the table could not be listed the last time. Empty if it could."""
+        self._timer: asyncio.TimerHandle | None = None
         self._untold: int | None = None
         """The changes by other programs since the last message about one, None if that is longer ago than a minute."""
 
@@ -69,29 +94,78 @@ class NftTable:
         A host without nftables is no error here. `apply` raises the error when a guest needs nftables. While our table
         does not exist, no context of libnftables is made, since it takes 8 MiB.
         """
-        try:
-            self._events = listen()
-            self._now = self._read()
-        except (OSError, HostError) as error:
-            _log.debug("no nftables here", why=str(error))
-        if self._events is not None:
-            asyncio.get_running_loop().add_reader(self._events.fileno(), self.poll)
+        self.poll()
 
     def close(self) -> None:
         """Stop listening. The table stays as it is."""
-        if self._events is not None:
-            asyncio.get_running_loop().remove_reader(self._events.fileno())
-            self._events.close()
-            self._events = None
+        self._stop_listening()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def poll(self) -> None:
-        """Process the waiting events. A table that can't be listed now is listed again before the next change."""
-        self._outdated = bool(self._transactions()) or self._outdated
+        """Process the waiting events. What fails is tried again: before the next change, and in a while."""
+        with suppress(HostError):  # `_relist` has noted it.
+            self._catch_up()
+
+    def _poll_again(self) -> None:
+        self._timer = None
+        self.poll()
+
+    def problems(self) -> list[str]:
+        """Return a sentence for each reason why xennetd may not know what its table holds."""
+        problems = []
+        if self._failure:
+            problems.append(f"the nftables table of xennetd can't be listed, so it stays as it is: {self._failure}")
+        if self._deaf:
+            problems.append(
+                f"changes of nftables by other programs are noticed late: {self._deaf}; xennetd tries again"
+            )
+        return problems
+
+    @property
+    def known(self) -> bool:
+        """Whether the table has been listed once. Before, it is not known what it holds."""
+        return self._known
+
+    def _catch_up(self) -> None:
+        """Bring the view up to date. Raises HostError if the table can't be listed."""
         try:
-            if self._outdated and self._relist():
+            if self._events is None:
+                self._listen()
+            if self._transactions() or self._events is None:
+                self._outdated = True
+            if not self._outdated:
+                return
+            first, late = not self._known, bool(self._failure)
+            changed = self._relist()
+            if first and late:
+                self._changed()
+            elif changed and not first:
                 self._tell()
-        except HostError as error:
-            _log.error("the nftables table of xennetd can't be listed", why=error.detail)
+        finally:
+            if self._timer is None and (self._outdated or self._deaf):
+                self._timer = asyncio.get_running_loop().call_later(_AGAIN, self._poll_again)
+
+    def _listen(self) -> None:
+        try:
+            self._events = listen()
+            asyncio.get_running_loop().add_reader(self._events.fileno(), self.poll)
+        except OSError as error:
+            self._stop_listening()
+            deaf = "" if error.errno in _NO_NFTABLES else os.strerror(error.errno or errno.EIO)
+            if deaf and not self._deaf:
+                _log.error("the events of nftables can't be received", why=deaf)
+            self._deaf = deaf
+            return
+        self._deaf = ""
+        self._touches = False
+        self._outdated = True
+
+    def _stop_listening(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            asyncio.get_running_loop().remove_reader(events.fileno())
+            events.close()
 
     def _tell(self) -> None:
         if self._untold is None:
@@ -128,7 +202,7 @@ class NftTable:
 
     def apply(self, wanted: Sequence[Ruleset | SetElement]) -> None:
         """Give the table exactly the chains of a Ruleset, and add elements. Raises HostError if nft refuses."""
-        self._change(lambda: self._additions(wanted), ", ".join(item.describe() for item in wanted))
+        self._change(partial(self._additions, wanted), ", ".join(item.describe() for item in wanted))
         self._ruleset = next((item for item in wanted if isinstance(item, Ruleset)), self._ruleset)
 
     def remove(self, objects: Sequence[Ruleset | SetElement]) -> None:
@@ -136,13 +210,15 @@ class NftTable:
 
         Raises HostError if nft refuses.
         """
-        self._change(lambda: self._removals(objects), "to remove " + ", ".join(item.describe() for item in objects))
+        self._change(partial(self._removals, objects), "to remove " + ", ".join(item.describe() for item in objects))
 
     def list_owned(self) -> Collection[Ruleset | SetElement]:
         """Return everything in our table except the sets in LASTING.
 
-        The rules of a Ruleset that this process has not seen before are represented by their comments.
+        The rules of a Ruleset that this process has not seen before are represented by their comments. Raises HostError
+        while the table has not been listed.
         """
+        self._require_knowledge()
         owned: list[Ruleset | SetElement] = [
             SetElement(name, key, value)
             for name, elements in self._now.sets.items()
@@ -157,15 +233,18 @@ class NftTable:
 
     def saved(self) -> dict[tuple[str, str], int]:
         """Return the original values of sysctls, by the link's index and the sysctl's number (`kernel.sysctls`)."""
+        self._require_knowledge()
         return {(key[0], key[1]): int(value[0]) for key, value in self._now.sets[SAVED_SYSCTLS].items()}
 
     def original(self, key: tuple[str, str]) -> int | None:
         """Return the original value of one sysctl, None if there is none."""
+        self._require_knowledge()
         value = self._now.sets[SAVED_SYSCTLS].get(key)
         return int(value[0]) if value is not None else None
 
     def marked(self, guest_only: str) -> Collection[str]:
         """Return the indexes of the links in a set of GUEST_ONLY_LINKS."""
+        self._require_knowledge()
         return [index for (index,) in self._now.sets[guest_only]]
 
     def save(
@@ -188,6 +267,11 @@ class NftTable:
         elements = [SetElement(SAVED_SYSCTLS, key, saved.get(key, ("0",))) for key in keys]
         self.remove([*elements, *(SetElement(guest_only, (index,)) for guest_only, index in marks)])
 
+    def _require_knowledge(self) -> None:
+        """Raise HostError if the table has not been listed yet, after one more attempt."""
+        if not self._known:
+            self._catch_up()
+
     def _current(self) -> Ruleset:
         ruleset = self._ruleset
         if ruleset is not None and self._now.chains == {chain.name: as_listed(chain) for chain in ruleset.chains}:
@@ -195,15 +279,17 @@ class NftTable:
         chains = self._now.chains.items()
         return Ruleset(tuple(Chain(name, f"{chain.kind} {chain.hook}", chain.comments) for name, chain in chains))
 
-    def _additions(self, wanted: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
+    def _additions(self, wanted: Sequence[Ruleset | SetElement], *, anew: bool) -> tuple[list[str], Listing]:
         """Return the commands that apply `wanted` to the view, and the listing after them."""
         then = _copy(self._now)
         commands: list[str] = []
         added: dict[str, list[str]] = {}
+        rules: Ruleset | None = None
         for item in wanted:
             if self.present(item) == item:
                 continue
             if isinstance(item, Ruleset):
+                rules = item
                 commands += changes(item, then)
                 then.chains = {chain.name: as_listed(chain) for chain in item.chains}
                 continue
@@ -216,59 +302,77 @@ class NftTable:
         if not commands:
             return [], then
         then.exists = True
-        if not then.unreadable:
-            return [*declarations(), *commands], then
-        then.unreadable = False
-        if not then.chains and self._ruleset is not None:
-            then.chains = {chain.name: as_listed(chain) for chain in self._ruleset.chains}
-            commands += changes(self._ruleset, Listing())
-        anew = [f"delete table inet {TABLE}", *declarations(), *_elements(self._now.sets)]
-        return [*anew, *commands], then
+        if then.unreadable or anew:
+            return self._anew(then, rules or self._kept_rules())
+        return [*declarations(), *commands], then
 
-    def _removals(self, objects: Iterable[Ruleset | SetElement]) -> tuple[list[str], Listing]:
+    def _removals(self, objects: Sequence[Ruleset | SetElement], *, anew: bool) -> tuple[list[str], Listing]:
         """Return the commands that remove `objects` from the view as far as they exist, and the listing after them."""
         then = _copy(self._now)
         commands: list[str] = []
         deleted: dict[str, list[str]] = {}
+        rules = self._kept_rules()
         for item in objects:
             if isinstance(item, Ruleset):
-                if then.unreadable:
-                    return [f"delete table inet {TABLE}"], Listing()
-                if then.chains and item == self._current():
+                if then.unreadable or (then.chains and item == self._current()):
+                    anew = anew or then.unreadable
                     commands += changes(None, then)
-                    then.chains = {}
+                    rules, then.chains = None, {}
             elif then.sets[item.set].get(plain(item.parts)) == plain(item.value):
                 deleted.setdefault(item.set, []).append(element_text(plain(item.parts)))
                 del then.sets[item.set][plain(item.parts)]
         commands += [_command("delete", name, elements) for name, elements in deleted.items()]
-        if commands and not then.chains and not any(then.sets.values()):
+        unreadable = then.unreadable and rules is None
+        if (commands or unreadable) and not then.chains and not any(then.sets.values()):
             return [f"delete table inet {TABLE}"], Listing()
+        if (commands and anew) or unreadable:
+            return self._anew(then, rules)
         return commands, then
 
-    def _change(self, plan: Callable[[], tuple[list[str], Listing]], what: str) -> None:
+    def _kept_rules(self) -> Ruleset | None:
+        """Return the rules that the table has, or had while it was readable, as far as their text is known."""
+        return self._ruleset if self._now.chains or self._now.unreadable else None
+
+    def _anew(self, then: Listing, rules: Ruleset | None) -> tuple[list[str], Listing]:
+        """Return the commands that replace the table, in one transaction, by one with these rules and the sets `then`.
+
+        Returns no commands if `then` has other chains, of whose rules the text is not known.
+        """
+        chains = {chain.name: as_listed(chain) for chain in rules.chains} if rules is not None else {}
+        if then.chains and then.chains != chains:
+            return [], then
+        then.unreadable, then.chains = False, chains
+        made = changes(rules, Listing()) if rules is not None else ()
+        return [f"delete table inet {TABLE}", *declarations(), *_elements(then.sets), *made], then
+
+    def _change(self, plan: _Plan, what: str) -> None:
         """Commit the commands of `plan`. After a refusal, plan and commit once more: the view may have been outdated.
 
-        `what` says in words what the commands do, for the error.
+        After the second refusal, try to make the table anew: something in it may refer to what must go. `what` says in
+        words what the commands do, for the error.
         """
-        self.poll()
+        self._catch_up()
         if self._now.dormant:
             self._wake()
-        for last in (False, True):
-            commands, then = plan()
-            if not commands:
+        refusal = ""
+        for anew in (False, False, True):
+            commands, then = plan(anew=anew)
+            if not commands and not anew:
                 return
+            if not commands:
+                break
             refusal = self._nft.commit("\n".join(commands))
             if not refusal:
                 was, self._now = self._now, then
-                if self._transactions() > 1 and self._relist():
-                    self._tell()
+                if self._transactions() > 1:
+                    self._outdated = True
+                    self.poll()
                 elif was.unreadable:
                     self._changed()  # Guests' elements were in the old table, too.
                 return
             if self._relist():
                 self._tell()
-            if last:
-                raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
+        raise HostError(f"nftables refuses {what}: {first_line(refusal)}", detail=f"{what}: {refusal.strip()}")
 
     def _read(self) -> Listing:
         """Return the current listing of our table. libnftables is used only if the table exists. Raises HostError."""
@@ -285,6 +389,8 @@ class NftTable:
                     return Listing()  # It has just been deleted.
                 raise
         except OSError as error:
+            if error.errno in _NO_NFTABLES:
+                return Listing()
             raise HostError(f"nftables can't be used: {error.strerror}", errno=error.errno or errno.EIO) from error
         listing.dormant = bool(flags & DORMANT)
         if listing.unreadable:
@@ -315,8 +421,15 @@ class NftTable:
 
         Lost elements of the sets in LASTING are added again at once, because they are recorded nowhere else.
         """
-        was, self._now = self._now, self._read()
-        self._outdated = False
+        self._outdated = True
+        try:
+            was, self._now = self._now, self._read()
+        except HostError as error:
+            if self._failure != error.detail:
+                _log.error("the nftables table of xennetd can't be listed", why=error.detail)
+            self._failure = error.detail
+            raise
+        self._outdated, self._known, self._failure = False, True, ""
         lost = {
             name: {key: value for key, value in was.sets[name].items() if key not in self._now.sets[name]}
             for name in sorted(LASTING)
@@ -337,7 +450,7 @@ class NftTable:
     def _transactions(self) -> int:
         """Return the number of transactions about our table in the waiting events, xennetd's own included.
 
-        Lost events (ENOBUFS) may be any number. They count as two, which makes the callers list the table again.
+        Lost and unreadable events may be any number. They count as two, which makes the callers list the table again.
         """
         count = 0
         while self._events is not None:
@@ -346,16 +459,20 @@ class NftTable:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
                 count += 2
+                if error.errno != errno.ENOBUFS:
+                    self._deaf = os.strerror(error.errno or errno.EIO)
+                    self._stop_listening()  # The next call opens another socket.
                 continue
-            for message in netlink.headers(data):
-                if message.type == NEWGEN:
-                    count += self._touches
-                    self._touches = False
-                elif not self._touches:
-                    self._touches = OUR_NAME in data[message.start : message.end]
+            try:
+                for message in netlink.headers(data):
+                    if message.type == NEWGEN:
+                        count += self._touches
+                        self._touches = False
+                    elif not self._touches:
+                        self._touches = OUR_NAME in data[message.start : message.end]
+            except netlink.NetlinkFormatError:
+                count += 2
         return count
 
 

@@ -142,8 +142,14 @@ def parse_errno(payload: bytes) -> int:
 
 
 def parse_names(payload: bytes) -> list[str]:
-    """Parse a DIRECTORY's list of children: names with a terminating NUL."""
-    return payload.decode("latin-1").split("\0")[:-1] if payload else []
+    """Parse a DIRECTORY's list of children: names with a terminating NUL.
+
+    Neither an empty list nor a list that is cut short may be mistaken for another list: a missing name is a vif that is
+    gone. xenstored and oxenstored answer an empty payload for a node without children.
+    """
+    if payload and not payload.endswith(b"\0"):
+        raise ProtocolError(f'xenstored sent a list of names "{visible(payload[-100:])}" that does not end with a NUL')
+    return payload.decode("latin-1").split("\0")[:-1]
 
 
 def parse_directory_part(payload: bytes) -> tuple[bytes, bytes]:

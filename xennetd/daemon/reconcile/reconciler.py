@@ -177,8 +177,13 @@ class Reconciler:
 
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
         record = self._records.get(vif)
-        if record is not None and record.broken_until > time.monotonic() and self._directory.get(vif) is not None:
-            return  # Hints during this time are most likely effects of the defect.
+        if record is not None and self._directory.get(vif) is not None:
+            pause = record.broken_until - time.monotonic()
+            if pause > 0:
+                # Hints during this time are most likely effects of the defect. This may be the last of them: the queue
+                # keeps only the earliest of several timers, and that may have been an earlier one than the defect's.
+                self._queue.hint_later(vif, pause)
+                return
         try:
             await self._reconcile(vif, hinted_at)
         except Exception as error:
