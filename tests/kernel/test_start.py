@@ -21,7 +21,7 @@ from tests.bed.guest import Bed
 from tests.bed.systemd import Journal
 from tests.bed.xen import REPOSITORY
 from tests.bed.xenstored import Xenstored
-from tests.kernel.conftest import Bystander, MakeDaemon, MakeGuest
+from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.defective import Defective
 from tests.kernel.status import status
 from tests.kernel.verdict import connected
@@ -235,55 +235,6 @@ class TestARuntimeDirectoryThatSomebodyRemoves:
         RUNTIME.unlink()
         eventually(lambda: status(xennetd)["problems"] == [], timeout=12.0)
         assert (RUNTIME / "told").is_dir()
-
-
-AS_SYSTEMD_MOUNTS_IT = [
-    "unshare",
-    "--mount",
-    "--propagation=slave",
-    "sh",
-    "-ec",
-    'mount --bind /run /run; mount -o remount,bind,ro /run; mount --bind "$0" "$0"; mount -o remount,bind,rw "$0"; '
-    'exec "$@"',
-    str(RUNTIME),
-]
-"""What ProtectSystem=strict and RuntimeDirectory= do: the directory is a writable mount on a read-only /run."""
-
-
-class TestARuntimeDirectoryThatIsAMountOfItsOwn:
-    @pytest.mark.parametrize("by_hand", [False, True], ids=["removed", "made again by hand"])
-    def test_comes_back_with_a_new_process_and_the_guests_stay(
-        self, daemon: MakeDaemon, bystander: Bystander, by_hand: bool
-    ) -> None:
-        xennetd = daemon(wrapper=[*AS_SYSTEMD_MOUNTS_IT, "env", f"RUNTIME_DIRECTORY={RUNTIME}"])
-        bystander.connect()
-        shutil.rmtree(RUNTIME)
-        if by_hand:
-            RUNTIME.mkdir()
-        assert xennetd.wait(15) == 1, "Restart=on-failure"
-        assert re.search(
-            rf"^xennetd: {RUNTIME} was removed, and can't be made again: the directory {RUNTIME} can't be (made|used): "
-            "Read-only file system: xennetd ends, so that systemd makes it with a new process; "
-            "else run systemctl restart xennetd$",
-            xennetd.stderr(),
-            re.MULTILINE,
-        )
-        xennetd.start()
-        assert [row["state"] for row in xennetd.ask("list")] == ["connected"]
-        assert bystander.is_undisturbed()
-
-    def test_is_a_problem_that_stays_where_systemd_makes_none(self, daemon: MakeDaemon, tmp_path: Path) -> None:
-        xennetd = daemon(f'{STAND_IN}control = "{tmp_path}/elsewhere/control"\n', wrapper=AS_SYSTEMD_MOUNTS_IT)
-        xennetd.control = tmp_path / "elsewhere/control"
-        shutil.rmtree(RUNTIME)
-        RUNTIME.mkdir()  # The problem is the same after that, and after the next look.
-        (problem,) = eventually(lambda: status(xennetd)["problems"], timeout=12.0)
-        assert problem == (
-            f"{RUNTIME} was removed, and can't be made again: the directory {RUNTIME} can't be used: Read-only file "
-            "system: restart xennetd; until then no hotplug script finds xennetd"
-        )
-        time.sleep(6)
-        assert status(xennetd)["problems"] == [problem]
 
 
 class TestRefusals:

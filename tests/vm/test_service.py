@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import time
@@ -100,28 +99,6 @@ def test_a_hanging_daemon_is_killed_by_the_watchdog_and_recovers(
     assert after is not None
     assert (after["ifindex"], after["flags"], after["master"]) == (before["ifindex"], before["flags"], "br0")
     assert "watchdog" in do("journalctl", "-q", "-b", "-u", UNIT, "-g", "watchdog").lower()
-
-
-def test_a_runtime_directory_that_somebody_removes_comes_back_with_a_new_process(
-    host: Machine, guest: MakeGuest, service: None
-) -> None:
-    # given: the directory is a mount of the unit's own, which goes with it
-    host.bridge("br0")
-    web = guest("web", VifSpec(bridge="br0"))
-    web.connect()
-    before = host.link(web.vif.netdev)
-    pid, carrier = unit("MainPID"), _carrier_changes(web.vif.netdev)
-    shutil.rmtree("/run/xennetd")
-    until(lambda: unit("MainPID") not in (pid, "0"), timeout=60.0)
-    until(lambda: unit("ActiveState") == "active", timeout=60.0)
-    do("xennetctl", "list")
-    guest("db", VifSpec(bridge="br0")).connect()
-    after = host.link(web.vif.netdev)
-    assert before is not None
-    assert after is not None
-    assert (after["ifindex"], after["flags"], after["master"]) == (before["ifindex"], before["flags"], "br0")
-    assert _carrier_changes(web.vif.netdev) == carrier
-    assert "xennetd ends, so that systemd makes it" in do("journalctl", "-q", "-b", "-u", UNIT, "-g", "was removed")
 
 
 def test_guests_lose_no_ping_while_systemd_restarts_a_killed_daemon(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from xennetd.daemon.control_path import untrusted
-from xennetd.model.errors import HostError, StartAnew
+from xennetd.model.errors import HostError
 from xennetd.model.places import RUNTIME
 
 _log = structlog.get_logger(__name__)
@@ -57,34 +56,21 @@ class RuntimeDirectory:
         Raises HostError when another daemon holds the lock, or when the directory can't be used.
         """
         with _named(f"the directory {self._path} can't be used"):
-            lock = self._lock if self._lock is not None else self._locked()
-            try:
-                if observing:
-                    self._mark.touch()
-                else:
-                    self._mark.unlink(missing_ok=True)
-            except OSError:
-                if lock != self._lock:
-                    os.close(lock)  # A directory that the daemon can't write to is not its own yet.
-                raise
-            self._lock = lock
-
-    def _locked(self) -> int:
-        lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise HostError(f"another xennetd is running: it holds the directory {self._path}") from None
-        return lock
+            if self._lock is None:
+                lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(lock)
+                    raise HostError(f"another xennetd is running: it holds the directory {self._path}") from None
+                self._lock = lock
+            if observing:
+                self._mark.touch()
+            else:
+                self._mark.unlink(missing_ok=True)
 
     def restore(self, *, observing: bool) -> None:
-        """Make the directory again if somebody has removed it, and what is in it; else `problem` says why not.
-
-        Raises StartAnew where only systemd can make it. With ProtectSystem=strict, systemd mounts the directory
-        writable onto a /run that is read-only for the daemon. Whoever removes the directory removes that mount, and one
-        that is made by hand does not bring the mount back.
-        """
+        """Make the directory again if somebody has removed it, and what is in it; else `problem` says why not."""
         try:
             if self._lock is None or not _is_at(self._lock, self._path):
                 if self._lock is not None:
@@ -96,14 +82,8 @@ class RuntimeDirectory:
                 self.claim(observing=observing)
             self.problem = ""
         except HostError as error:
-            failure = f"{self._path} was removed, and can't be made again: {error.detail}"
-            remedy = f"remove what hinders that, or run mkdir {self._path}"
-            if error.errno == errno.EROFS:
-                if str(self._path) in os.environ.get("RUNTIME_DIRECTORY", "").split(":"):
-                    again = "xennetd ends, so that systemd makes it with a new process"
-                    raise StartAnew(f"{failure}: {again}; else run systemctl restart xennetd") from error
-                remedy = "restart xennetd"
-            problem = f"{failure}: {remedy}; until then no hotplug script finds xennetd"
+            remedy = f"remove what hinders that, or run mkdir {self._path}; until then no hotplug script finds xennetd"
+            problem = f"{self._path} was removed, and can't be made again: {error.detail}: {remedy}"
             if problem != self.problem:
                 _log.warning(problem)
             self.problem = problem

@@ -1,8 +1,8 @@
 """Wires the daemon's parts together, starts them in order, and supervises them as one.
 
 Rule 1: xennetd decides nothing before it has read both xenstore and the kernel completely once.
-Rule 2: a task that fails is started again (`daemon.tasks`). Only a start that fails, and what only a new process can
-cure (`StartAnew`), end the daemon, and systemd starts the daemon again.
+Rule 2: a task that fails is started again (`daemon.tasks`). Only a start that fails and the loss of the kernel's events
+end the daemon, and systemd starts the daemon again.
 Rule 3: stopping leaves the network as it is.
 """
 

@@ -1,8 +1,7 @@
 """The daemon's tasks. A task that fails is started again after a pause, and the failure is a problem in `status`.
 
-Rule 1: no task ends the daemon, except one that raises `StartAnew`. Without events the daemon would serve guests from a
-view of yesterday, and a new process begins with a new view. A run-time directory that only systemd can make again comes
-with a new process.
+Rule 1: no task ends the daemon, except one that raises `EventsLost`: without events the daemon would serve guests from
+a view of yesterday, and a new process begins with a new view.
 Rule 2: a task can be started again at any moment. It keeps what it must not forget in its object, not in the task.
 """
 
@@ -16,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from xennetd.model.errors import StartAnew, XennetdError
+from xennetd.model.errors import EventsLost, XennetdError
 from xennetd.model.text import visible
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +60,7 @@ class Tasks:
         while True:
             try:
                 return await run()
-            except StartAnew:
+            except EventsLost:
                 raise
             except Exception as error:
                 pause = self._failed(purpose, error)

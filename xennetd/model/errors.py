@@ -50,12 +50,8 @@ class HostError(XennetdError):
         self.errno = errno
 
 
-class StartAnew(HostError):
-    """Only a new process can serve this host. The process ends, and systemd starts another one."""
-
-
-class EventsLost(StartAnew):
-    """xennetd gets no events of the kernel any more."""
+class EventsLost(HostError):
+    """xennetd gets no events of the kernel any more. The process ends, and systemd starts another one."""
 
 
 class ToolstackError(XennetdError):
