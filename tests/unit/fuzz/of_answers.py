@@ -63,7 +63,7 @@ def run_listing(data: bytes) -> None:
     _PRINTS.output = data.decode("utf-8", "surrogateescape")
     listing = nft.read()
     table = NftTable(lambda: None)
-    table._now = listing
+    table._now, table._known = listing, True
     for owned in table.list_owned():
         owned.describe()
     for (index, number), value in table.saved().items():
