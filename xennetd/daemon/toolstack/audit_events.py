@@ -86,8 +86,8 @@ class AuditEvents:
         message = f"the domain of {record.vif.id} was renamed from {old.vm} to {record.vif.vm}"
         self._audit.record(record.event(EventKind.CHANGE, message))
 
-    def tap_told(self, record: Record, decision: Decision, verdict: str) -> None:
-        """Run the hooks for a tap, or audit its error.
+    def tap_told(self, record: Record, decision: Decision, verdict: str, told: XennetdError | None) -> None:
+        """Run the hooks for a tap, or audit its error, unless that is the error `told` before (`tap_refused`).
 
         `verdict` is the value of the node `xennetd-tap` now; it is empty when the tap and the node are gone.
         """
@@ -95,7 +95,7 @@ class AuditEvents:
         if verdict in (CONNECTED, ""):
             bridge = attachment.bridge if attachment else None
             self._hooks.run("add" if verdict else "remove", vif, vif.tap_name, bridge or "")
-        elif error is not None and error is not decision.error:
+        elif error is not None and error is not decision.error and (told is None or told.detail != error.detail):
             message = f"the tap of {record.title} gets no network: {error.detail}"
             self._audit.record(record.event(EventKind.ERROR, message, error=error.sentence))
 

@@ -165,11 +165,11 @@ class ToolstackReporter:
         except ToolstackError as error:
             self._tap_refused(record, decision, verdict or "", error)
             return
-        record.tap_refused = None
+        told, record.tap_refused = record.tap_refused, None
         if verdict is not None and written:
             self._directory.note(vif.id, "xennetd-tap", verdict or None)
             record.vif = replace(vif, tap_status=verdict or None)
-            self._audit_events.tap_told(record, decision, verdict)
+            self._audit_events.tap_told(record, decision, verdict, told)
 
     def _tap_refused(self, record: Record, decision: Decision, verdict: str, error: ToolstackError) -> None:
         """Take a tap down whose verdict `connected` xenstore refused, and audit the refusal once. It is tried again."""
