@@ -5,11 +5,14 @@ in a batch only the last counts.
 Rule 2: a link about which a second brings hundreds of events is in a storm. Its changes are passed on together, four
 times a second. A new link and the end of a link are always passed on at once.
 Rule 3: the view of the links is never held back. The attach of a guest causes some thirty events about its link.
+Rule 4: no name, master or address that a link had or gets is lost. A vif that was decided from the view in between may
+wait for that name, or for room in that bridge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 
 from xennetd.kernel.links import LinkChange
 from xennetd.model.link import Link
@@ -56,6 +59,21 @@ class Flood:
         return self._flooded
 
 
+@dataclass(slots=True)
+class _Held:
+    """The changes of one link that are held back: `before` has the states that it had, `new` is the latest.
+
+    Of states that differ in nothing that others wait for, `before` has the first.
+    """
+
+    before: dict[Hashable, Link]
+    new: Link
+
+    def changes(self) -> list[LinkChange]:
+        """Return a change to the latest state from each state before. At least one is returned."""
+        return [LinkChange(old, self.new) for old in self.before.values()]
+
+
 class Storms:
     """The links in a storm, and their changes that are held back."""
 
@@ -64,7 +82,7 @@ class Storms:
         self._events: dict[int, int] = {}
         self._changes: dict[int, int] = {}
         self._rates: dict[int, float] = {}
-        self._held: dict[int, LinkChange] = {}
+        self._held: dict[int, _Held] = {}
         self._what: dict[int, set[str]] = {}
 
     def count(self, events: Mapping[int, int], now: float) -> None:
@@ -83,24 +101,34 @@ class Storms:
             self._events[index] = self._events.get(index, 0) + number
 
     def hold(self, changes: list[LinkChange]) -> list[LinkChange]:
-        """Keep the changes of links in a storm. Returns the others, which are to be passed on at once."""
+        """Keep the changes of links in a storm. Returns the others, which are to be passed on at once.
+
+        The end of a link is passed on after all that was kept of it.
+        """
         for change in changes:
             if (new := change.new) is not None:
                 self._changes[new.index] = self._changes.get(new.index, 0) + 1
-        if not self._rates:
+        if not (self._rates or self._held):
             return changes
         others = []
         for change in changes:
-            index = change.new.index if change.new is not None else None
-            if change.old is None or index is None or index not in self._rates:
-                if change.old is not None and change.new is None:
-                    self._held.pop(change.old.index, None)
-                others.append(change)
+            old, new = change.old, change.new
+            if old is not None and new is not None and new.index in self._rates:
+                self._keep(old, new)
+                self._what.setdefault(new.index, set()).update(_differences(change))
                 continue
-            held = self._held.get(index)
-            self._held[index] = LinkChange(held.old if held is not None else change.old, change.new)
-            self._what.setdefault(index, set()).update(_differences(change))
+            if old is not None and (held := self._held.pop(old.index, None)) is not None:
+                others += held.changes()
+            others.append(change)
         return others
+
+    def _keep(self, old: Link, new: Link) -> None:
+        held = self._held.get(new.index)
+        if held is None:
+            self._held[new.index] = _Held({_awaited(old): old}, new)
+        else:
+            held.before.setdefault(_awaited(old), old)
+            held.new = new
 
     @property
     def holds(self) -> bool:
@@ -108,8 +136,9 @@ class Storms:
         return bool(self._held)
 
     def release(self) -> list[LinkChange]:
-        """Return the changes held back, one for each link."""
-        changes, self._held = list(self._held.values()), {}
+        """Return the changes held back: one for each link, and one for each name, master or address in between."""
+        changes = [change for held in self._held.values() for change in held.changes()]
+        self._held = {}
         return changes
 
     def problems(self, names: Mapping[int, str], now: float) -> Iterable[str]:
@@ -123,6 +152,11 @@ class Storms:
                     f"link {names[index]}: other programs change its {what} {rate:.0f} times a second, so xennetd "
                     "looks at it only a few times a second; find the programs that do so"
                 )
+
+
+def _awaited(link: Link) -> Hashable:
+    """Return what vifs may wait for of a link."""
+    return link.name, link.master, link.addresses
 
 
 def _differences(change: LinkChange) -> list[str]:
