@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from itertools import pairwise
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -11,8 +15,9 @@ from hypothesis import strategies as st
 from tests.unit.test_audit import Recorder
 from xennetd.daemon.observability import drift
 from xennetd.daemon.observability.audit import Audit
-from xennetd.daemon.observability.drift import MINUTE, DriftLimit
+from xennetd.daemon.observability.drift import MINUTE, SLICE, DriftLimit
 from xennetd.model.event import Event, EventKind
+from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
 VIF = Event(EventKind.DRIFT, "vif7.0 of web repaired: ip link set dev vif7.0 up", VifId(7, 0))
@@ -100,3 +105,42 @@ def test_the_record_of_a_minute_comes_by_itself(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(drift, "MINUTE", 0.1)
     asyncio.run(run())
+
+
+def test_the_records_of_many_vifs_are_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    vifs = 1000
+
+    async def run() -> None:
+        journal = Recorder()
+        audit = Audit(journal)
+        for domid in (*range(1, vifs + 1), *range(1, vifs + 1)):
+            audit.repaired(replace(VIF, vif=VifId(domid, 0)), "up")
+        time.sleep(0.25)  # noqa: ASYNC251 # it blocks the loop, so that all are due when the timer comes
+        seen = [len(journal.entries)]
+        while seen[-1] < 2 * vifs:
+            await asyncio.sleep(0)
+            seen.append(len(journal.entries))
+        assert seen[0] == vifs
+        assert max(after - before for before, after in pairwise(seen)) <= SLICE
+
+    monkeypatch.setattr(drift, "MINUTE", 0.2)
+    asyncio.run(asyncio.wait_for(run(), 10.0))
+
+
+def test_what_a_repair_costs_does_not_grow_with_the_number_of_vifs() -> None:
+    async def run() -> int:
+        audit = Audit(Recorder())
+        for domid in range(1, 4001):
+            audit.repaired(replace(VIF, vif=VifId(domid, 0)), "up")
+        calls = 0
+
+        def count(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(count)
+        audit.repaired(VIF, "up")
+        sys.setprofile(None)
+        return calls
+
+    assert asyncio.run(run()) < 20

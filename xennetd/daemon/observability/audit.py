@@ -72,8 +72,7 @@ class Audit:
             self.record(event)
 
     def _wake_for_drift(self) -> None:
-        due_at = self._drift.due_at
-        if self._timer is None and due_at is not None:
+        if self._timer is None and (due_at := self._drift.due_at) is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(0.0, due_at - time.monotonic()), self._record_drift)
 
