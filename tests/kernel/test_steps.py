@@ -34,6 +34,7 @@ from xennetd.plan.steps import (
     DeleteNeighbour,
     DeleteRoute,
     LinkStep,
+    ResetSysctls,
     SetLink,
     SetNeighbour,
     SetSysctl,
@@ -300,6 +301,21 @@ def test_a_setting_of_a_link_that_is_gone_says_so(lane: Lane) -> None:
     with pytest.raises(StepRefused) as refused:
         lane.do(SetSysctl(index, "vif1.0", Sysctl(4, "vif1.0", "forwarding", 1)))
     assert refused.value.link_gone
+
+
+def test_a_link_that_has_taken_the_name_meanwhile_keeps_its_settings(lane: Lane) -> None:
+    index = lane.index()
+    ip("link", "set", "vif1.0", "name", "former")
+    ip("link", "add", "vif1.0", "type", "bridge")
+    before = [read_sysctl(4, "vif1.0", setting) for setting in ("proxy_arp", "rp_filter")]
+    for step in (
+        SetSysctl(index, "vif1.0", Sysctl(4, "vif1.0", "proxy_arp", 1)),
+        ResetSysctls(index, "vif1.0", ((4, "rp_filter"),)),
+    ):
+        with pytest.raises(StepRefused) as refused:
+            lane.do(step)
+        assert refused.value.link_gone
+    assert [read_sysctl(4, "vif1.0", setting) for setting in ("proxy_arp", "rp_filter")] == before
 
 
 @pytest.mark.parametrize("route", [Route(ROUTE.destination, 2), ROUTE6], ids=["ipv4", "ipv6"])

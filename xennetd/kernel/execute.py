@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from socket import if_nametoindex
 from typing import Any, assert_never
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
@@ -61,14 +62,16 @@ def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefu
     """
     refused: list[StepRefused] = []
     burst: list[LinkStep] = []
+    sure_of: tuple[int, str] | None = None
     for step in steps:
         if burst and (isinstance(step, SetSysctl | ResetSysctls) or _brings_up(step)):
             refused += _run(socket, burst)
-            burst = []
-        if isinstance(step, SetSysctl):
-            _set(step, step.sysctl)
-        elif isinstance(step, ResetSysctls):
-            _reset(step)
+            burst, sure_of = [], None
+        if isinstance(step, SetSysctl | ResetSysctls):
+            if sure_of != (link := _link_of(step)):
+                _require_name(step, *link)
+                sure_of = link
+            _write(step)
         else:
             burst.append(step)
     if burst:
@@ -97,8 +100,28 @@ def _brings_up(step: LinkStep) -> bool:
     return isinstance(step, SetLink) and step.property == "up" and bool(step.value)
 
 
-def _reset(step: ResetSysctls) -> None:
-    """Give the link the values of `conf/default`. A setting that this kernel does not have is skipped."""
+def _link_of(step: SetSysctl | ResetSysctls) -> tuple[int, str]:
+    return step.index, step.sysctl.link if isinstance(step, SetSysctl) else step.name
+
+
+def _require_name(step: SetSysctl | ResetSysctls, index: int, name: str) -> None:
+    """Refuse the Step if its link does not have this name now, as if the link was gone: the view is about to know.
+
+    The kernel has sysctls by name only, and another link may have taken the name since the observation.
+    """
+    try:
+        same = if_nametoindex(name) == index
+    except OSError:
+        same = False  # No link has the name.
+    if not same:
+        raise StepRefused(step, errno.ENODEV, "")
+
+
+def _write(step: SetSysctl | ResetSysctls) -> None:
+    """Write the sysctls of a Step. A setting to reset that this kernel does not have is skipped."""
+    if isinstance(step, SetSysctl):
+        _set(step, step.sysctl)
+        return
     for version, setting in step.settings:
         default = read_sysctl(version, "default", setting)
         if default is not None:
