@@ -31,7 +31,7 @@ PARTS = {NAMES: names_file, _HOSTS: host_file}
 LEASES = "leases"
 
 _GONE = ".gone-"
-"""The beginning of the name of a directory that is being deleted."""
+"""The beginning of the name of a directory that is to be deleted."""
 
 _INDEX = "# The index of its link: "
 """The start of the comment that ends the configuration file.
@@ -72,13 +72,13 @@ def instances() -> list[str]:
 
 
 def set_aside(instance: str) -> None:
-    """Let an instance's directory be no instance's any more. It is to be deleted, see `set_aside_earlier`."""
-    with contextlib.suppress(OSError):
+    """Give the directory of an instance a name of no instance, so that it can be deleted while a new one is made."""
+    with contextlib.suppress(OSError):  # Something is mounted there, the disk is read-only, or somebody has removed it.
         directory_of(instance).rename(Path(STATE, f"{_GONE}{instance}.{time.time_ns()}"))
 
 
 def set_aside_earlier() -> list[Path]:
-    """Return the directories to be deleted."""
+    """Return the directories that were set aside and are not deleted yet."""
     return list(Path(STATE).glob(f"{_GONE}*"))
 
 

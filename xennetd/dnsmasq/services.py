@@ -234,6 +234,8 @@ class DhcpServices:
             self._unwritten.drop(_leases_key(instance))
             set_aside(instance)
             await _delete_set_aside()
+            if instance not in self._keepers:
+                await delete(directory_of(instance))  # It could not be set aside.
 
     async def _strike_out(self, instance: str) -> None:
         """Remove the leases of addresses that belong to another guest. dnsmasq starts with them if that fails."""
