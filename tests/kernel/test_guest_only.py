@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed.daemon import STAND_IN
 from tests.bed.guest import Bed
 from tests.bed.site import Site, sysctl
+from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EDGE, SPECS, networks, populate, setting, write_setting
 from tests.kernel.test_adapters import Kit, Seen, difference, foreign, ip, nft, tables, with_kit
+from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
 from xennetd.kernel import sysctls
 from xennetd.kernel.links import DEFAULT_ROUTES
@@ -260,3 +263,34 @@ def test_a_running_daemon_follows_an_administrator_who_makes_the_host_a_router(
     write_setting(site.host, "ipv4/conf/eth0/forwarding", 0)
     eventually(lambda: setting(site.host, "ipv4/conf/eth0/forwarding") == 1)
     assert "eth0" in marks(4)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_a_link_with_the_index_of_a_deleted_uplink_is_an_administrators_own(
+    bed: Bed, site: Site, guest: MakeGuest, daemon: MakeDaemon, mode: str
+) -> None:
+    """In observe mode, too, in which nothing is forgotten before the daemon may act again."""
+    host = bed.host
+    host.run("ip", "link", "add", "up1", "type", "bridge")
+    for command in ("link set up1 up", "address add 192.0.3.2/24 dev up1"):
+        host.run("ip", *command.split())
+    xennetd = daemon(STAND_IN)
+    web = guest("web", VifSpec(script="vif-xennetd-route", ip="203.0.113.11", gatewaydev="up1"))
+    connected(bed, web.vif)
+    index = host.links()["up1"]["ifindex"]
+    if mode == "observe":
+        xennetd.reload(STAND_IN + 'mode = "observe"\n')
+    host.run("ip", "link", "delete", "up1")
+    host.run("ip", "link", "add", "mgmt", "index", str(index), "type", "bridge")
+    write_setting(host, "ipv4/conf/mgmt/forwarding", 1)
+    if mode == "observe":
+        web.destroy()
+        xennetd.ask("list")
+        assert "mgmt" in host.run("nft", "list", "set", "inet", "xennetd", "guest_only4").stdout
+        xennetd.reload(STAND_IN)
+    else:
+        eventually(lambda: "mgmt" not in host.run("nft", "list", "ruleset").stdout)
+        web.destroy()
+    xennetd.reload(STAND_IN)
+    assert eventually(lambda: not host.run("nft", "list", "tables").stdout)
+    assert setting(host, "ipv4/conf/mgmt/forwarding") == 1

@@ -11,13 +11,13 @@ from xennetd.model.adapter import Adapter
 from xennetd.nft.table import NftTable
 
 
-def kernel_adapters(kernel: Kernel, table: NftTable) -> dict[str, Adapter[Any]]:
+def kernel_adapters(kernel: Kernel, table: NftTable, sysctls: Sysctls) -> dict[str, Adapter[Any]]:
     """Return the adapters of the objects that live in the kernel and in nftables, by the kind of their keys."""
     return {
         "bridge": Bridges(kernel.links, kernel.ask),
         "address": HostAddresses(kernel.links, kernel.ask),
         "table": table,
         "element": table,
-        "sysctl": Sysctls(kernel.links, table),
+        "sysctl": sysctls,
         "proxy": kernel.proxies,
     }

@@ -38,6 +38,7 @@ from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.dnsmasq.services import DhcpHosts, DhcpServices
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.kernel.sysctls import Sysctls
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
@@ -92,8 +93,9 @@ class Supervisor:
         self._dhcp = DhcpServices(files_changed=self._links_lost)
         hosts = DhcpHosts(self._dhcp)
         self._table = NftTable(self._links_lost)
-        adapters = {**kernel_adapters(self._kernel, self._table), "dnsmasq": self._dhcp, "dhcp host": hosts}
-        self._host = HostState(adapters)
+        self._sysctls = Sysctls(self._kernel.links, self._table)
+        adapters = kernel_adapters(self._kernel, self._table, self._sysctls)
+        self._host = HostState({**adapters, "dnsmasq": self._dhcp, "dhcp host": hosts})
         self._networks = Networks(self._in_force, self._kernel.links, self._host, audit, self._cured)
         registry = GuestRegistry(hosts.lease, hosts.leased, self._networks.problem)
         self._reconciler = Reconciler(
@@ -261,6 +263,8 @@ class Supervisor:
         self._reconciler.triggers.vif_changed(vif, heard_at)
 
     def _links_changed(self, changes: list[LinkChange]) -> None:
+        with suppress(HostError):  # The next change tries again, or the next prune.
+            self._sysctls.forget_deleted(observes=self._in_force.observes)
         self._reconciler.triggers.links_changed(changes)
         self._networks.links_changed(changes)
         if any(map(_renames, changes)):

@@ -78,8 +78,8 @@ class Links:
     """All links by index, name, master and vif. Implements `model.link.HostView`.
 
     `generations` counts the links that have appeared. `news_of_all` counts how often the sysctls of `all` may have
-    changed. `heard` counts the events about each link, by
-    index, until somebody clears it.
+    changed. `heard` counts the events about each link, by index, until somebody clears it. `gone` has the indexes of
+    deleted links, except guests', until somebody removes them: another link may have such an index by now.
     `stand_in` is for tests: see `rtnl.parse_link`.
     """
 
@@ -94,6 +94,7 @@ class Links:
         self._layer3 = Layer3()
         self.news_of_all = 0
         self.heard: Counter[int] = Counter()
+        self.gone: set[int] = set()
         self.has_ipv6 = has_ipv6()
         self.forces_ipv6 = forces_ipv6()
 
@@ -343,6 +344,8 @@ class Links:
         old = self._by_index.pop(index, None)
         if old is not None:
             self._forget(old)
+            if not is_guest_port(old):
+                self.gone.add(index)
         return LinkChange(old, None)
 
     def _forget(self, old: Link) -> None:

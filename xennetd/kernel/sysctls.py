@@ -84,6 +84,7 @@ class Sysctls:
 
         Raises HostError if the kernel lacks the sysctl or refuses the value, or if the original can't be saved.
         """
+        self.forget_deleted()
         for sysctl in wanted:
             before = self.present(sysctl)
             if before == sysctl:
@@ -107,6 +108,7 @@ class Sysctls:
 
     def remove(self, objects: Sequence[Sysctl]) -> None:
         """Restore original values, and forget them. A value that another program has changed since is left alone."""
+        self.forget_deleted()
         for sysctl in objects:
             key = _key(sysctl)
             if key is None:
@@ -144,6 +146,7 @@ class Sysctls:
         link may forward because of its sysctl, so it must not lose the filter before.
         """
         with suppress(HostError):  # The next call tries again.
+            self.forget_deleted()
             self._forget_gone()
             for version in SWITCHES:
                 self._guest_only.follow(version)
@@ -158,7 +161,26 @@ class Sysctls:
                 owned.append(Sysctl(version, link, setting, _GIVEN.get(setting, now), after=frozenset({RULESET})))
         return owned
 
+    def forget_deleted(self, *, observes: bool = False) -> None:
+        """Forget the values and marks of links that were deleted (`Links.gone`), before others get their indexes.
+
+        While the daemon `observes`, remember these links only. Raises HostError; the next call then tries again.
+        """
+        gone = self._links.gone
+        if not gone:
+            return
+        keys = [key for key in self._saved.saved() if int(key[0]) in gone]
+        sets = GUEST_ONLY_LINKS.values()
+        marks = [(name, index) for name in sets for index in self._saved.marked(name) if int(index) in gone]
+        gone &= {int(index) for index, _ in keys} | {int(index) for _, index in marks}
+        if gone and not observes:
+            self._saved.forget(keys, marks)
+            gone.clear()
+            for version in SWITCHES:
+                self._guest_only.follow(version)
+
     def _forget_gone(self) -> None:
+        """Forget the values of links that were deleted while no daemon ran, if no other link has their index."""
         gone = [key for key in self._saved.saved() if _name(int(key[0])) is None]
         if gone:
             self._saved.forget(gone)
