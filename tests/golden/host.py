@@ -33,6 +33,7 @@ DEFAULTS = {
     (6, "forwarding"): 0,
     (6, "accept_ra"): 1,
     (6, "accept_dad"): 1,
+    (4, "promote_secondaries"): 0,
     (6, "disable_ipv6"): 0,
     (6, "proxy_ndp"): 0,
 }

@@ -21,8 +21,11 @@ NETWORKS = {
     "isolated": '[network.lab]\nmode = "isolated"\nsubnets = ["10.78.0.0/24", "fd78::/64"]\n',
     "bare": '[network.lab]\nmode = "isolated"\n',
 }
-ADMINS = ("10.99.0.1/24", "fd99::1/64")
-"""What an administrator gives to the bridge. IPv6 goes from a bridge on which a network switches it off."""
+ADMINS = ("10.99.0.1/24", "10.77.0.2/24", "10.79.0.2/24", "fd99::1/64")
+"""What an administrator gives to the bridge, in subnets of the networks, too.
+
+IPv6 goes from a bridge on which a network switches it off.
+"""
 
 
 def restart(xennetd: Daemon, config: str) -> None:

@@ -17,6 +17,7 @@ SETTINGS = (
     "accept_ra",
     "disable_ipv6",
     "accept_dad",
+    "promote_secondaries",
 )
 """The settings that xennetd may change on foreign links. Their positions are saved: add new ones at the end only."""
 

@@ -13,7 +13,7 @@ from xennetd.render import dnsmasq_files
 def bridge_objects(network: Network, host: HostView) -> list[HostObject]:
     """Return the network's own bridge, with the gateways' addresses and the network's dnsmasq."""
     name = network.bridge
-    objects: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
+    objects = made_bridge(name)
     objects += [HostAddress(name, gateway) for gateway in network.gateways]
     if host.has_ipv6:
         objects += [Sysctl(6, name, "accept_ra", 0), Sysctl(6, name, "disable_ipv6", int(network.subnet6 is None))]
@@ -21,6 +21,16 @@ def bridge_objects(network: Network, host: HostView) -> list[HostObject]:
         # claims the address must not be able to take it from the host.
         objects.append(Sysctl(6, name, "accept_dad", 0))
     return [*objects, *dhcp_objects(network)]
+
+
+def made_bridge(name: str) -> list[HostObject]:
+    """Return a bridge that xennetd makes.
+
+    With `promote_secondaries`, an address that an administrator has added to the bridge stays when xennetd removes its
+    own of the same subnet, and the other way round. Else the kernel removes all addresses of a subnet together with
+    the first one (__inet_del_ifa() in net/ipv4/devinet.c).
+    """
+    return [ManagedBridge(name, bridge_mac(name)), Sysctl(4, name, "promote_secondaries", 1)]
 
 
 def dhcp_objects(network: Network) -> tuple[DhcpService, ...]:

@@ -11,11 +11,11 @@ from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Mode, Network
 from xennetd.model.link import HostView, Link
 from xennetd.model.marks import GUEST_GROUP
-from xennetd.model.objects import HostAddress, HostObject, ManagedBridge, Sysctl
+from xennetd.model.objects import HostAddress, HostObject, Sysctl
 from xennetd.model.placement import Routed
 from xennetd.policy import routed
 from xennetd.policy.mode import AttachmentRequest, ModeModule, keys
-from xennetd.policy.network_objects import bridge_mac, dhcp_objects
+from xennetd.policy.network_objects import dhcp_objects, made_bridge
 from xennetd.render import dnsmasq_files
 from xennetd.render.nft_ruleset import FAMILY, NetworkRules
 
@@ -55,7 +55,7 @@ class RouteMode(ModeModule):
             return []
         name = network.served_link
         addresses = dnsmasq_files.unported_addresses(network)
-        objects: list[HostObject] = [ManagedBridge(name, bridge_mac(name))]
+        objects = made_bridge(name)
         if any(address.version == 6 for address in addresses):
             objects.append(Sysctl(6, name, "disable_ipv6", 0))
         return [*objects, *(HostAddress(name, address) for address in addresses), *dhcp_objects(network)]
