@@ -16,6 +16,8 @@ from tests.kernel.whole_host import dnsmasq_pids
 
 _SYSCTLS = ("forwarding", "rp_filter", "proxy_arp", "proxy_ndp", "accept_ra")
 
+_BRIDGES = ("xenbr0", "xenbr1")
+
 _NFT = (
     "delete table inet xennetd",
     "flush ruleset",
@@ -87,8 +89,19 @@ class Meddler:
             ("link", "delete", name),
             ("address", "flush", "dev", name),
             ("link", "set", name, "address", "02:00:00:00:00:77"),
+            ("link", "set", name, "name", "aside"),
         )
         return self._ip(*self._random.choice(changes))
+
+    def rename(self) -> str:
+        """Give a bridge of the administrator's another name, or its own again."""
+        name = self._random.choice(_BRIDGES)
+        return self._rename(name, f"was-{name}") or self._rename(f"was-{name}", name)
+
+    def name_again(self) -> None:
+        """Give the administrator's bridges their own names again."""
+        for name in _BRIDGES:
+            self._rename(f"was-{name}", name)
 
     def proxy(self) -> str:
         """Delete an entry that has the host answer for an address. The kernel tells nobody: only a reload sees it."""
@@ -111,6 +124,10 @@ class Meddler:
     def _ip(self, *words: str) -> str:
         self._bed.host.run("ip", *words, check=False)
         return " ".join(words)
+
+    def _rename(self, old: str, new: str) -> str:
+        done = self._bed.host.run("ip", "link", "set", old, "name", new, check=False)
+        return "" if done.returncode else f"{old} is now {new}"
 
     def _nft(self, *words: str) -> str | None:
         done = self._bed.host.run("nft", *words, check=False)

@@ -116,6 +116,7 @@ class World:
             "nft": (3, partial(self._meddle, meddler.nft)),
             "sysctl": (4, self._sysctl),
             "bridge": (3, partial(self._meddle, meddler.bridge)),
+            "rename": (2, meddler.rename),
             "proxy": (1, self._proxy),
             "dnsmasq": (1, partial(self._meddle, meddler.dnsmasq)),
             "guest's link": (5, lambda: meddler.guest(self.vifs)),
@@ -277,7 +278,8 @@ class World:
     # Calm
 
     def calm(self, timeout: float = 60.0) -> list[str]:
-        """Wait until nothing changes any more, and return what the host holds."""
+        """Wait until nothing changes any more, and return what the host holds. Bridges get their names back before."""
+        self._meddler.name_again()
         deadline = time.monotonic() + timeout
         before: list[str] = []
         since = time.monotonic()

@@ -294,7 +294,7 @@ CONDITIONS: Mapping[str, Condition] = {
         "edge|alone",
     ),
     "the router has a guest's address": Condition(
-        _ip("route replace default via 203.0.113.11 dev eth0 onlink"), _uplink_is_back, "host's router", _OUT + "|edge"
+        _ip("route replace default via 203.0.113.11 dev eth0 onlink"), _uplink_is_back, "host's router", _OUT
     ),
     "another link is in the subnet of a network": Condition(
         _ip(f"address add 10.77.0.99/24 dev {SPARE}"), _ip(f"address del 10.77.0.99/24 dev {SPARE}"), ""
