@@ -298,16 +298,18 @@ class World:
 
         A vif that was connected before keeps the verdict of then, and its link the MAC, the MTU and the addr_gen_mode.
         """
-        rows = self.rows()
-        refused = [row.split()[1] for row in rows if "'state': 'connected'" not in row]
-        nodes = "|".join(rf"^node \S*vif/{name[3:].replace('.', '/')}/" for name in refused)
-        names = "|".join(map(re.escape, refused))
-        links = rf"^(?:link|ip -oneline link show:) (?:{names}):|^sysctl ipv6 (?:{names})/addr_gen_mode "
-        hidden = re.compile(f"{nodes}|{links}") if refused else re.compile("$^")
+        rows = self._rows()
+        refused = [row for row in rows if row["state"] != "connected"]
+        nodes = "|".join(rf"^node \S*vif/{row['vif'][3:].replace('.', '/')}/" for row in refused)
         found = self.bed.host.links()
-        places = {name: [found[name].get(key) for key in ("master", "group", "ifalias")] for name in refused}
+        names = [row["link"] for row in refused if row.get("link") in found]  # A vif without a link is still pending.
+        either = "|".join(map(re.escape, names))
+        links = rf"|^(?:link|ip -oneline link show:) (?:{either}):|^sysctl ipv6 (?:{either})/addr_gen_mode "
+        hidden = re.compile(nodes + (links if names else "")) if refused else re.compile("$^")
+        places = {name: [found[name].get(key) for key in ("master", "group", "ifalias")] for name in names}
         idle = [f"idle {name}: {'UP' in found[name]['flags']} {place}" for name, place in places.items()]
-        return [*(line for line in whole_host(self.bed, self.vifs) if not hidden.search(line)), *idle, *rows]
+        left = (line for line in whole_host(self.bed, self.vifs) if not hidden.search(line))
+        return [*left, *idle, *map(_text_of, rows)]
 
     def forget_addresses(self) -> None:
         """Create the machines anew to which some policy gives a fixed address, once xennetd has forgotten them.
@@ -322,12 +324,14 @@ class World:
             self.create(name, next(self._domids))
 
     def rows(self) -> list[str]:
-        keys = ("vm", "mac", "ips", "network", "mode", "bridge", "state", "error", "mtu", "link")
+        return [_text_of(row) for row in self._rows()]
+
+    def _rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.daemon.ask("list")
-        return [f"row {row['vif']} { {key: row.get(key) for key in keys} }" for row in rows]
+        return rows
 
     def _busy(self) -> bool:
-        return any("'state': 'pending'" in row or "'state': 'detaching'" in row for row in self.rows())
+        return any(row["state"] in {"pending", "detaching"} for row in self._rows())
 
     def clear(self) -> None:
         """End all guests, all networks and then the daemon."""
@@ -339,3 +343,8 @@ class World:
         assert self.daemon.terminate() == 0, self.daemon.stderr()[-3000:]
         self.running = False
         assert not RUNTIME.exists()
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    keys = ("vm", "mac", "ips", "network", "mode", "bridge", "state", "error", "mtu", "link")
+    return f"row {row['vif']} { {key: row.get(key) for key in keys} }"
