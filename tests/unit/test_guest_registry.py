@@ -202,7 +202,7 @@ def test_the_registry_keeps_the_latest_attachment_even_if_its_claims_are_the_for
     claims.set(vif, "", attachment, connected=True)
     moved = replace(attachment, mtu=9000)
     claims.set(vif, "", moved, connected=True)
-    assert claims._entries[vif.id].attachment is moved
+    assert claims._attachments[vif.id] is moved
 
 
 def test_a_vif_with_the_same_attachment_claims_anew_what_follows_from_the_vif() -> None:

@@ -6,7 +6,6 @@ The registry holds the claims of every vif's latest decision, so it is complete 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from msgspec import Struct
@@ -23,13 +22,12 @@ from xennetd.policy.addresses import Claim, allocation_key, claims_of, full
 _Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     """The claims of one live vif.
 
     `hosts` are single addresses, `prefixes` whole networks. `names` are the MAC within its segment and the VM's name
-    within its network. `held`: the addresses and names that this guest owns exclusively. All follow from
-    `attachment`, `vm` (the domain's name), `key` and `claim`.
+    within its network. `held`: the addresses and names that this guest owns exclusively. All follow from the vif's
+    attachment, `vm` (the domain's name), `key` and `claim`.
     """
 
     claim: Claim
@@ -40,7 +38,6 @@ class _Entry:
     prefixes: frozenset[IPNetwork]
     held: frozenset[IPNetwork | Name]
     vm: str | None
-    attachment: Attachment = field(compare=False)
 
     @property
     def addresses(self) -> tuple[object, ...]:
@@ -88,6 +85,8 @@ class GuestRegistry:
         self.leased = leased
         self.problem = problem
         self._entries: dict[VifId, _Entry] = {}
+        self._attachments: dict[VifId, Attachment] = {}
+        """The attachments from which the entries were made."""
         self._since: dict[int, int] = {}
         self._there: dict[int, set[VifId]] = {}
         self._in_service: dict[VifId, bool] = {}
@@ -169,8 +168,15 @@ class GuestRegistry:
         """
         claim, key = Claim(vif.id, vif.uuid, title, connected, self.since(vif.id)), allocation_key(vif)
         old = self._entries.get(vif.id)
-        if old is not None and old.attachment is attachment and (old.claim, old.key, old.vm) == (claim, key, vif.vm):
+        if (
+            old is not None
+            and old.vm == vif.vm
+            and old.key == key
+            and old.claim == claim
+            and self._attachments[vif.id] == attachment
+        ):
             return _NOBODY
+        self._attachments[vif.id] = attachment
         ips = attachment.ips
         entry = _Entry(
             claim=claim,
@@ -181,10 +187,8 @@ class GuestRegistry:
             prefixes=frozenset(ip for ip in ips if ip.prefixlen != ip.max_prefixlen) or NONE,
             held=attachment.granted,
             vm=vif.vm,
-            attachment=attachment,
         )
         if old == entry:
-            self._entries[vif.id] = entry  # The next call may have this very attachment.
             return _NOBODY
         if old is not None:
             self._forget(vif.id, old)
@@ -218,6 +222,7 @@ class GuestRegistry:
         entry = self._entries.pop(vif, None)
         if entry is None:
             return _NOBODY
+        del self._attachments[vif]
         self._forget(vif, entry)
         rivals = {claim.vif for host in entry.hosts for claim in self._claims_on(host)}
         for name in entry.names:
