@@ -165,7 +165,7 @@ case "$1$reason" in bound|BOUND|BOUND6) exec env >"$OUTPUT" ;; esac
 """
 
 
-def udhcpc(guest: NetNs, *options: str, tries: int = 3) -> Mapping[str, str]:
+def udhcpc(guest: NetNs, *options: str, tries: int = 10) -> Mapping[str, str]:
     """What busybox's client gets for eth0 (`ip`, `router`, ...), nothing where it gets no lease."""
     command = ("busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-t", str(tries), "-T", "1", *options)
     return _client(guest, lambda script, _: [*command, "-s", script])

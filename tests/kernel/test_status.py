@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -45,13 +46,19 @@ def best(measure: Callable[[], float], limit: float) -> float:
     return least
 
 
+def waited(pid: int) -> float:
+    """The seconds in which a process was ready to run and others had the processors (Documentation/scheduler)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 @pytest.mark.slow
 def test_a_thousand_vifs_are_adopted_and_listed_in_no_time(full: Daemon) -> None:
     def restart() -> float:
         full.kill9()
         began = time.monotonic()
         full.start(ready=False)
-        return full.wait_ready(60).time - began
+        ready = full.wait_ready(60).time - began
+        return ready - waited(full.pid)
 
     def listing(*arguments: str) -> float:
         command = [*full.command("xennetd.cli.main"), "--control", str(full.control), "list", *arguments]
