@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +59,20 @@ class TestItNeverComes:
             ended = script.end(process, 0)
         assert ended.status == 1
         assert f"{vif.netdev} is not connected after 2 s" in ended.stderr
+
+    def test_the_time_limit_holds_when_the_script_itself_has_been_stopped(
+        self, script: Script, vif: Vif, daemon: Daemon
+    ) -> None:
+        script.limit(3)
+        process = script.start(*ONLINE, trace=False)
+        eventually(script.watching)
+        with paused(process.pid):
+            [watch] = script.watches()
+            os.kill(watch, signal.SIGKILL)
+            time.sleep(3.5)
+        _, stderr = process.communicate(timeout=10)
+        assert process.returncode == 1
+        assert f"{vif.netdev} is not connected after 3 s" in stderr
 
     @pytest.mark.slow
     def test_the_time_limit_in_full(self, script: Script, vif: Vif, daemon: Daemon) -> None:
