@@ -10,6 +10,7 @@ numbers; XENNETD_SOAK_SEED in the environment repeats them.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from random import Random
@@ -21,7 +22,7 @@ from tests.bed.site import Site, sysctl
 from tests.kernel.conftest import MakeDaemon
 from tests.kernel.soak import Readers, World
 from tests.kernel.wait import eventually
-from tests.kernel.whole_host import different, whole_host
+from tests.kernel.whole_host import different, whole_host, xenstore_lines
 
 CHAOS = 5.0
 """Seconds before every calm."""
@@ -63,6 +64,7 @@ def test_whatever_happens_the_host_is_as_a_fresh_daemon_makes_it(
             readers.stop()
         world.forget_addresses()
         found = world.calm()
+        nodes = xenstore_lines(bed, world.vifs)
         story = [f"seed {seed}, round {rounds}, configuration {world.configuration}", *world.story[-60:]]
         same = {name: machine.domain.domid for name, machine in world.machines.items()}
         world.clear()
@@ -73,7 +75,8 @@ def test_whatever_happens_the_host_is_as_a_fresh_daemon_makes_it(
         world.begin()
         wanted = world.calm()
         wrong = different(wanted, found)
-        assert not wrong, "\n".join([*story, "the host is not as a fresh daemon makes it:", *wrong])
+        about = [line for line in [*found, *nodes] if any(vif in line for vif in _vifs_in(wrong))]
+        assert not wrong, "\n".join([*story, "the host is not as a fresh daemon makes it:", *wrong, "it was:", *about])
         world.story.clear()
     world.clear()
     assert not settled(bed, bare)
@@ -81,6 +84,12 @@ def test_whatever_happens_the_host_is_as_a_fresh_daemon_makes_it(
     with capsys.disabled():
         happened = ", ".join(f"{count} {name}" for name, count in sorted(world.counts.items()))
         print(f"\nsoak: seed {seed}, {rounds} rounds in {seconds:.0f} s, 0 differences; {happened}")
+
+
+def _vifs_in(lines: list[str]) -> set[str]:
+    """How these lines name vifs, as in `vif7.0` and `vif/7/0/`."""
+    found = {match.groups() for line in lines for match in re.finditer(r"vif/?(\d+)[./](\d+)", line)}
+    return {name for domid, devid in found for name in (f"vif{domid}.{devid}", f"vif/{domid}/{devid}/")}
 
 
 def settled(bed: Bed, bare: list[str]) -> list[str]:
