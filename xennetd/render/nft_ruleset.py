@@ -3,12 +3,16 @@
 Another table may still drop a packet that these chains accept. A packet that these chains drop is lost.
 
 With br_netfilter loaded, as Docker and the stock scripts' iptables rules need it, frames between two ports of one
-bridge pass these chains too: the bridge is then both the input and the output link. No rule may drop such frames.
+bridge pass these chains too, and no rule may drop or translate them. At the hooks prerouting and forward, a frame looks
+like a packet that the host routes: the bridge is the output link, and the input link is the bridge, or a VLAN of it
+(brnf_get_logical_dev() of net/bridge/br_netfilter_hooks.c). At the hook postrouting, a routed packet has an input link
+and a frame has none (br_nf_post_routing()). So what must drop routed packets of other links than xennetd's own is
+decided at postrouting where it could be a frame, and at forward elsewhere (see `_routed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xennetd.model.configuration import Forward
@@ -37,19 +41,19 @@ class NetworkRules:
     So a rule that protects one network is evaluated before a rule that lets packets leave another one.
 
     `arriving` decides which packets to the host itself are accepted. `served` are the gateway addresses at which
-    dnsmasq serves the network's guests. The next five stages are about forwarded packets, in this order: `within` is
-    traffic inside of the network, `closed` blocks links that must not forward, `unrouted` drops packets that would
-    return to the router, `towards` decides on packets to guests, `leaving` on packets from guests. `translated` holds
-    the rules for source addresses that are translated on the way out.
+    dnsmasq serves the network's guests. The next four stages are about forwarded packets, in this order: `within` is
+    traffic inside of the network, `closed` blocks links that must not forward, `towards` decides on packets to guests,
+    `leaving` on packets from guests. `unrouted` are matches of routed packets to drop, those that would return to the
+    router. `translated` holds the rules for source addresses that are translated on the way out.
     """
 
     arriving: tuple[str, ...] = ()
     served: tuple[IPAddress, ...] = ()
     within: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
-    unrouted: tuple[str, ...] = ()
     towards: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
+    unrouted: tuple[str, ...] = ()
     translated: tuple[str, ...] = ()
 
 
@@ -58,15 +62,29 @@ def closing(bridge: str, rules: NetworkRules) -> NetworkRules:
     return NetworkRules(arriving=rules.arriving, closed=(f'iifname "{bridge}" drop', f'oifname "{bridge}" drop'))
 
 
+_TRANSLATED_FORGERY = f"iifgroup {_OWN_GROUPS} ct status dnat fib saddr . iif oif missing drop"
+"""The rule against guests that open a connection to a forwarded port from an address that is not routed to them."""
+
+FROM_OWN_BRIDGE = f"iifgroup {BRIDGE_GROUP}"
+"""The match for a packet that comes in by a bridge that xennetd made."""
+
+_AMONG_THEMSELVES = f"{FROM_OWN_BRIDGE} fib saddr . iif oif missing accept"
+"""The rule for guests that use an address of the host among themselves. A port at it is not the host's forwarded port.
+
+It knows them by addresses that the host does not route to them.
+"""
+
 NOT_OURS = f"iifgroup != {_OWN_GROUPS}"
 """The match for a packet that comes in neither by a routed guest's link nor by a bridge that xennetd made."""
 
 
 def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
     """Return all rules for these networks. The rules do not depend on the guests."""
-    passing = [*_passing(), *_stage(networks, "within"), *_stage(networks, "closed"), *_stage(networks, "unrouted")]
+    unrouted = [*_guests_only(), *_stage(networks, "unrouted")]
+    passing = [_TRANSLATED_FORGERY, *_stage(networks, "within"), *_stage(networks, "closed")]
     passing += [*_stage(networks, "towards"), *_stage(networks, "leaving")]
-    outgoing = (f"ip saddr . oif @{MASQUERADE4} masquerade", *_stage(networks, "translated"))
+    incoming = [_AMONG_THEMSELVES, *_forwards(networks)]
+    stock_nat = f"iifgroup {GUEST_GROUP} ip saddr . oif @{MASQUERADE4} masquerade"
     return Ruleset(
         (
             Chain("sources", "type filter hook prerouting priority raw", tuple(_sources(GUEST_GROUP))),
@@ -75,10 +93,16 @@ def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
                 "type filter hook input priority filter",
                 (*_stage(networks, "arriving"), *_sources(BRIDGE_GROUP)),
             ),
-            Chain("incoming", "type nat hook prerouting priority dstnat", tuple(_forwards(networks))),
+            Chain("incoming", "type nat hook prerouting priority dstnat", tuple(incoming)),
             Chain("local", "type nat hook output priority -100", tuple(_forwards(networks))),
+            Chain("forwarded", "type filter hook forward priority filter", tuple(_forwarded(unrouted))),
             Chain("passing", "type filter hook forward priority filter", tuple(passing)),
-            Chain("outgoing", "type nat hook postrouting priority srcnat", outgoing),
+            Chain("routed", "type filter hook postrouting priority filter", tuple(_routed(unrouted))),
+            Chain(
+                "outgoing",
+                "type nat hook postrouting priority srcnat",
+                (stock_nat, *_stage(networks, "translated")),
+            ),
         )
     )
 
@@ -118,7 +142,29 @@ def _forwards(networks: Sequence[NetworkRules]) -> Iterator[str]:
     yield f"fib daddr type local ip6 daddr != ::1 dnat ip6 to meta l4proto . th dport map @{FORWARD[6]}"
 
 
-def _passing() -> Iterator[str]:
-    yield f"iifgroup {_OWN_GROUPS} ct status dnat fib saddr . iif oif missing drop"
+def _guests_only() -> Iterator[str]:
+    """Yield the matches of packets that links which forward because of xennetd only must not forward."""
     for version, guest_only in GUEST_ONLY_LINKS.items():
-        yield f"meta nfproto ipv{version} iif @{guest_only} oifgroup != {_OWN_GROUPS} drop"
+        yield f"meta nfproto ipv{version} iif @{guest_only} oifgroup != {_OWN_GROUPS}"
+
+
+_MAY_BE_FRAME = 'meta iifkind { "bridge", "vlan" } meta oifkind "bridge"'
+"""The match for what a bridge may pass from port to port. A physical interface has no kind, and no match holds for it,
+`!=` neither."""
+
+
+def _forwarded(matches: Iterable[str]) -> Iterator[str]:
+    """Yield the rules that drop forwarded packets with these matches. What may be a frame is left to `_routed`."""
+    yield f"{_MAY_BE_FRAME} accept"
+    yield from (f"{match} drop" for match in matches)
+
+
+def _routed(matches: Iterable[str]) -> Iterator[str]:
+    """Yield the rules for postrouting, where a match with an input link holds for no frame.
+
+    It holds for some packets of the host's own (`skb->dev`), which must pass. Those with a bridge are about the
+    bridge's neighbours and groups: they are multicast, or have the hop limit 255, which no packet has that was
+    forwarded. Those with a tunnel are the tunnel's.
+    """
+    yield from ("ip daddr 224.0.0.0/4 accept", "ip6 daddr ff00::/8 accept", "ip6 hoplimit 255 accept")
+    yield from (f"{_MAY_BE_FRAME} {match} drop" for match in matches)

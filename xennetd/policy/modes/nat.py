@@ -20,7 +20,7 @@ from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import AttachmentRequest, ModeModule, Remark, keys
 from xennetd.policy.network_objects import bridge_objects
 from xennetd.policy.network_reader import NetworkReader
-from xennetd.render.nft_ruleset import FAMILY, NOT_OURS, NetworkRules, forward_element
+from xennetd.render.nft_ruleset import FAMILY, FROM_OWN_BRIDGE, NOT_OURS, NetworkRules, forward_element
 
 NAT = Mode("nat", own_bridge=True)
 
@@ -79,7 +79,7 @@ class NatMode(ModeModule):
         if network.nptv6 is not None:
             # Answers to guests have the guest's address again at this point. Other packets to the outside prefix would
             # be routed back to the router, which would return them, until their hop limit is used up.
-            unrouted = (f"{NOT_OURS} ip6 daddr {network.nptv6} drop",)
+            unrouted = (f"{NOT_OURS} ip6 daddr {network.nptv6}",)
         subnets = (f"{FAMILY[subnet.version]} saddr {subnet}" for subnet in network.subnets)
         return NetworkRules(
             served=tuple(gateway.ip for gateway in network.gateways),
@@ -127,9 +127,9 @@ def _translated(network: Network) -> Iterator[str]:
     for subnet in network.subnets:
         source = f"{FAMILY[subnet.version]} saddr {subnet}"
         if subnet.version == 4 or network.nat66:
-            yield f"{source} {out} masquerade"
+            yield f"{FROM_OWN_BRIDGE} {source} {out} masquerade"
         elif network.nptv6 is not None:
-            yield f"{source} {out} snat ip6 prefix to {network.nptv6}"
+            yield f"{FROM_OWN_BRIDGE} {source} {out} snat ip6 prefix to {network.nptv6}"
         # A guest that connects to a forwarded port at the host's address reaches another guest of its own bridge. The
         # answer must come back by the host, or else the first guest would get it from an address that it did not ask.
         yield f"{source} oifname {bridge} ct status dnat masquerade"
