@@ -18,12 +18,13 @@ from tests.bed.site import Site, sysctl
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EDGE, SPECS, networks, populate, setting, write_setting
-from tests.kernel.test_adapters import Kit, Seen, difference, foreign, ip, nft, tables, with_kit
+from tests.kernel.test_adapters import BRIDGE, ETH0, Kit, Seen, difference, foreign, ip, nft, tables, with_kit
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
 from xennetd.kernel import sysctls
 from xennetd.kernel.links import DEFAULT_ROUTES
 from xennetd.kernel.procsys import forces_ipv6, write_sysctl
+from xennetd.kernel.saved_sysctls import NO_LINKS, number
 from xennetd.model.objects import Sysctl
 from xennetd.nft.library import Nft
 
@@ -231,6 +232,106 @@ def test_a_mark_that_stands_for_nothing_goes_at_the_next_start(foreign: Seen) ->
 
     with_kit(later)
     assert "table inet xennetd" not in tables()
+
+
+LOSSES = {
+    "values": ["flush map inet xennetd saved_sysctls"],
+    "the map": ["delete map inet xennetd saved_sysctls"],
+    "its type": [
+        "delete map inet xennetd saved_sysctls",
+        "add map inet xennetd saved_sysctls { type ipv4_addr : ipv4_addr ; }",
+    ],
+    "one value": ["delete element inet xennetd saved_sysctls { LOST }"],
+}
+"""By what the original values are lost alone, while no daemon runs. LOST is the key of one of them."""
+
+
+def lost_key(needed: Sysctl) -> str:
+    index = NO_LINKS["all"] if needed == ALL6 else int(ETH0)
+    return f"{index:#010x} . {int(number(needed.version, needed.setting)):#010x}"
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+@pytest.mark.parametrize("then", ["pruned", "wanted"])
+def test_a_mark_stands_for_an_original_value_that_was_lost(needed: Sysctl, foreign: Seen, lost: str, then: str) -> None:
+    before = foreign()
+
+    def earlier(kit: Kit) -> None:
+        kit.kernel.links.forces_ipv6 &= needed != ALL6
+        kit.apply(needed)
+
+    def later(kit: Kit) -> None:
+        kit.kernel.links.forces_ipv6 &= needed != ALL6
+        if then == "wanted":
+            assert not kit.list_owned() or needed in kit.list_owned()
+            kit.apply(needed)
+            assert kit.holds(needed)
+            assert "eth0" in marked(needed.version)
+        prune(kit)
+
+    with_kit(earlier)
+    for command in LOSSES[lost]:
+        nft(command.replace("LOST", lost_key(needed)))
+    assert opens(needed)
+    with_kit(later)
+    assert "table inet xennetd" not in tables()
+    assert not opens(needed)
+    assert difference(before, foreign()) == []
+
+
+def test_a_mark_whose_value_was_lost_goes_where_the_host_has_become_a_router(foreign: Seen) -> None:
+    with_kit(lambda kit: kit.apply(OPEN4))
+    nft("flush map inet xennetd saved_sysctls")
+    write("ipv4/conf/all/forwarding", 1)
+    with_kit(prune)
+    assert "table inet xennetd" not in tables()
+    assert opens(OPEN4), "it forwards for the administrator"
+
+
+@pytest.mark.parametrize("needed", [OPEN4, OPEN6], indirect=True)
+@pytest.mark.parametrize("router", [False, True], ids=["", "router"])
+def test_after_the_loss_of_the_whole_table_a_link_that_guests_need_leads_to_guests_only(
+    needed: Sysctl, foreign: Seen, router: bool
+) -> None:
+    other = f"{needed.path.removeprefix('net/').replace('eth0', 'eth0p')}"
+    with_kit(lambda kit: (kit.apply(BRIDGE), kit.apply(needed), None)[-1])
+    nft("delete table inet xennetd")
+    write(other, 1)
+    if router:
+        write(SWITCHES[needed][0], 1)
+
+    def later(kit: Kit) -> None:
+        kit.apply(needed) if not kit.holds(needed) else None
+        assert kit.holds(needed)
+        assert marked(needed.version) == (set() if router else {"eth0"})
+        kit.remove(needed)
+        assert opens(needed) == router
+        assert read(other) == 1, "nobody needs it, and so it is not xennetd's"
+        write(other.replace("eth0p", "eth0"), 1)
+        assert kit.holds(needed), "by now it is an administrator who lets it forward"
+        kit.remove(BRIDGE)
+
+    with_kit(later)
+    assert "table inet xennetd" not in tables()
+    assert opens(needed)
+
+
+@pytest.mark.parametrize("needed", [OPEN4], indirect=True)
+def test_where_no_xennetd_has_served_before_a_link_that_forwards_on_its_own_is_an_administrators(
+    needed: Sysctl, foreign: Seen
+) -> None:
+    write("ipv4/conf/eth0/forwarding", 1)
+    before = foreign()
+
+    def act(kit: Kit) -> None:
+        kit.apply(BRIDGE)
+        assert kit.holds(needed)
+        kit.apply(needed)
+        kit.remove(needed)
+        kit.remove(BRIDGE)
+
+    with_kit(act)
+    assert difference(before, foreign()) == []
 
 
 def test_a_value_that_somebody_changed_while_no_daemon_ran_is_left_to_him(foreign: Seen) -> None:

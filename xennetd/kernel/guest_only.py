@@ -7,11 +7,17 @@ Rule 2: where an administrator makes the host a router, links forward because of
 the settings of `all`, which set those of every link. The value of `all` from before xennetd let the first link forward
 is saved, so that his change can be told from xennetd's own. After his change the links' original values are forgotten.
 Rule 3: with net.ipv6.conf.all.forwarding every link forwards IPv6, whatever its own setting is.
+Rule 4: what is left of the memory stands for what is lost of it. A link is in its set only if it did not forward
+originally: a link that forwards, and is in the set without a saved value, has the original value 0. Where all is lost
+while links of xennetd's are there, and the host forwards by single links, xennetd has opened these links. Where it
+forwards by `all`, as a router does, an administrator has. So it is too where only the saved value of `all` is lost.
 """
 
 from __future__ import annotations
 
-from xennetd.kernel.links import Links
+import structlog
+
+from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.procsys import read_sysctl
 from xennetd.kernel.saved_sysctls import FORWARDED, NO_LINKS, Mark, SavedKey, SavedSysctls, SavedValue, number
 from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
@@ -24,7 +30,10 @@ _BEFORE = {4: (str(NO_LINKS["all"]), str(4 << 8 | 0xFF)), 6: (str(NO_LINKS["all"
 """The keys of the saved values of `all`, by IP version."""
 
 _ALL6 = (str(NO_LINKS["all"]), number(6, "forwarding"))
+_DEFAULT6 = (str(NO_LINKS["default"]), FORWARDED)
 _NO_INDEXES = frozenset(str(index) for index in NO_LINKS.values())
+
+_log = structlog.get_logger()
 
 
 class GuestOnly:
@@ -34,6 +43,8 @@ class GuestOnly:
         self._links = links
         self._saved = saved
         self._switches = (-1, {4: False, 6: False}, False)
+        self._forgotten: set[tuple[int, str]] | None = None
+        """The links, by IP version and index, that forward because of an earlier xennetd whose memory is lost."""
 
     def is_right(self, version: int, index: str) -> bool:
         """Return whether a link that forwards is in the set of this IP version if and only if it must be.
@@ -46,6 +57,8 @@ class GuestOnly:
         _, switches, routes_ipv6 = self._switches
         before = self._saved.original(_BEFORE[version])
         if before is not None and bool(before) != switches[version]:
+            return False
+        if not switches[version] and self._is_forgotten(version, index):
             return False
         marked = index in self._saved.marked(GUEST_ONLY_LINKS[version])
         return marked == self._must_hold(version, index, routes_ipv6=routes_ipv6)
@@ -66,6 +79,9 @@ class GuestOnly:
 
     def follow(self, version: int) -> None:
         """Bring the set of this IP version in line with the sysctls. Raises HostError."""
+        self._recover(version)
+        if self._forgotten is not None:  # A link whose value is saved was adopted. Later it forwards for somebody else.
+            self._forgotten = {(of, index) for of, index in self._forgotten if self._is_forgotten(of, index)}
         saved, marks = self._saved.saved(), set(self._saved.marked(GUEST_ONLY_LINKS[version]))
         opened = [key for key in saved if key[1] == _OPENED[version]]
         before, now = saved.get(_BEFORE[version]), read_sysctl(version, "all", SWITCHES[version])
@@ -83,6 +99,56 @@ class GuestOnly:
             self._saved.save([], self._marks(version, missing))
         if surplus := marks - must:
             self._saved.forget([], self._marks(version, surplus))
+
+    def adopt(self, version: int, key: SavedKey) -> None:
+        """Save 0 as the original value of a link that an earlier xennetd opened. Raises HostError."""
+        if self._is_forgotten(version, key[0]) and not read_sysctl(version, "all", SWITCHES[version]):
+            self._saved.save(self.opening(version, key, 0))
+
+    def _is_forgotten(self, version: int, index: str) -> bool:
+        """Return whether an earlier xennetd opened a link, and no original value is saved."""
+        if self._forgotten is None:
+            self._forgotten = self._find_forgotten() if self._saved.lost and self._links.found_own else set()
+        return (version, index) in self._forgotten and self._saved.original((index, _OPENED[version])) is None
+
+    def _find_forgotten(self) -> set[tuple[int, str]]:
+        """Return the links that forward on their own, by IP version and index, and log a warning about them."""
+        foreign = [link for link in self._links if not link.is_own and not is_guest_port(link)]
+        found: dict[tuple[int, str], str] = {}
+        for version, setting in SWITCHES.items():
+            if not any(read_sysctl(version, name, setting) for name in NO_LINKS):
+                opened = [link for link in foreign if read_sysctl(version, link.name, setting)]
+                found |= {(version, str(link.index)): link.name for link in opened}
+        if found:
+            _log.warning(
+                "the nftables table of xennetd was lost while no xennetd ran: a link that guests need, and that "
+                "forwards on its own, forwards to guests only, and stops when no guest needs it any more",
+                links=", ".join(sorted(set(found.values()))),
+            )
+        return set(found)
+
+    def _recover(self, version: int) -> None:
+        """Save the original values that were lost alone, as far as the rest of the memory tells them (rule 4)."""
+        original, values = self._saved.original, list[SavedValue]()
+        lone = [key for key in self._marked(version, _OPENED[version]) if original(key) is None]
+        if not read_sysctl(version, "all", SWITCHES[version]):
+            values = [(key, 0, None) for key in lone if self._forwards(version, key[0])]
+        if version == 6 and read_sysctl(6, "all", "forwarding"):
+            known = [key for key in self._saved.saved() if key[1] == FORWARDED]
+            # A kernel with `force_forwarding` has marks without `all`, so a mark alone does not prove that `all` was
+            # off.
+            if original(_ALL6) is not None or known or (lone and not self._links.forces_ipv6):
+                keys = [_ALL6, _DEFAULT6, *((index, FORWARDED) for index, _ in lone)]
+                values += [(key, 0, None) for key in keys if original(key) is None]
+        if values:
+            self._saved.save(values)
+
+    def _marked(self, version: int, what: str) -> list[SavedKey]:
+        return [(index, what) for index in self._saved.marked(GUEST_ONLY_LINKS[version])]
+
+    def _forwards(self, version: int, index: str) -> bool:
+        link = self._links.by_index(int(index))
+        return link is not None and bool(read_sysctl(version, link.name, SWITCHES[version]))
 
     def _must_hold(self, version: int, index: str, *, routes_ipv6: bool) -> bool:
         """Return whether a link forwards only because of xennetd. `routes_ipv6`: all links forward IPv6 (rule 3)."""

@@ -79,7 +79,8 @@ class Links:
 
     `generations` counts the links that have appeared. `news_of_all` counts how often the sysctls of `all` may have
     changed. `heard` counts the events about each link, by index, until somebody clears it. `gone` has the indexes of
-    deleted links, except guests', until somebody removes them: another link may have such an index by now.
+    deleted links, except guests', until somebody removes them: another link may have such an index by now. `found_own`
+    says whether xennetd's own links were there at the first `load`, so that an earlier daemon has served this host.
     `stand_in` is for tests: see `rtnl.parse_link`.
     """
 
@@ -95,6 +96,7 @@ class Links:
         self.news_of_all = 0
         self.heard: Counter[int] = Counter()
         self.gone: set[int] = set()
+        self.found_own: bool | None = None
         self.has_ipv6 = has_ipv6()
         self.forces_ipv6 = forces_ipv6()
 
@@ -206,6 +208,8 @@ class Links:
         self._layer3.load(others)
         changes = [self._remove(index) for index in self._by_index.keys() - dumped.keys()]
         changes += [self._take(index, data, message) for index, (data, message) in dumped.items()]
+        if self.found_own is None:
+            self.found_own = any(link.is_own for link in self)
         return self._complete(changes) + self._rerouted(before)
 
     def reload_routes(self, datagrams: Iterable[bytes]) -> list[LinkChange]:

@@ -52,6 +52,14 @@ class SavedSysctls(Protocol):
         """Whether the memory has been read. Until then every method reads it, or raises HostError."""
         ...
 
+    @property
+    def lost(self) -> bool:
+        """Whether what an earlier daemon saved is lost. A host on which there was none has lost nothing, but looks so.
+
+        False until the memory has been read.
+        """
+        ...
+
     def saved(self) -> Mapping[SavedKey, int]:
         """Return all saved values by key."""
         ...

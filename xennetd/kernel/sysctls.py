@@ -99,6 +99,7 @@ class Sysctls:
             if not self._goes_with_its_link(key):
                 if _opens(sysctl):
                     self._guest_only.follow(sysctl.version)
+                    self._guest_only.adopt(sysctl.version, key)
                 if before.value != sysctl.value and (values := self._to_save(sysctl, key, before.value % U32)):
                     self._saved.save(values)
                 elif not before.marked and sysctl.key == _ALL6.key:

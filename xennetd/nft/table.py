@@ -80,6 +80,8 @@ class NftTable:
         """Whether the transaction whose end is still to come is about our table."""
         self._known = False
         """Whether the table has been listed once."""
+        self._lost = False
+        """Whether there was no table that could be read when it was listed for the first time."""
         self._outdated = True
         """Whether the table may have changed since it was listed."""
         self._failure = ""
@@ -126,6 +128,11 @@ class NftTable:
     def known(self) -> bool:
         """Whether the table has been listed once. Before, it is not known what it holds."""
         return self._known
+
+    @property
+    def lost(self) -> bool:
+        """Whether there was no table that could be read when it was listed for the first time."""
+        return self._lost
 
     def _catch_up(self) -> None:
         """Bring the view up to date. Raises HostError if the table can't be listed."""
@@ -429,6 +436,8 @@ class NftTable:
                 _log.error("the nftables table of xennetd can't be listed", why=error.detail)
             self._failure = error.detail
             raise
+        if not self._known:
+            self._lost = not self._now.exists or self._now.unreadable
         self._outdated, self._known, self._failure = False, True, ""
         lost = {
             name: {key: value for key, value in was.sets[name].items() if key not in self._now.sets[name]}
