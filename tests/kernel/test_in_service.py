@@ -111,17 +111,37 @@ def test_a_guest_whose_links_name_another_link_has_keeps_its_network(
     eventually(lambda: not status(xennetd)["problems"])
 
 
-@pytest.mark.parametrize("how", ["nothing", "reload"])
+@pytest.mark.parametrize("how", ["nothing", "reload", "restart"])
 def test_an_administrators_alias_cuts_no_guest_off_when_its_bridge_is_renamed(
     bed: Bed, guest: MakeGuest, daemon: MakeDaemon, how: str
 ) -> None:
     xennetd = daemon(STAND_IN)
     first, _ = pair(bed, guest, VifSpec())
-    ip(bed.host, f"link set {first.vif.netdev} alias web-server", "link set xenbr0 name lan0")
+    ip(bed.host, f"link set {first.vif.netdev} alias web-server")
+    eventually(lambda: bed.host.links()[first.vif.netdev]["group"] != "default")
+    ip(bed.host, "link set xenbr0 name lan0")
     look(xennetd, how)
     eventually(lambda: "xenbr0" in str(status(xennetd)["problems"]))
     assert first.namespace.ping("10.0.0.2", wait=0.5)
     assert bed.host.links()[first.vif.netdev]["ifalias"] == "web-server"
+
+
+def test_a_bridge_that_a_changed_policy_forbids_is_left_also_with_an_administrators_alias(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    """The new bridge does not exist, so that the guest is nowhere."""
+    bed.host.bridge("lan0")
+    lan = '[network.lan]\nmode = "bridge"\nbridge = "lan0"\n[[policy]]\nnetwork = "lan"\nmatch = {}\n'
+    xennetd = daemon(STAND_IN + lan)
+    first, _ = pair(bed, guest, VifSpec())
+    ip(bed.host, f"link set {first.vif.netdev} alias web-server")
+    eventually(lambda: bed.host.links()[first.vif.netdev]["group"] != "default")
+    xennetd.kill9()
+    xennetd.configure(STAND_IN + lan.replace("lan0", "dmz0"))
+    xennetd.start()
+    eventually(lambda: "UP" not in bed.host.links()[first.vif.netdev]["flags"])
+    link = bed.host.links()[first.vif.netdev]
+    assert (link.get("master"), link["group"], link["ifalias"]) == (None, "default", "web-server")
 
 
 @pytest.mark.parametrize("how", ["reload", "restart"])

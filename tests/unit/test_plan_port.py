@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.hosts import TableHost
 from xennetd.model.link import GUEST_PORT_ADDRESS, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link, LinkGoal, Neighbour, Route
-from xennetd.model.marks import GUEST_GROUP, joined, port_alias
+from xennetd.model.marks import GUEST_GROUP, is_port_group, joined, port_alias, port_group, port_of
 from xennetd.model.placement import SETTINGS_OF_ROUTED, BridgePort, Routed
 from xennetd.model.value import replace
 from xennetd.plan.port import apply, attach, release, stop
@@ -68,7 +68,7 @@ links = st.builds(
     mtu=st.sampled_from([68, 1400, 1500, 9000]),
     address=st.sampled_from([GUEST_PORT_ADDRESS, "00:16:3e:00:00:01"]),
     addr_gen_mode=st.sampled_from([0, 1]),
-    group=st.sampled_from([0, 7, GUEST_GROUP]),
+    group=st.sampled_from([0, 7, GUEST_GROUP, port_group(port_alias("xenbr1", 3))]),
     flags_on=st.sampled_from([frozenset(), frozenset({"isolated"})]),
     addresses=addresses,
     routes=routes,
@@ -187,8 +187,9 @@ def test_a_port_keeps_the_name_under_which_it_joined_its_bridge() -> None:
     port = BridgePort("xenbr0", 2)
     steps = planned(port.goal("vif7.0", None, 2, frozenset()), NEW, fresh=True)
     after = apply(steps, NEW)
-    assert joined(after.alias, after.master) == "xenbr0"
-    assert joined(after.alias, 3) is None  # Somebody has moved it to another bridge.
+    assert joined(after.alias, after.group, after.master, ["xenbr0"])
+    assert not joined(after.alias, after.group, after.master, ["xenbr1", None])
+    assert not joined(after.alias, after.group, 3, ["xenbr0"])  # Somebody has moved it to another bridge.
     assert len([step for step in steps if isinstance(step, SetLink) and step.alias is not None]) == 1
     assert not [step for step in steps if isinstance(step, SetLink) and step.property == "alias"]
 
@@ -246,8 +247,9 @@ def test_release_takes_the_alias_with_the_bridge() -> None:
     assert apply(release(port), port).alias == ""
     left = replace(port, master=0)
     assert described(release(left))[-1] == 'ip link set dev vif7.0 alias ""'
-    foreign = replace(READY, alias="rack 7")
-    assert apply(release(foreign), foreign).alias == "rack 7"
+    foreign = replace(READY, alias="rack 7", group=port_group(port_alias("xenbr0", 2)))
+    after = apply(release(foreign), foreign)
+    assert (after.alias, after.group) == ("rack 7", 0)
 
 
 def test_release_takes_the_port_down_before_it_leaves_the_bridge() -> None:
@@ -322,6 +324,9 @@ def test_the_steps_lead_to_the_goal_and_no_further(goal: LinkGoal, link: Link, f
     assert (after.group == GUEST_GROUP) == (goal.group == GUEST_GROUP)
     assert (wrong_sysctls(goal, after), wrong_flags(goal, after)) == (set(), set())
     assert after.alias == (link.alias if link.alias == "rack 7" else goal.alias)
+    if (port := port_of(goal.alias)) is not None and not (link.alias == "rack 7" and link.group == 7):
+        assert joined(after.alias, after.group, after.master, port[:1]) == (port[1] == after.master)
+    assert is_port_group(after.group) == bool(goal.master and link.alias == "rack 7" and link.group != 7)
 
 
 @given(bridged_goals, links, st.booleans())

@@ -98,7 +98,7 @@ class LinkGoal(Struct, frozen=True):
     this link. `addresses` are the host's addresses on the link. `routes` lead through the link; `taken` are those of
     the routes that lead through another guest's link now. `neighbours` are the link's neighbour entries. `sysctls` are
     (IP version, setting, value). `flags` are the bridge port's flags that must be on or off. `alias` takes the place
-    of an alias of xennetd's or of none; another program's stays.
+    of an alias of xennetd's or of none; another program's stays, and a group of `model.marks.port_group` stands for it.
     """
 
     name: str

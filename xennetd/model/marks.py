@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from zlib import crc32
+
 ROUTE_PROTOCOL = 120
 """xennetd's number in rtm_protocol and NDA_PROTOCOL. linux/rtnetlink.h leaves those above RTPROT_STATIC to programs."""
 
@@ -18,6 +21,9 @@ GUEST_GROUP = 0x786F
 _PORT = "xennetd:"
 """The beginning of the alias (`ip link set alias`) of a guest's interface that xennetd made a bridge's port."""
 
+_PORT_GROUPS = 0x78 << 24
+"""The first of the link groups of guests' interfaces that xennetd made a bridge's port, and that have another alias."""
+
 
 def port_alias(bridge: str, index: int) -> str:
     """Return the alias of a port of this bridge.
@@ -28,10 +34,28 @@ def port_alias(bridge: str, index: int) -> str:
     return f"{_PORT}{bridge}:{index}"
 
 
-def joined(alias: str, master: int) -> str | None:
-    """Return the name that the bridge with the index `master` had when xennetd made the link with `alias` its port."""
-    port = port_of(alias)
-    return port[0] if port is not None and port[1] == master else None
+def port_group(alias: str) -> int:
+    """Return the link group of a port whose alias is somebody else's: a number for the alias that it can't have.
+
+    It is the memory that the alias of `port_alias` is otherwise. 24 bits of it are a checksum.
+    """
+    return _PORT_GROUPS | crc32(alias.encode()) & 0xFFFFFF
+
+
+def is_port_group(group: int) -> bool:
+    """Return whether a link group is one of `port_group`."""
+    return group & ~0xFFFFFF == _PORT_GROUPS
+
+
+def joined(alias: str, group: int, master: int, names: Collection[str | None]) -> bool:
+    """Return whether the bridge with the index `master` had one of these names when xennetd made a link its port.
+
+    `alias` and `group` are those of the link.
+    """
+    if is_port_alias(alias):
+        port = port_of(alias)
+        return port is not None and port[1] == master and port[0] in names
+    return any(name is not None and group == port_group(port_alias(name, master)) for name in names)
 
 
 def port_of(alias: str) -> tuple[str, int] | None:

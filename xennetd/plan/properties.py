@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from xennetd.model.link import Link, LinkGoal, Route
-from xennetd.model.marks import GUEST_GROUP, is_port_alias
+from xennetd.model.marks import GUEST_GROUP, is_port_alias, is_port_group, port_group
 from xennetd.model.objects import Sysctl
 from xennetd.model.placement import SETTINGS_OF_ROUTED
 from xennetd.plan.steps import (
@@ -80,13 +80,21 @@ def _former_sysctls(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
 
 
 def _group(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:
-    """Put the link into the group of its placement. Without one, a link stays in any group but GUEST_GROUP.
+    """Put the link into the group of its placement, or into the one that stands for an alias that the link can't have.
 
-    The nftables rules check the source address of packets from links in GUEST_GROUP.
+    Else a link stays in any group that is not xennetd's. The nftables rules check the source address of packets from
+    links in GUEST_GROUP.
     """
-    if link.group == goal.group or (not goal.group and link.group != GUEST_GROUP):
+    ours = link.group == GUEST_GROUP or is_port_group(link.group)
+    group = goal.group
+    if not group and not ours and link.group:
         return ()
-    return (set_value(link.index, goal.name, "group", goal.group),)
+    if not group and goal.alias and link.alias and not is_port_alias(link.alias):
+        group = port_group(goal.alias)
+    if link.group == group:
+        return ()
+    needed = GUEST_GROUP in (group, link.group)
+    return (set_value(link.index, goal.name, "group", group, needed=needed),)
 
 
 def _surplus(link: Link, goal: LinkGoal) -> Iterable[LinkStep]:

@@ -164,7 +164,7 @@ def keeps(request: AttachmentRequest, link: Link, master: str | None) -> bool:
         bridge = request.host.link(master)
         return bridge is not None and not bridge.is_own_bridge
     names = (wanted, substitute_for(wanted))
-    return master in names or joined(link.alias, link.master) in names
+    return master in names or joined(link.alias, link.group, link.master, names)
 
 
 def _not_a_bridge(link: Link, remedy: str) -> str:

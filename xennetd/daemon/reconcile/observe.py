@@ -15,7 +15,7 @@ from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError
 from xennetd.model.link import HostView, Link, Route
-from xennetd.model.marks import GUEST_GROUP, is_port_alias
+from xennetd.model.marks import GUEST_GROUP, is_port_alias, is_port_group
 from xennetd.model.objects import RULESET, HostObject
 from xennetd.model.placement import TAP_METRIC, VIF_METRIC, Placement
 from xennetd.model.value import replace
@@ -171,7 +171,7 @@ def _is_still_in(before: Attachment | None, assignment: Assignment | None, link:
 
 def _is_served(vif: Vif, link: Link | None) -> bool:
     """Return whether a vif is connected through a link that xennetd has given its place, by the marks on the link."""
-    marked = link is not None and (link.group == GUEST_GROUP or is_port_alias(link.alias))
+    marked = link is not None and (link.group == GUEST_GROUP or is_port_alias(link.alias) or is_port_group(link.group))
     return vif.hotplug_status == CONNECTED and link is not None and link.up and marked
 
 
