@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -235,6 +236,42 @@ class TestARuntimeDirectoryThatSomebodyRemoves:
         RUNTIME.unlink()
         eventually(lambda: status(xennetd)["problems"] == [], timeout=12.0)
         assert (RUNTIME / "told").is_dir()
+
+    def test_has_its_mode_again_under_the_units_umask_and_stays_as_long_as_systemd_keeps_it(
+        self, daemon: MakeDaemon
+    ) -> None:
+        RUNTIME.mkdir(mode=0o755)
+        try:
+            xennetd = daemon(wrapper=["sh", "-c", 'umask 77; exec "$@"', "sh", "env", f"RUNTIME_DIRECTORY={RUNTIME}"])
+            shutil.rmtree(RUNTIME)
+            eventually((RUNTIME / "told").is_dir, 12)
+            assert stat.filemode(RUNTIME.stat().st_mode) == "drwxr-xr-x", "the group xennet gets to the control socket"
+            xennetd.signal(signal.SIGTERM)
+            assert xennetd.wait() == 0
+            assert RUNTIME.is_dir(), "while systemd starts another xennetd, hotplug scripts wait for it"
+        finally:
+            shutil.rmtree(RUNTIME)
+
+    @pytest.mark.parametrize("by_hand", [False, True], ids=["removed", "made again by hand"])
+    def test_on_a_read_only_run_is_a_problem_with_the_remedy_that_helps(
+        self, daemon: MakeDaemon, tmp_path: Path, by_hand: bool
+    ) -> None:
+        mounts = 'mount --bind /run /run; mount -o remount,bind,ro /run; mount --bind "$0" "$0"'
+        mounts += '; mount -o remount,bind,rw "$0"; exec "$@"'
+        wrapper = ["unshare", "--mount", "--propagation=slave", "sh", "-ec", mounts, str(RUNTIME)]
+        xennetd = daemon(f'{STAND_IN}control = "{tmp_path}/elsewhere/control"\n', wrapper=wrapper)
+        xennetd.control = tmp_path / "elsewhere/control"
+        shutil.rmtree(RUNTIME)
+        if by_hand:
+            RUNTIME.mkdir()
+        (problem,) = eventually(lambda: status(xennetd)["problems"], timeout=12.0)
+        assert re.fullmatch(
+            rf"{RUNTIME} was removed, and can't be made again: the directory {RUNTIME} can't be (made|used): Read-only "
+            "file system: restart xennetd; until then no hotplug script finds xennetd",
+            problem,
+        )
+        time.sleep(5.5)  # another look
+        assert status(xennetd)["problems"] == [problem]
 
 
 class TestRefusals:
