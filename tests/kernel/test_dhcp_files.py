@@ -117,7 +117,7 @@ def test_what_users_can_read_and_cannot_be_closed_is_a_problem_and_dnsmasq_is_ke
         (problem,) = again.problems()
         assert problem == (
             "local users can't be kept out of /var/lib/xennetd: Read-only file system: "
-            "make /var/lib/xennetd writable again (mount -o remount,rw)"
+            "make /var/lib/xennetd writable again (mount -o remount,rw); if it is, restart xennetd"
         )
         host.run("mount", "-o", "remount,bind,rw", STATE)
         eventually(lambda: again.problems() == [])

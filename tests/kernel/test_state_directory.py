@@ -146,7 +146,9 @@ def test_a_read_only_state_directory_refuses_no_guest(
     late.connect()
     (problem,) = status(xennetd)["problems"]
     assert problem.startswith("DHCP on xn-lab: ")
-    assert problem.endswith("Read-only file system: make /var/lib/xennetd writable again (mount -o remount,rw)")
+    assert problem.endswith(
+        "Read-only file system: make /var/lib/xennetd writable again (mount -o remount,rw); if it is, restart xennetd"
+    )
     assert ip(web) == address
     xennetd.terminate()
     xennetd.start()

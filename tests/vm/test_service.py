@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.bed.guest import Guest
 from tests.bed.toolstack import VifSpec
 from tests.vm.machine import CONFIGURATION, UNIT, Journal, Machine, do, run, unit, until
 
 MakeGuest = Callable[..., Guest]
+
+RUNTIME = Path("/run/xennetd")
+STATE = Path("/var/lib/xennetd")
 
 DENY = '[[policy]]\nname = "nobody"\nmatch = { vm = "web*" }\ndeny = "not today"\n'
 
@@ -172,6 +178,50 @@ def test_stop_leaves_the_network_and_takes_the_runtime_directory(
     late = guest("late", VifSpec(bridge="br0")).online()
     assert late.status == 1
     assert "xennetd is not running" in late.output
+
+
+@pytest.fixture
+def read_only_disk() -> Iterator[Callable[[], None]]:
+    """Make /var read-only, until the test is over."""
+
+    def make() -> None:
+        do("mount", "--bind", "/var", "/var")
+        do("mount", "-o", "remount,bind,ro", "/var")
+
+    yield make
+    run("umount", "--lazy", "/var")
+    do("systemctl", "restart", UNIT)
+
+
+@pytest.mark.parametrize("directory", ["missing", "of another mode"])
+def test_a_read_only_disk_keeps_the_unit_from_nothing_but_dnsmasqs_files(
+    host: Machine, guest: MakeGuest, service: None, read_only_disk: Callable[[], None], directory: str
+) -> None:
+    do("systemctl", "stop", UNIT)
+    shutil.rmtree(STATE)
+    if directory == "of another mode":
+        STATE.mkdir(mode=0o755)
+    read_only_disk()
+    host.bridge("br0")
+    do("systemctl", "start", UNIT)
+    guest("web", VifSpec(bridge="br0")).connect()
+
+
+def test_a_runtime_directory_that_somebody_removes_comes_back_with_its_mode(
+    host: Machine, guest: MakeGuest, service: None
+) -> None:
+    """/run is writable for a unit with a /proc of its own (MountAPIVFS=), in spite of ProtectSystem=strict."""
+    pid = unit("MainPID")
+    shutil.rmtree(RUNTIME)
+    until(lambda: (RUNTIME / "told").is_dir() and (RUNTIME / "control").exists())
+    do("setpriv", "--reuid=nobody", "--regid=xennet", "--clear-groups", "xennetctl", "list")
+    host.bridge("br0")
+    guest("web", VifSpec(bridge="br0")).connect()
+    assert unit("MainPID") == pid
+    do("systemctl", "restart", UNIT)
+    assert (RUNTIME / "told").is_dir()
+    do("systemctl", "stop", UNIT)
+    assert not RUNTIME.exists()
 
 
 def test_the_control_socket_belongs_to_the_group(service: None) -> None:

@@ -26,7 +26,8 @@ _MAKE_ROOM = f"make room on the file system of {STATE}"
 _REMEDIES = {
     ENOSPC: _MAKE_ROOM,
     EDQUOT: _MAKE_ROOM,
-    EROFS: f"make {STATE} writable again (mount -o remount,rw)",
+    # Within the unit's sandbox the disk is read-only, but for the directory that was there when the unit started.
+    EROFS: f"make {STATE} writable again (mount -o remount,rw); if it is, restart xennetd",
 }
 """What an administrator must do, by errno."""
 
