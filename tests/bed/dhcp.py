@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from unittest import mock
@@ -74,6 +74,10 @@ class Care:
             return what(*arguments)
 
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(10.0)
+
+    def owned_hosts(self) -> Collection[DhcpHost]:
+        """Return what `DhcpHosts.list_owned` returns."""
+        return asyncio.run_coroutine_threadsafe(self.hosts.list_owned(), self._loop).result(10.0)
 
     def serve(self, network: Network) -> None:
         self.call(self.services.apply, services(network))

@@ -67,7 +67,11 @@ async def _start(example: Example, *, forces_ipv6: bool) -> tuple[list[str], tup
     async with serving(host, policy_of(example.text)) as daemon:
         await _populate(daemon, example)
         lines = [f"  {line}" for line in (*done_lines(daemon, daemon.done), *state_lines(daemon))]
-        return lines, (*host.wrong, *rules.finished(daemon), *rules.as_the_example_says(daemon, example.vifs()))
+        return lines, (
+            *host.wrong,
+            *rules.finished(await daemon.left()),
+            *rules.as_the_example_says(daemon, example.vifs()),
+        )
 
 
 async def _reload(example: Example, change: Change) -> tuple[list[str], tuple[str, ...]]:
@@ -90,7 +94,7 @@ async def _reload(example: Example, change: Change) -> tuple[list[str], tuple[st
         wrong += rules.not_taken_down(daemon, done, links)
         if daemon.observes:
             return lines, (*wrong, *(f"done in observe mode: {line}" for line in done_lines(daemon, done)))
-        wrong += [*rules.finished(daemon), *rules.where_policy_has_them(daemon)]
+        wrong += [*rules.finished(await daemon.left()), *rules.where_policy_has_them(daemon)]
     return lines, (*wrong, *await _beside_a_start(daemon, example, policy))
 
 

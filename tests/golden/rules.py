@@ -31,7 +31,7 @@ from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan.desired import Owner
 from xennetd.plan.difference import Change, Make, Remove
-from xennetd.plan.steps import AddRoute, DeleteRoute, SetLink
+from xennetd.plan.steps import AddRoute, DeleteRoute, SetLink, Step
 
 Addresses = Mapping[IPAddress, VifId]
 """Whose each address is, or was."""
@@ -79,9 +79,9 @@ def in_place(done: Sequence[Done]) -> Iterator[str]:
                 yield f"removed and made again: the route to {step.route.destination}"
 
 
-def finished(daemon: Serving) -> Iterator[str]:
-    """Yield what breaks rule 3."""
-    yield from (f"still to be done: {step.describe()}" for step in daemon.left())
+def finished(left: Sequence[Step]) -> Iterator[str]:
+    """Yield what breaks rule 3: the Steps that are still to be done."""
+    yield from (f"still to be done: {step.describe()}" for step in left)
 
 
 def no_worse(daemon: Serving, errors: Sequence[tuple[Owner, str]], started: Serving) -> Iterator[str]:

@@ -226,7 +226,7 @@ class Serving:
         for _ in range(_ROUNDS):
             await self.reconciler.probe()
 
-    def left(self) -> list[Step]:
+    async def left(self) -> list[Step]:
         """Return what is still to be done: for networks that can be had, for vifs, and with what nobody wants."""
         found: list[Step] = []
         for name, network in self.policy.networks.items():
@@ -235,7 +235,7 @@ class Serving:
         for record in self.records.values():
             link = self.host.links.of(record.vif.id)
             found += decide(self._observer.observe(record, link, None, self.policy, lambda holder: False)[0]).steps
-        return [*found, *self.state.leftovers()]
+        return [*found, *await self.state.leftovers()]
 
     def _told(self, step: Step) -> None:
         owner = self.state.owner

@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from difflib import unified_diff
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -109,7 +109,8 @@ class Kit:
         return bool(there == what)
 
     def list_owned(self) -> set[HostObject]:
-        return {each for adapter in set(self._adapters.values()) for each in adapter.list_owned()}
+        listed = [adapter.list_owned() for adapter in set(self._adapters.values())]
+        return {each for owned in listed if isinstance(owned, Collection) for each in owned}
 
 
 def with_kit(act: Callable[[Kit], None] | Callable[[Kit], Awaitable[None]]) -> None:

@@ -306,7 +306,7 @@ def test_what_a_mac_had_last_is_remembered(host: Host, care: Care, web: NetNs) -
 
 def test_files_are_written_when_they_differ_only(host: Host, care: Care, web: NetNs) -> None:
     entries = [told("lab", WEB, "10.77.0.5", "fd77::5", name="web.lab.internal")]
-    assert list(care.call(care.hosts.list_owned)) == entries
+    assert list(care.owned_hosts()) == entries
     files = [file for file in Path("/var/lib/xennetd/xn-lab").rglob("*") if file.is_file() and file.name != "leases"]
     before = [(file, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
     care.tell(*entries)
@@ -321,6 +321,6 @@ def test_several_addresses_and_no_name_are_read_back_as_they_were(care: Care, we
         DhcpHost("xn-lab", STRANGER, (), None),
     }
     care.tell(*entries)
-    assert set(care.call(care.hosts.list_owned)) == entries
+    assert set(care.owned_hosts()) == entries
     care.forget(*entries)
-    assert list(care.call(care.hosts.list_owned)) == []
+    assert list(care.owned_hosts()) == []

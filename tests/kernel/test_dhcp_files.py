@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,21 @@ def fill(file: Path) -> None:
             filler.write(bytes(4096))
 
 
+@contextlib.contextmanager
+def many_processes() -> Iterator[None]:
+    """As many processes as there are guests."""
+    fork = f"for _ in range({MANY}):\n  if not os.fork(): time.sleep(600)"
+    fork = f"import os, time\n{fork}\nprint(flush=True)\ntime.sleep(600)"
+    command = [sys.executable, "-S", "-E", "-c", fork]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        try:
+            yield
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 MANY = 2000
 AT_ONCE = 15.0
 """Milliseconds of processor time for which nobody else is served. The daemon's own work takes a few."""
@@ -183,6 +199,10 @@ def test_many_guests_hold_nobody_up(host: Host, care: Care) -> None:
     longest["an attach after a change of the leases"] = max(pieces)
 
     with care.pieces() as pieces:
+        assert len(care.owned_hosts()) == MANY + 2
+    longest["a prune"] = max(pieces)
+
+    with many_processes(), care.pieces() as pieces:
         before = pid()
         care.call(care.services.renew, "xn-lab")
         eventually(lambda: pid() not in {None, before})

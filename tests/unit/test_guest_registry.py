@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.hosts import nobody
+from tests.unit.hosts import TableHost, nobody
 from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.model.attachment import Assignment, Attachment
+from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError
 from xennetd.model.placement import BridgePort, Routed
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.policy.addresses import destination, holder, uncontested
+from xennetd.policy.addresses import destination, guest_destinations, holder, uncontested
+from xennetd.policy.facts import Facts
 from xennetd.policy.modes import NAT, ROUTE
 
 WANTED = ("198.51.100.7", "198.51.100.0/29", "198.51.100.9")
@@ -220,3 +222,23 @@ def test_a_vif_with_the_same_attachment_claims_anew_what_follows_from_the_vif() 
     claims.set(replace(vif, vm="web", uuid=None, mac="00:16:3e:00:00:01"), "", attachment, connected=True)
     claims.set(replace(vif, vm="web", uuid=None, mac="00:16:3e:00:00:02"), "", attachment, connected=True)
     assert claims.allocated("edge", ("00:16:3e:00:00:02", vif.id.devid))
+
+
+def test_an_allocation_asks_for_few_addresses_with_any_number_of_guests_and_gives_none_twice() -> None:
+    network = Network("lab", NAT, "xn-lab", subnet4=IPv4Network("10.64.0.0/22"), dhcp=True)
+    others, given = nobody(), set[object]()
+    for domid in range(1, 1001):
+        vif = Vif(VifId(domid, 0), XenbusState.INIT_WAIT, True, "", uuid=f"domain {domid}")
+        facts = Facts(TableHost(()), others)
+        (address,) = guest_destinations(vif, network, (), lambda: (), facts)
+        answers = [answer for question, answer in facts.answers.items() if question[0] == "taken"]
+        assert address.network_address not in given
+        given.add(address.network_address)
+        # The subnet has 1,022 addresses, so the last guests have few left.
+        assert domid > 700 or sum(map(len, answers)) <= 4 * 64
+        assignment = Assignment(NAT.name, network="lab")
+        attachment = Attachment(vif.id, assignment, BridgePort("xn-lab", 9, 1500), ips=(address,), granted=frozenset())
+        others.set(vif, str(vif.id), attachment, connected=True)
+    elsewhere = replace(network, name="dmz")
+    (address,) = guest_destinations(vif, elsewhere, (), lambda: (), Facts(TableHost(()), others))
+    assert address.network_address in given, "another network's guests take nothing"

@@ -21,6 +21,7 @@ from typing import Protocol
 import structlog
 from systemd.daemon import booted
 
+from xennetd.dnsmasq.slices import in_slices
 from xennetd.model.text import visible
 from xennetd.programs import NotRun, cause_of_end, run
 
@@ -32,6 +33,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _TIMEOUT = 30.0
 """Seconds that a start or a stop may take."""
+
+_PROCESSES = 32
+"""How many processes are examined in one slice: they take a millisecond or two."""
 
 
 class DnsmasqRefused(Exception):
@@ -69,18 +73,20 @@ def pid_of(directory: Path, name: str = "*") -> int | None:
     return None
 
 
-def stray_of(directory: Path) -> int | None:
+async def stray_of(directory: Path) -> int | None:
     """Return the pid of a dnsmasq of this directory whose pid file somebody has removed, None if none runs.
+
+    A host with thousands of guests has as many processes. The event loop serves others in between.
 
     A container may have a file of the same path, so a process of other namespaces does not count. To read a process's
     namespaces may need CAP_SYS_PTRACE, which the daemon has unless it is a unit of systemd's.
     """
     own = _namespaces("thread-self")
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            with contextlib.suppress(OSError):  # It has ended meanwhile.
-                if _runs_with(int(process.name), directory) and _namespaces(process.name) == own:
-                    return int(process.name)
+    processes = [name for name in os.listdir("/proc") if name.isdecimal()]
+    async for process in in_slices(processes, _PROCESSES):
+        with contextlib.suppress(OSError):  # It has ended meanwhile.
+            if _runs_with(int(process), directory) and _namespaces(process) == own:
+                return int(process)
     return None
 
 
@@ -135,7 +141,7 @@ class Daemons:
 
     async def stop(self, directory: Path) -> None:
         """Send SIGTERM, and SIGKILL after _TIMEOUT seconds. Return once dnsmasq has ended."""
-        while (pid := pid_of(directory) or stray_of(directory)) is not None:
+        while (pid := pid_of(directory) or await stray_of(directory)) is not None:
             with contextlib.suppress(ProcessLookupError), _process(pid) as process:
                 signal.pidfd_send_signal(process, signal.SIGTERM)
                 try:

@@ -12,6 +12,7 @@ class Adapter(Protocol[T]):
     """Observes and changes the host objects of one kind. An adapter keeps no memory of what the host itself knows.
 
     `apply` and `remove` act at once and return None. Where the engine answers later, they return an awaitable instead.
+    So does `list_owned` where the answer takes long.
     """
 
     def present(self, wanted: T) -> T | None:
@@ -29,7 +30,7 @@ class Adapter(Protocol[T]):
         """Remove the objects. An object that is absent, or that has another owner by now, is skipped without error."""
         ...
 
-    def list_owned(self) -> Collection[T]:
+    def list_owned(self) -> Collection[T] | Awaitable[Collection[T]]:
         """Return every object of this kind that carries xennetd's mark now, whichever process made it."""
         ...
 

@@ -23,6 +23,9 @@ from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
 from xennetd.model.vif import Vif, VifId
 from xennetd.policy.network_reader import unfit
 
+_BLOCK = 6
+"""The binary logarithm of the number of addresses in one question about taken addresses."""
+
 _MOST_PROBES = 1 << 16
 """The most addresses that are tried before a subnet counts as full. No host has guests enough to fill a larger one."""
 
@@ -66,8 +69,8 @@ class OtherGuests(Protocol):
         """Return the addresses in this network of live vifs with this `allocation_key`."""
         ...
 
-    def taken(self, network: str) -> Collection[IPAddress]:
-        """Return all addresses of live vifs in this network."""
+    def taken(self, network: str, block: IPNetwork) -> Collection[IPAddress]:
+        """Return the addresses of live vifs in this network that are in a block of at most 64 addresses."""
         ...
 
     def lease(self, instance: str, mac: str) -> Collection[IPAddress]:
@@ -198,10 +201,11 @@ def _allocate(
     for ip in others.allocated(network.name, key):
         if ip in subnet and not _unusable(network, subnet, ip) and ip not in reserved():
             return _host(ip)
-    taken = {*others.taken(network.name), *reserved()}
+    never = frozenset(reserved())
     leased = [ip for ip in others.lease(network.served_link, vif.mac) if ip in subnet] if vif.mac else []
     candidates = chain(leased, _candidates(subnet, key))
-    free = (ip for ip in candidates if ip not in taken and not _unusable(network, subnet, ip))
+    is_taken = _taken_in(network.name, others)
+    free = (ip for ip in candidates if not (is_taken(ip) or ip in never or _unusable(network, subnet, ip)))
     first = next(free, None)
     if first is not None:
         # Addresses with another MAC's lease are avoided while there are others. The exception is the address that this
@@ -212,6 +216,24 @@ def _allocate(
     raise HostError(
         f'network "{network.name}" has no free address left in {subnet}', waits_on=frozenset({full(network.name)})
     )
+
+
+def _taken_in(network: str, others: OtherGuests) -> Callable[[IPAddress], bool]:
+    """Return a function that says whether a live vif in this network has an address.
+
+    It asks for few addresses at a time: the cost of a free address must not grow with the number of guests.
+    """
+    blocks: dict[tuple[int, int], Collection[IPAddress]] = {}
+
+    def is_taken(ip: IPAddress) -> bool:
+        block = ip.version, int(ip) >> _BLOCK
+        if block not in blocks:
+            first, length = block[1] << _BLOCK, ip.max_prefixlen - _BLOCK
+            asked = IPv4Network((first, length)) if ip.version == 4 else IPv6Network((first, length))
+            blocks[block] = others.taken(network, asked)
+        return ip in blocks[block]
+
+    return is_taken
 
 
 def allocation_key(vif: Vif) -> tuple[str, int]:

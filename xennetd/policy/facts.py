@@ -136,9 +136,9 @@ class Facts:
         answer: Collection[IPAddress] = self._ask("allocated", network, key)
         return answer
 
-    def taken(self, network: str) -> Collection[IPAddress]:
-        """Return the addresses of all live vifs in a network (`OtherGuests.taken`)."""
-        answer: Collection[IPAddress] = self._ask("taken", network)
+    def taken(self, network: str, block: IPNetwork) -> Collection[IPAddress]:
+        """Return the addresses of live vifs in a block of a network (`OtherGuests.taken`)."""
+        answer: Collection[IPAddress] = self._ask("taken", network, block)
         return answer
 
     def lease(self, instance: str, mac: str) -> Collection[IPAddress]:

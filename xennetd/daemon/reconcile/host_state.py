@@ -9,7 +9,7 @@ xennetd, this run or an earlier one, made the object.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -199,13 +199,16 @@ class HostState:
             return key.kind != "dhcp host"
         return bool(self._unknown) and key.kind not in _OF_ONE_GUEST
 
-    def leftovers(self) -> tuple[HostStep, ...]:
+    async def leftovers(self) -> tuple[HostStep, ...]:
         """Return the Steps that remove marked objects without an owner, except those that must stay yet.
 
         Raises HostError where the host is short.
         """
         try:
-            marked = [owned for adapter in dict.fromkeys(self._adapters.values()) for owned in adapter.list_owned()]
+            marked: list[HostObject] = []
+            for adapter in dict.fromkeys(self._adapters.values()):
+                listed = adapter.list_owned()
+                marked += await listed if isinstance(listed, Awaitable) else listed
         except Shortage as error:
             raise shortage(error) from error
         surplus = leftovers(marked, self._desired.wanted())
@@ -219,7 +222,7 @@ class HostState:
         if self._guests_move:
             return
         await self._remove({})
-        await self._withdraw(self.leftovers())
+        await self._withdraw(await self.leftovers())
 
     def _observed(self, objects: Iterable[HostObject]) -> dict[Key, HostObject]:
         observed = ((wanted.key, self._adapters[wanted.key.kind].present(wanted)) for wanted in objects)

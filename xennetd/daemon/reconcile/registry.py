@@ -94,7 +94,6 @@ class GuestRegistry:
         self._count = 0
         self._by_host: dict[IPAddress, set[VifId]] = {}
         self._by_name: dict[Name, set[VifId]] = {}
-        self._by_network: dict[str, set[VifId]] = {}
         self._by_key: dict[tuple[str, tuple[str, int]], set[VifId]] = {}
         self._with_prefix: set[VifId] = set()
 
@@ -157,9 +156,11 @@ class GuestRegistry:
         vifs = sorted(self._by_key.get((network, key), ()))
         return [host for vif in vifs for host in sorted(self._entries[vif].hosts, key=int)]
 
-    def taken(self, network: str) -> set[IPAddress]:
-        """Return all addresses of live vifs in this network."""
-        return {host for vif in self._by_network.get(network, ()) for host in self._entries[vif].hosts}
+    def taken(self, network: str, block: IPNetwork) -> set[IPAddress]:
+        """Return the addresses of live vifs in this network that are in a block of few addresses."""
+        return {
+            host for host in block if any(self._entries[vif].network == network for vif in self._by_host.get(host, ()))
+        }
 
     def set(self, vif: Vif, title: str, attachment: Attachment, *, connected: bool) -> Affected:
         """Register the claims of a vif's new attachment in place of its earlier claims.
@@ -198,7 +199,6 @@ class GuestRegistry:
         for name in entry.names:
             self._by_name.setdefault(name, set()).add(vif.id)
         if entry.network is not None:
-            self._by_network.setdefault(entry.network, set()).add(vif.id)
             self._by_key.setdefault((entry.network, entry.key), set()).add(vif.id)
         if entry.prefixes:
             self._with_prefix.add(vif.id)
@@ -238,7 +238,6 @@ class GuestRegistry:
         for name in entry.names:
             _discard(self._by_name, name, vif)
         if entry.network is not None:
-            _discard(self._by_network, entry.network, vif)
             _discard(self._by_key, (entry.network, entry.key), vif)
         self._with_prefix.discard(vif)
 
