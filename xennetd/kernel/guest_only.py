@@ -10,7 +10,7 @@ Rule 3: with net.ipv6.conf.all.forwarding every link forwards IPv6, whatever its
 Rule 4: what is left of the memory stands for what is lost of it. A link is in its set only if it did not forward
 originally: a link that forwards, and is in the set without a saved value, has the original value 0. Where all is lost
 while links of xennetd's are there, and the host forwards by single links, xennetd has opened these links. Where it
-forwards by `all`, as a router does, an administrator has. So it is too where only the saved value of `all` is lost.
+forwards by `all`, as a router does, an administrator has.
 """
 
 from __future__ import annotations
