@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import chain
 
 from xennetd import __version__
 from xennetd.config.problem import printable
@@ -21,8 +22,7 @@ from xennetd.daemon.runtime_dir import RuntimeDirectory
 from xennetd.daemon.tasks import Tasks
 from xennetd.dnsmasq.services import DhcpServices
 from xennetd.kernel.kernel import Kernel
-from xennetd.model.configuration import Policy
-from xennetd.model.dump import to_json
+from xennetd.model.dump import TextOnce, to_json
 from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
 from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
@@ -73,7 +73,7 @@ class Answers:
         self._reload = reload
         self._ready = ready
         self._started = time.time()
-        self._dumped: tuple[Policy, str] | None = None
+        self._policy_dump: TextOnce | None = None
 
     def _counts(self) -> Counter[str]:
         return Counter((record.state or VifState.PENDING).value for record in self._reconciler.records.values())
@@ -185,10 +185,11 @@ class Answers:
         record = self._reconciler.records.get(vif)
         return record.row() if record is not None else None
 
-    def debug(self, vif: VifId) -> str:
-        """Return the last observation of a vif, the decision made from it, and the policy, as JSON text.
+    def debug(self, vif: VifId) -> Iterator[str]:
+        """Return the last observation of a vif, the decision made from it, and the policy, as JSON text in parts.
 
-        Raises KeyError for a vif that the daemon does not know.
+        Raises KeyError for a vif that the daemon does not know. The policy's text is made once, and part by part: for
+        2,000 rules that takes a tenth of a second.
         """
         record = self._reconciler.records[vif]
         links = self._kernel.links
@@ -200,14 +201,10 @@ class Answers:
             "observation": to_json(record.observed),
             "decision": to_json(record.decided),
         }
-        return f'{json.dumps(dump)[:-1]}, "policy": {self._policy_dump()}}}'
-
-    def _policy_dump(self) -> str:
-        """Return the policy as JSON text. For 2,000 rules that takes a tenth of a second, so it is done once."""
         policy = self._in_force.policy
-        if self._dumped is None or self._dumped[0] is not policy:
-            self._dumped = policy, json.dumps(to_json(policy))
-        return self._dumped[1]
+        if self._policy_dump is None or self._policy_dump.value is not policy:
+            self._policy_dump = TextOnce(policy)
+        return chain([f'{json.dumps(dump)[:-1]}, "policy": '], self._policy_dump.parts(), ["}"])
 
     async def reload(self) -> list[str]:
         """Read the configuration again and put it into force.

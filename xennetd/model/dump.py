@@ -6,9 +6,11 @@ A value of a type that JSON lacks becomes an object with one key, the name of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from itertools import count, islice
 from typing import Any
 
 from xennetd.model.errors import XennetdError
@@ -42,6 +44,60 @@ def to_json(value: Any) -> Any:
     if name in _IP:
         return {name: str(value)}
     raise TypeError(f"{name} has no JSON")
+
+
+SLICE = 20
+"""Items of a long list that make one part of a text. To make it takes about 1 ms."""
+
+
+def to_text(value: Any) -> Iterator[str]:
+    """Yield `json.dumps(to_json(value))` in parts. Raises TypeError as `to_json` does.
+
+    Long lists and mappings are cut where they are attributes of `value`, or of such an attribute.
+    """
+    name = type(value).__name__
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield json.dumps(to_json(value))
+    elif isinstance(value, tuple | list):
+        yield from _listed("[", value, "]")
+    elif isinstance(value, Mapping):
+        yield from _listed('{"dict": [', map(list, value.items()), "]}")
+    elif is_value(value) and not isinstance(value, Enum | XennetdError):
+        opening = f'{{"{name}": {{'
+        for attribute, content in set_attributes(value).items():
+            yield f'{opening}"{attribute}": '
+            yield from to_text(content)
+            opening = ", "
+        yield opening.removesuffix(", ") + "}}"
+    else:
+        yield json.dumps(to_json(value))
+
+
+def _listed(opening: str, items: Iterable[Any], closing: str) -> Iterator[str]:
+    left = iter(items)
+    while part := list(islice(left, SLICE)):
+        yield opening + json.dumps(to_json(part))[1:-1]
+        opening = ", "
+    yield opening.removesuffix(", ") + closing
+
+
+class TextOnce:
+    """`to_text` of one value for many readers: each part is made when the first of them needs it, and kept."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._made: list[str] = []
+        self._fresh = to_text(value)
+
+    def parts(self) -> Iterator[str]:
+        """Yield the parts."""
+        for number in count():
+            if number == len(self._made):
+                part = next(self._fresh, None)
+                if part is None:
+                    return
+                self._made.append(part)
+            yield self._made[number]
 
 
 def from_json(value: Any, types: Iterable[type]) -> Any:

@@ -100,8 +100,8 @@ class FakeDaemon:
     def vif(self, vif: VifId) -> VifStatus | None:
         return next((found for found in self.rows if (found.domid, found.devid) == vif), None)
 
-    def debug(self, vif: VifId) -> str:
-        return json.dumps({"version": "0", "observation": {"Observation": {"vif": str(vif)}}})
+    def debug(self, vif: VifId) -> Iterator[str]:
+        return iter(json.dumps({"version": "0", "observation": {"Observation": {"vif": str(vif)}}}).partition(" "))
 
     async def reload(self) -> list[str]:
         self.asked.append("reload")

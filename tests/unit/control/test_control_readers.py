@@ -10,12 +10,13 @@ from typing import TypeVar
 
 import pytest
 
-from tests.unit.control.bed import FakeDaemon
-from tests.unit.control.peer import NOBODY, PYTHON, Peer, as_user, beside, needs_root, run
+from tests.unit.control.bed import FakeDaemon, serving
+from tests.unit.control.peer import NOBODY, PYTHON, Peer, as_user, ask_as, beside, needs_root, run, until
 from xennetd.daemon.control import peers
 from xennetd.daemon.control.peers import MAX_PEERS, USER_PEERS
 from xennetd.daemon.control.turns import Shared
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.observability.journal import Journal
 
 T = TypeVar("T")
 
@@ -80,6 +81,72 @@ def test_other_users_make_room_for_root_and_root_never_for_them(path: str) -> No
                 assert "parameters" in await peer.call("Status")
 
     run(scenario, path)
+
+
+async def hang(begun: list[int], go: asyncio.Event) -> tuple[list[str], list[str]]:
+    begun.append(1)
+    await go.wait()
+    return [], []
+
+
+def test_a_peer_that_waits_for_the_daemon_never_makes_room(path: str) -> None:
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        begun, go = list[int](), asyncio.Event()
+
+        async def reload() -> list[str]:
+            return (await hang(begun, go))[0]
+
+        daemon.reload = reload  # type: ignore[method-assign]
+        waiting = [await Peer.connect(path) for _ in range(3)]
+        for peer in waiting:
+            peer.send("Reload")
+        await until(lambda: len(begun) == 3)
+        others = [await Peer.connect(path) for _ in range(MAX_PEERS)]
+        assert [await peer.is_cut_off() for peer in others[:3]] == [True] * 3
+        for peer in others[3:]:
+            peer.send("Reload")
+        await until(lambda: len(begun) == MAX_PEERS)
+        assert "parameters" in await (await Peer.connect(path)).call("Status"), "there is room for root all the same"
+        go.set()
+        for peer in waiting + others[3:]:
+            assert await peer.receive() == {"parameters": {}}
+
+    run(scenario, path)
+
+
+ASK_AND_WAIT = """
+import socket, sys
+peers = []
+for _ in range(int(sys.argv[2])):
+    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); peers.append(s)
+    s.sendall(b'{"method":"org.xennetd.Control.Check"}\\0')
+print(sum(b'"notes"' in s.recv(4096) for s in peers), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_where_all_wait_root_comes_in_and_no_other_newcomer(path: str) -> None:
+    async def scenario(go: asyncio.Event, waiting: Callable[[], int]) -> None:
+        os.chmod(path, 0o666)
+        async with contextlib.AsyncExitStack() as users:
+            commands = [
+                as_user(uid, NOBODY, *PYTHON, ASK_AND_WAIT, path, str(USER_PEERS)) for uid in range(NOBODY - 4, NOBODY)
+            ]
+            asking = [asyncio.create_task(users.enter_async_context(beside(*command))) for command in commands]
+            await until(lambda: waiting() == MAX_PEERS)
+            assert "parameters" in await (await Peer.connect(path)).call("Status")
+            assert await ask_as(NOBODY, NOBODY, path, [("Status", {})]) != {"Status": None}
+            assert waiting() == MAX_PEERS
+            go.set()
+            assert await asyncio.gather(*asking) == [f"{USER_PEERS}\n"] * 4
+
+    async def main() -> None:
+        daemon, go = FakeDaemon(), asyncio.Event()
+        daemon.check = lambda: hang([], go)  # type: ignore[method-assign]
+        async with serving(daemon, Audit(Journal("/nonexistent")), path) as server:
+            await scenario(go, lambda: sum(peer.waits for peer in server._crowd._heard))
+
+    asyncio.run(main())
 
 
 def shared(scenario: Callable[[Shared[int], list[int]], Awaitable[T]], *, rest: int, takes: float = 0.05) -> T:

@@ -3,7 +3,11 @@
 Rule 1: a connection of another user than root is refused, quickly and with a reason, when the user has USER_PEERS
 already that have all spoken lately. A peer that has been silent for longer makes room.
 Rule 2: there is always room for root. When all places are taken, another user's most silent peer makes room.
-Rule 3: no reference cycle of ours remains of a connection. It would stay in memory until the garbage collector runs,
+Rule 3: a peer that waits for the daemon never makes room. Where all peers wait, a newcomer other than root has to go.
+Rule 4: of all that peers of other users than root do not read, MAX_UNREAD bytes are kept. Beyond that, the user who has
+most of them loses the connection that has most of them.
+Rule 5: a peer that takes no bytes of its reply for STALLED seconds is disconnected. A monitor is not: it loses events.
+Rule 6: no reference cycle of ours remains of a connection. It would stay in memory until the garbage collector runs,
 which in this daemon is after thousands of connections.
 """
 
@@ -13,7 +17,7 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -21,13 +25,22 @@ import msgspec
 from xennetd.daemon.control.interface import Refused
 
 MAX_PEERS = 64
-"""Connections at the same time."""
+"""Connections at the same time. Root may have more while all of them wait for the daemon."""
 
 USER_PEERS = 16
 """Connections at the same time of one user other than root."""
 
 MAX_REQUEST = 64 << 10
 """Bytes. A peer that sends a longer request is disconnected."""
+
+MAX_UNREAD = 16 << 20
+"""Bytes of replies that are kept for all peers of other users than root together."""
+
+STALLED = 30.0
+"""Seconds for which a peer may take no bytes of a reply."""
+
+_CHUNK = 64 << 10
+"""Bytes of a reply that are given to the transport, which copies them, at a time."""
 
 _SILENT = 1.0
 """Seconds after which a silent peer makes room for a newcomer of the same user. Refusing a newcomer takes less time."""
@@ -79,6 +92,10 @@ class Peer:
 
     def __init__(self, uid: int, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self.uid = uid
+        self.waits = False
+        """Whether the daemon works on an answer for the peer."""
+        self.unread = 0
+        """Bytes, at most, that are kept for the peer until it reads them."""
         self._reader = reader
         self._writer = writer
         self._task = asyncio.current_task()
@@ -108,12 +125,18 @@ class Peer:
             raise PeerError("the request is too long") from None
 
     async def send(self, reply: bytes, *, continues: bool = False) -> None:
-        """Send a reply and return when all of it has left, and others have had the loop.
+        """Send bytes of a reply and return when all have left, and others have had the loop.
 
-        With `continues` the reply begins or continues a stream. Raises PeerError for a stream whose peer hung up.
+        With `continues` the reply begins or continues a stream. Raises PeerError for a stream whose peer hung up, and
+        for a reply that the peer does not take.
         """
-        self._writer.write(reply + b"\0")
-        await self._writer.drain()
+        for at in range(0, len(reply), _CHUNK):
+            self._writer.write(memoryview(reply)[at : at + _CHUNK])
+            try:
+                async with asyncio.timeout(None if continues else STALLED):
+                    await self._writer.drain()
+            except TimeoutError:
+                raise PeerError("the peer does not read its reply") from None
         await asyncio.sleep(0)  # drain() does not wait while the kernel takes all.
         self._streaming = continues
         if continues and self._gone:
@@ -128,6 +151,7 @@ class Peer:
         """Close the connection. Bytes that have not left by now are dropped."""
         self._writer.transport.abort()
         self._reader.hung_up = _nothing
+        self._task = None  # A task that was cancelled keeps the error, whose frames refer to this peer and its reply.
 
     def _hung_up(self) -> None:
         # A peer that closes its sending side still gets the reply that it waits for. A stream would never end.
@@ -162,30 +186,61 @@ class Crowd:
     def add(self, newcomer: Peer) -> None:
         """Add a peer. When all places are taken, the user with the most peers loses the most silent one.
 
-        Root is that user only if nobody else is connected, and only for another peer of root.
+        A user with fewer peers than the newcomer's user loses none, and root only for another peer of root. Where
+        nobody can make room, the newcomer is ended, unless it is root's.
         """
         self._heard[newcomer] = _now()
         if len(self._heard) <= MAX_PEERS:
             return
-        peers = Counter(peer.uid for peer in self._heard if peer.uid != 0) or Counter({newcomer.uid: 1})
-        greediest_uid = peers.most_common(1)[0][0]
-        self._end(next(peer for peer in self._heard if peer.uid == greediest_uid))
+        peers = Counter(peer.uid for peer in self._heard)
+        root, mine = newcomer.uid == 0, peers[newcomer.uid]
+        greedy = [uid for uid, count in peers.most_common() if uid != 0 and (root or count >= mine)]
+        for uid in [*greedy, 0] if root else greedy:
+            silent = next((peer for peer in self._silent(uid) if peer is not newcomer), None)
+            if silent is not None:
+                self._end(silent)
+                return
+        if not root:
+            self._end(newcomer)
 
     def remove(self, peer: Peer) -> None:
         """Remove a peer, if it is there."""
         self._heard.pop(peer, None)
 
-    def heard(self, peer: Peer) -> None:
-        """Note that a peer was not silent just now."""
+    def sends(self, peer: Peer, size: int) -> None:
+        """Note that `size` bytes are about to be sent to a peer. Where too many are unread, peers are ended."""
+        peer.waits, peer.unread = False, size
+        if peer.uid == 0:
+            return
+        unread = Counter[int]()
+        for each in self._heard:
+            if each.uid != 0:
+                unread[each.uid] += each.unread
+        while unread.total() > MAX_UNREAD:
+            greediest_uid = unread.most_common(1)[0][0]
+            greediest = max((each for each in self._heard if each.uid == greediest_uid), key=lambda each: each.unread)
+            unread[greediest_uid] -= greediest.unread
+            self._end(greediest)
+
+    def heard(self, peer: Peer, *, waits: bool = False) -> None:
+        """Note that a peer was not silent just now: it has asked, or has read all that was sent.
+
+        `waits` is whether the daemon works on an answer for it from now on.
+        """
+        peer.waits, peer.unread = waits, 0
         if self._heard.pop(peer, None) is not None:
             self._heard[peer] = _now()
 
     def _end_silent(self, uid: int) -> bool:
-        silent = next((peer for peer in self._heard if peer.uid == uid), None)
+        silent = next(self._silent(uid), None)
         if silent is None or _now() - self._heard[silent] < _SILENT:
             return False
         self._end(silent)
         return True
+
+    def _silent(self, uid: int) -> Iterator[Peer]:
+        """Yield a user's peers that don't wait for the daemon, the most silent one first."""
+        return (peer for peer in self._heard if peer.uid == uid and not peer.waits)
 
     def _end(self, peer: Peer) -> None:
         del self._heard[peer]
