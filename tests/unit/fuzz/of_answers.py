@@ -188,10 +188,13 @@ class _Control:
         while (message := await peer.message()) is not None:
             if server._call(message).method == f"{INTERFACE}.Monitor":
                 continue  # It has no end.
-            async for sent, _ in server._answer(self.registries[uid], message, nullcontext):
-                if b"met a bug" in sent:
-                    raise Broken(sent.decode())
-                json.loads(sent)
+            sent = b"".join([piece async for piece, _ in server._answer(self.registries[uid], message, nullcontext)])
+            if b"met a bug" in sent:
+                raise Broken(sent.decode())
+            for reply in sent.split(b"\0")[:-1]:
+                json.loads(reply)
+            if sent and not sent.endswith(b"\0"):
+                raise Broken(f"a reply without its end: {sent!r}")
 
 
 @cache
