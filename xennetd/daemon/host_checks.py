@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +15,7 @@ from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.configuration import Policy
 from xennetd.model.ip import IPAddress
+from xennetd.model.link import Link
 from xennetd.model.value import replace
 from xennetd.nft import library
 from xennetd.policy.files import exposed
@@ -24,7 +25,7 @@ _LISTENS = {"tcp": "0A", "udp": "07"}
 """The states of a socket that waits for peers: TCP_LISTEN, and TCP_CLOSE for an unconnected one of UDP."""
 
 
-def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
+def host_notes(policy: Policy, links: Iterable[Link] | None = None) -> HostNotes:
     """Return the facts about the host that `policy.check.check` needs for this policy.
 
     Without `links`, as at a start of the daemon, facts are left out that must keep no guest from its network. These are
@@ -38,7 +39,7 @@ def host_notes(policy: Policy, links: Links | None = None) -> HostNotes:
         return notes
     return replace(
         notes,
-        bridges=frozenset(bridge.name for bridge in links.bridges()),
+        bridges=frozenset(link.name for link in links if link.kind == "bridge"),
         links=frozenset(link.name for link in links),
         addresses={link.name: link.addresses for link in links if link.addresses and not link.is_own},
         listening=_listening(policy, links),
@@ -61,7 +62,7 @@ def not_installed() -> HostNotes:
     return HostNotes(no_dnsmasq=no_dnsmasq, no_nftables=library.absent())
 
 
-def _listening(policy: Policy, links: Links) -> frozenset[tuple[str, int]]:
+def _listening(policy: Policy, links: Iterable[Link]) -> frozenset[tuple[str, int]]:
     """Return the `listening` ports if the policy forwards any. Our own bridges and guests' links are not outside."""
     if not any(network.forwards for network in policy.networks.values()):
         return frozenset()

@@ -10,10 +10,11 @@ import sys
 
 from xennetd import __version__
 from xennetd.daemon.host_checks import all_host_notes, host_notes
+from xennetd.daemon.loading import observing
 from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
-from xennetd.daemon.supervisor import SIGNALS_FOR_LATER, Supervisor, observing
+from xennetd.daemon.supervisor import SIGNALS_FOR_LATER, Supervisor
 from xennetd.daemon.tasks import cause_of
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import XennetdError

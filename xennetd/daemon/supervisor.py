@@ -20,8 +20,9 @@ import structlog
 from xennetd import __version__
 from xennetd.daemon.adapters import kernel_adapters
 from xennetd.daemon.answers import Answers
+from xennetd.daemon.aside import aside
 from xennetd.daemon.control.server import ControlServer
-from xennetd.daemon.host_checks import host_notes
+from xennetd.daemon.loading import load_files
 from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
@@ -42,11 +43,9 @@ from xennetd.kernel.sysctls import Sysctls
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
-from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
-from xennetd.policy.check import Notes, check, errors_of
-from xennetd.policy.files import read_files
+from xennetd.policy.check import Notes
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -308,14 +307,14 @@ class Supervisor:
             return problems
 
     async def _reload(self) -> list[str]:
-        files = read_files(self._config)
-        policy = files.load()
-        if not isinstance(policy, Policy):
-            return [problem.describe() for problem in policy]
-        if self._observe:
-            policy = observing(policy)
-        notes = check(policy, host_notes(policy, self._kernel.links))
-        errors = files.placed(errors_of(notes))
+        links = tuple(self._kernel.links)
+        try:
+            loaded = await aside(partial(load_files, self._config, links, observe=self._observe))
+        except HostError as error:
+            return [error.detail]
+        policy, errors = loaded.policy, list(loaded.problems)
+        if policy is None:
+            return errors
         for name in ("control", "stand_in"):
             if getattr(policy.daemon, name) != getattr(self._in_force.policy.daemon, name):
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
@@ -329,14 +328,9 @@ class Supervisor:
         self._prune_due = True
         with suppress(OSError):  # The view stays as it is.
             self._kernel.proxies.load()  # The kernel has no events for them, and a reload looks at everything.
-        await follow(policy, notes, self._in_force, self._host, self._networks, self._reconciler)
+        await follow(policy, loaded.notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()
         return []
-
-
-def observing(policy: Policy) -> Policy:
-    """Return `policy` in observe mode."""
-    return replace(policy, daemon=replace(policy.daemon, mode="observe"))
 
 
 def _renames(change: LinkChange) -> bool:

@@ -20,6 +20,10 @@ An exception ends `WorkQueue.run` with all calls. The vifs whose calls did not r
 """
 
 
+_SHORT = 0.002
+"""Seconds. Twice as many calls begin together next time if these took less than this."""
+
+
 class WorkQueue:
     """The vifs that are to be reconciled."""
 
@@ -83,14 +87,22 @@ class WorkQueue:
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
-                    self._begin(tasks, look_after)
+                    await self._begin(tasks, look_after)
         finally:
             # Here no call runs any more. Some may have been cancelled before they began.
             self._waiting.update(dict.fromkeys(self._busy - self._waiting.keys(), time.monotonic()))
             self._busy.clear()
 
-    def _begin(self, tasks: asyncio.TaskGroup, look_after: LookAfter) -> None:
+    async def _begin(self, tasks: asyncio.TaskGroup, look_after: LookAfter) -> None:
+        """Begin the calls for all hints, in their order, and let others have the loop every few milliseconds.
+
+        asyncio runs all tasks that are ready before it looks for events. A thousand calls that begin together would
+        keep everybody else from being served for a second.
+        """
+        begun, together = 0, 1
         for item in tuple(self._waiting):
+            if item not in self._waiting:
+                continue  # It was dropped meanwhile.
             if isinstance(item, asyncio.Future):
                 del self._waiting[item]
                 if not item.done():
@@ -99,6 +111,11 @@ class WorkQueue:
                 hinted_at = self._waiting.pop(item)
                 self._busy.add(item)
                 tasks.create_task(self._work(look_after, item, hinted_at), name=str(item))
+                begun += 1
+                if begun == together:
+                    began, begun = time.monotonic(), 0
+                    await asyncio.sleep(0)
+                    together = 2 * together if time.monotonic() - began < _SHORT else max(1, together // 2)
 
     async def _work(self, look_after: LookAfter, vif: VifId, hinted_at: float) -> None:
         try:
