@@ -345,6 +345,6 @@ def test_what_a_guest_needs_and_is_unknown_is_noted() -> None:
         (note,) = host.reconciler.notes()
         assert str(GUEST) in note
         await host.default_route(there=True)
-        assert host.reconciler.notes() == []
+        assert list(host.reconciler.notes()) == []
 
     play(NO_POLICY, scenario)

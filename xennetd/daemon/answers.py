@@ -85,7 +85,7 @@ class Answers:
         return f"{counts.total()} vifs" + (": " + ", ".join(parts) if parts else "")
 
     def status(self) -> DaemonStatus:
-        """Return the daemon's state, its problems and its notes."""
+        """Return the daemon's state, without its problems and its notes."""
         counts = self._counts()
         return DaemonStatus(
             version=__version__,
@@ -102,8 +102,8 @@ class Answers:
             audit_dropped=self._audit.lost,
             netlink_resyncs=self._kernel.resyncs,
             xenstore_reconnects=self._directory.reconnects,
-            problems=self._problems(),
-            notes=self._status_notes(),
+            problems=[],
+            notes=[],
         )
 
     def _network_rows(self) -> list[NetworkStatus]:
@@ -123,38 +123,41 @@ class Answers:
             for network in self._in_force.policy.networks.values()
         ]
 
-    def _problems(self) -> list[str]:
-        records = self._reconciler.records.values()
-        problems = [
-            f"{record.title}: {record.error.detail}"
-            for record in records
-            if record.error is not None and not isinstance(record.error, Denied)
-        ]
+    def status_problems(self) -> Iterator[str]:
+        """Yield sentences about conditions that an administrator should correct. Vifs may come and go meanwhile."""
         if (silent := self._directory.problem()) is not None:
-            problems.insert(0, f"xenstore: {silent}")
-        problems += [note.sentence for note in errors_of(self.notes())]
+            yield f"xenstore: {silent}"
+        for record in tuple(self._reconciler.records.values()):
+            if record.error is not None and not isinstance(record.error, Denied):
+                yield f"{record.title}: {record.error.detail}"
+        yield from (note.sentence for note in errors_of(self.notes()))
         if (refusal := self._manager.problem()) is not None:
-            problems.append(refusal)
-        problems += self._tasks.problems()
+            yield refusal
+        yield from self._tasks.problems()
         if self._runtime.problem:
-            problems.append(self._runtime.problem)
-        problems += [*self._kernel.problems(), *self._table.problems()]
-        return problems + self._reconciler.problems() + self._networks.problems() + self._dhcp.problems()
+            yield self._runtime.problem
+        yield from self._kernel.problems()
+        yield from self._table.problems()
+        yield from self._reconciler.problems()
+        yield from self._networks.problems()
+        yield from self._dhcp.problems()
 
-    def _status_notes(self) -> list[str]:
-        """Return notes: conditions that somebody asked for and that an administrator should not forget."""
-        records = self._reconciler.records.values()
-        notes = [f"{record.title}: {record.error.detail}" for record in records if isinstance(record.error, Denied)]
-        notes += [f"{vif} is pinned: xennetd does not touch it until unpin" for vif in self._pinned()]
-        notes += [
-            f"{record.title}: {warning}"
-            for record in records
-            if record.attachment is not None and record.state is not VifState.ERROR
-            for warning in record.attachment.warnings
-        ]
-        notes += self._reconciler.notes()
-        notes += self._networks.remarks()
-        return notes + [note.sentence for note in remarks_of(self.notes())]
+    def status_notes(self) -> Iterator[str]:
+        """Yield notes: conditions that somebody asked for and that an administrator should not forget.
+
+        Vifs may come and go meanwhile.
+        """
+        records = tuple(self._reconciler.records.values())
+        for record in records:
+            if isinstance(record.error, Denied):
+                yield f"{record.title}: {record.error.detail}"
+        yield from (f"{vif} is pinned: xennetd does not touch it until unpin" for vif in self._pinned())
+        for record in records:
+            if record.attachment is not None and record.state is not VifState.ERROR:
+                yield from (f"{record.title}: {warning}" for warning in record.attachment.warnings)
+        yield from self._reconciler.notes()
+        yield from self._networks.remarks()
+        yield from (note.sentence for note in remarks_of(self.notes()))
 
     def notes(self) -> Notes:
         """Return the notes on the policy in force.
@@ -250,4 +253,4 @@ class Answers:
 
     def _pinned(self) -> list[str]:
         records = self._reconciler.records
-        return [str(vif) for vif in sorted(records) if records[vif].vif.pinned]
+        return [str(vif) for vif in sorted(vif for vif, record in records.items() if record.vif.pinned)]

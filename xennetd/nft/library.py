@@ -13,7 +13,7 @@ import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from ipaddress import IPv6Address
 from typing import Any
@@ -237,6 +237,7 @@ def as_listed(chain: Chain) -> ListedChain:
     return ListedChain(kind, hook, number + offset, "accept", tuple(map(comment, chain.rules)))
 
 
+@lru_cache(maxsize=8192)  # A look at the networks asks for all rules once for each network.
 def comment(rule: str) -> str:
     """Return the comment that identifies a rule: 12 hexadecimal digits, a hash of the rule's text."""
     return hashlib.blake2s(rule.encode(), digest_size=6).hexdigest()

@@ -86,9 +86,15 @@ class FakeDaemon:
             audit_dropped=0,
             netlink_resyncs=0,
             xenstore_reconnects=0,
-            problems=[f"{vif.vif} of {vif.vm}: {vif.error}" for vif in self.rows if vif.error],
-            notes=[f"{vif.vif} is pinned: xennetd does not touch it until unpin" for vif in self.rows if vif.pinned],
+            problems=[],
+            notes=[],
         )
+
+    def status_problems(self) -> Iterator[str]:
+        return (f"{vif.vif} of {vif.vm}: {vif.error}" for vif in self.rows if vif.error)
+
+    def status_notes(self) -> Iterator[str]:
+        return (f"{vif.vif} is pinned: xennetd does not touch it until unpin" for vif in self.rows if vif.pinned)
 
     def vifs(self) -> Iterator[VifStatus]:
         self.listed += 1

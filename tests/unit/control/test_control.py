@@ -38,7 +38,9 @@ def test_asyncvarlinks_own_client_understands_everything(path: str) -> None:
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
         audit.record(Event(EventKind.ATTACH, "vif7.0 is part of xenbr0.", vif=VifId(7, 0), realtime_us=1_500_000))
         async with proxy(path) as client:
-            assert (await client.Status())["status"] == daemon.status()
+            assert (await client.Status())["status"] == replace(
+                daemon.status(), problems=list(daemon.status_problems()), notes=list(daemon.status_notes())
+            )
             assert (await client.List())["vifs"] == daemon.rows
             shown = await client.Show(vif="vif7.0")
             assert shown["vif"] == daemon.rows[1]

@@ -91,7 +91,8 @@ def call(method: str, **parameters: str) -> str:
     return json.dumps({"method": f"org.xennetd.Control.{method}", "parameters": parameters})
 
 
-LIST, STATUS, DEBUG = call("List"), call("Status"), call("Debug", vif="vif7.0")
+LIST, STATUS = call("List"), call("Status")
+SHOW, DEBUG = call("Show", vif="vif7.0"), call("Debug", vif="vif7.0")
 
 
 @pytest.mark.usefixtures("daemon")
@@ -155,10 +156,10 @@ def test_of_all_that_is_unread_the_user_with_most_of_it_loses_some(path: str, mo
 
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
         os.chmod(path, 0o666)
-        daemon.rows = [row(number, state="error", error="x" * 1000) for number in range(VIFS)]  # 5 MB of status
+        daemon.rows = [row(7, state="error", error="x" * 5_000_000)]
         root, modest = await Peer.connect(path), NOBODY - 1
-        reading = asyncio.create_task(first_line(as_user(modest, NOBODY, *PYTHON, READ_SLOWLY, path, STATUS, "status")))
-        async with beside(*as_user(NOBODY, NOBODY, *PYTHON, ASK_ONLY, path, STATUS, str(USER_PEERS))):
+        reading = asyncio.create_task(first_line(as_user(modest, NOBODY, *PYTHON, READ_SLOWLY, path, SHOW, "vif")))
+        async with beside(*as_user(NOBODY, NOBODY, *PYTHON, ASK_ONLY, path, SHOW, str(USER_PEERS))):
             async with asyncio.timeout(10):
                 assert int(await reading) > 10, "who has less unread than another gets all"
             assert "parameters" in await root.call("Retry", vif="vif7.0")
@@ -225,5 +226,31 @@ def test_a_list_of_any_length_arrives_whole(path: str, count: int) -> None:
         daemon.rows = [row(number) for number in range(count)]
         reply = await (await Peer.connect(path)).call("List")
         assert [each["domid"] for each in reply["parameters"]["vifs"]] == list(range(count))
+
+    run(scenario, path)
+
+
+def test_problems_and_notes_are_made_while_they_are_sent(path: str) -> None:
+    asked = list[str]()
+
+    def many(what: str) -> Iterator[str]:
+        for number in range(VIFS):
+            asked.append(what)
+            yield f"{what} {number} " + "x" * 200
+
+    async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
+        daemon.status_problems = lambda: many("problem")  # type: ignore[method-assign]
+        daemon.status_notes = lambda: many("note")  # type: ignore[method-assign]
+        peer = await Peer.connect(path)
+        peer.transport.pause_reading()
+        peer.send("Status")
+        await until(lambda: bool(asked))
+        await asyncio.sleep(0.2)
+        assert len(asked) < VIFS, "the rest waits until the peer has read"
+        peer.transport.resume_reading()
+        status = (await peer.receive())["parameters"]["status"]
+        assert [line.split()[0] for line in status["problems"] + status["notes"]] == asked
+        assert len(asked) == 2 * VIFS
+        assert status["counts"]["connected"] == 2
 
     run(scenario, path)

@@ -7,13 +7,13 @@ description, which `varlinkctl introspect` shows, from the annotations and from 
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, TypedDict
 
 from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 from asyncvarlink.interface import AnnotatedResult
 
-from xennetd.daemon.control.replies import Rows, Text
+from xennetd.daemon.control.replies import Fields, Rows, Text
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.event import Event
 from xennetd.model.status import DaemonStatus, VifStatus
@@ -29,7 +29,15 @@ class Daemon(Protocol):
     """
 
     def status(self) -> DaemonStatus:
-        """Return the daemon's state, its problems and its notes."""
+        """Return the daemon's state, without its problems and its notes."""
+        ...
+
+    def status_problems(self) -> Iterator[str]:
+        """Yield the problems of the status (`DaemonStatus`). Vifs may come and go meanwhile."""
+        ...
+
+    def status_notes(self) -> Iterator[str]:
+        """Yield the notes of the status (`DaemonStatus`). Vifs may come and go meanwhile."""
         ...
 
     def vifs(self) -> Iterator[VifStatus]:
@@ -210,10 +218,16 @@ class Control(VarlinkInterface, name=INTERFACE):
         self._audit = audit
         self._caller = caller
 
-    @varlinkmethod(return_parameter="status")
-    def Status(self) -> DaemonStatus:
-        """Return the daemon's state, its problems and its notes."""
-        return self._daemon.status()
+    @varlinkmethod(return_parameter="status", return_type=DaemonStatus)
+    def Status(self) -> AnnotatedResult:
+        """Return the daemon's state, its problems and its notes.
+
+        Many problems and notes are made while they are sent.
+        """
+        status = self._daemon.status()
+        state = {each.name: getattr(status, each.name) for each in fields(status)}
+        lists = {"problems": Rows(self._daemon.status_problems()), "notes": Rows(self._daemon.status_notes())}
+        return AnnotatedResult({"status": Fields({**state, **lists})})
 
     @varlinkmethod(return_parameter="vifs", return_type=list[VifStatus])
     def List(self) -> AnnotatedResult:

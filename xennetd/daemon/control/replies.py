@@ -41,6 +41,25 @@ class Rows:
         yield b"]" if opening == b"," else b"[]"
 
 
+class Fields:
+    """An object in a reply. The values of its fields may be made when their turn comes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def encoded(self) -> Iterator[bytes]:
+        """Yield the object as JSON, in parts."""
+        opening = b"{"
+        for name, value in self._values.items():
+            yield opening + encoded(name) + b":"
+            if isinstance(value, Fields | Rows | Text):
+                yield from value.encoded()
+            else:
+                yield encoded(value)
+            opening = b","
+        yield b"}" if opening == b"," else b"{}"
+
+
 class Text:
     """A text in a reply, whose parts are made when their turn comes."""
 
@@ -56,23 +75,19 @@ class Text:
 
 
 def pieces(parameters: Mapping[str, Any]) -> Iterator[bytes]:
-    """Return the pieces of a reply, at least one, with its NUL at the end. A value may be a `Rows` or a `Text`.
+    """Return the pieces of a reply, at least one, with its NUL at the end.
 
-    Without these, what is returned holds nothing but the encoded reply.
+    A value may be a `Fields`, a `Rows` or a `Text`. Without these, the result holds nothing but the encoded reply.
     """
-    if any(isinstance(value, Rows | Text) for value in parameters.values()):
+    if any(isinstance(value, Fields | Rows | Text) for value in parameters.values()):
         return _pieces(parameters)
     return iter((encoded({"parameters": parameters}) + b"\0",))
 
 
 def _pieces(parameters: Mapping[str, Any]) -> Iterator[bytes]:
-    for number, (name, value) in enumerate(parameters.items()):
-        yield (b"," if number else b'{"parameters":{') + encoded(name) + b":"
-        if isinstance(value, Rows | Text):
-            yield from value.encoded()
-        else:
-            yield encoded(value)
-    yield b"}}\0"
+    yield b'{"parameters":'
+    yield from Fields(parameters).encoded()
+    yield b"}\0"
 
 
 def some_of(made: Iterator[bytes]) -> bytes:

@@ -8,7 +8,7 @@ Rule 3: whatever goes wrong while a vif is reconciled stays with that vif (`fail
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 
 import structlog
 
@@ -113,20 +113,21 @@ class Reconciler:
         """
         return self._observer.answers(record, self._in_force.policy)
 
-    def problems(self) -> list[str]:
-        """Return a sentence for each vif that must be repaired again and again."""
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for each vif that must be repaired again and again."""
         now = time.monotonic()
-        fights = ((record, self._pace.problem(vif, now)) for vif, record in self._records.items())
-        return [f"{record.title} is {problem}" for record, problem in fights if problem is not None]
+        for vif, record in tuple(self._records.items()):
+            if (problem := self._pace.problem(vif, now)) is not None:
+                yield f"{record.title} is {problem}"
 
-    def notes(self) -> list[str]:
-        """Return a sentence for each vif whose needs of the host are unknown."""
-        return [
-            f"{record.title}: what it needs of the host is unknown, so xennetd removes nothing that guests share until "
-            "it is connected anew or gone"
-            for vif, record in self._records.items()
-            if not self._host.knows(vif)
-        ]
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each vif whose needs of the host are unknown."""
+        for vif, record in tuple(self._records.items()):
+            if not self._host.knows(vif):
+                yield (
+                    f"{record.title}: what it needs of the host is unknown, so xennetd removes nothing that guests "
+                    "share until it is connected anew or gone"
+                )
 
     async def look_at_all(self) -> None:
         """Reconcile all vifs and return when that is done.
