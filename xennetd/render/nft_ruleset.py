@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from xennetd.model.configuration import Forward
 from xennetd.model.ip import IPAddress
@@ -45,6 +46,10 @@ class NetworkRules:
     traffic inside of the network, `closed` blocks links that must not forward, `towards` decides on packets to guests,
     `leaving` on packets from guests. `unrouted` are matches of routed packets to drop, those that would return to the
     router. `translated` holds the rules for source addresses that are translated on the way out.
+
+    `bridge` is the network's own bridge, empty if it has none. The last three are matches of what is allowed to this
+    bridge's guests while it has another name (see `_Renamed`): `visits` of packets that may go to any address of the
+    host, `enters` of connections to the guests, and `leaves` of connections from them.
     """
 
     arriving: tuple[str, ...] = ()
@@ -55,6 +60,10 @@ class NetworkRules:
     leaving: tuple[str, ...] = ()
     unrouted: tuple[str, ...] = ()
     translated: tuple[str, ...] = ()
+    bridge: str = ""
+    visits: tuple[str, ...] = ()
+    enters: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
 
 
 def closing(bridge: str, rules: NetworkRules) -> NetworkRules:
@@ -66,7 +75,8 @@ _TRANSLATED_FORGERY = f"iifgroup {_OWN_GROUPS} ct status dnat fib saddr . iif oi
 """The rule against guests that open a connection to a forwarded port from an address that is not routed to them."""
 
 FROM_OWN_BRIDGE = f"iifgroup {BRIDGE_GROUP}"
-"""The match for a packet that comes in by a bridge that xennetd made."""
+TO_OWN_BRIDGE = f"oifgroup {BRIDGE_GROUP}"
+"""The matches for a packet that comes in by a bridge that xennetd made, and for one that goes out by it."""
 
 _AMONG_THEMSELVES = f"{FROM_OWN_BRIDGE} fib saddr . iif oif missing accept"
 """The rule for guests that use an address of the host among themselves. A port at it is not the host's forwarded port.
@@ -83,6 +93,8 @@ def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
     unrouted = [*_guests_only(), *_stage(networks, "unrouted")]
     passing = [_TRANSLATED_FORGERY, *_stage(networks, "within"), *_stage(networks, "closed")]
     passing += [*_stage(networks, "towards"), *_stage(networks, "leaving")]
+    renamed = _renamed(networks)
+    leaving = [Chain("leaving", "type filter hook forward priority filter", renamed.leaving)] if renamed.leaving else []
     incoming = [_AMONG_THEMSELVES, *_forwards(networks)]
     stock_nat = f"iifgroup {GUEST_GROUP} ip saddr . oif @{MASQUERADE4} masquerade"
     return Ruleset(
@@ -91,13 +103,14 @@ def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
             Chain(
                 "arriving",
                 "type filter hook input priority filter",
-                (*_stage(networks, "arriving"), *_sources(BRIDGE_GROUP)),
+                (*_stage(networks, "arriving"), *_sources(BRIDGE_GROUP), *renamed.arriving),
             ),
             Chain("incoming", "type nat hook prerouting priority dstnat", tuple(incoming)),
             Chain("local", "type nat hook output priority -100", tuple(_forwards(networks))),
             Chain("forwarded", "type filter hook forward priority filter", tuple(_forwarded(unrouted))),
             Chain("passing", "type filter hook forward priority filter", tuple(passing)),
-            Chain("routed", "type filter hook postrouting priority filter", tuple(_routed(unrouted))),
+            *leaving,
+            Chain("routed", "type filter hook postrouting priority filter", (*_routed(unrouted), *renamed.routed)),
             Chain(
                 "outgoing",
                 "type nat hook postrouting priority srcnat",
@@ -168,3 +181,52 @@ def _routed(matches: Iterable[str]) -> Iterator[str]:
     """
     yield from ("ip daddr 224.0.0.0/4 accept", "ip6 daddr ff00::/8 accept", "ip6 hoplimit 255 accept")
     yield from (f"{_MAY_BE_FRAME} {match} drop" for match in matches)
+
+
+class _Renamed(NamedTuple):
+    """The rules for bridges of xennetd's that have another name than any network's bridge, by chain.
+
+    Somebody has renamed such a bridge, and another link may have its name, so that it does not get the name back. Its
+    network's rules do not match it then. As nothing tells which network it is of, it is allowed what any network
+    allows, but only for packets from a subnet that the host routes to this very bridge.
+
+    `leaving` is a chain of its own at forward: `passing` decides on what it accepts, too. What goes from one such
+    bridge to another one looks like a frame there. `routed` ends with the rules about that, and about all that is
+    routed to such a bridge.
+    """
+
+    arriving: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    routed: tuple[str, ...] = ()
+
+
+def _renamed(networks: Sequence[NetworkRules]) -> _Renamed:
+    bridges = dict.fromkeys(rules.bridge for rules in networks if rules.bridge)
+    if not bridges:
+        return _Renamed()
+    named = "{{ {} }}".format(", ".join(f'"{bridge}"' for bridge in bridges))
+    subnet, known = "fib saddr . iif oif exists", "ct state established,related accept"
+    return _Renamed(
+        arriving=(
+            f"iifgroup != {BRIDGE_GROUP} accept",
+            f"iifname {named} accept",
+            *(f"{match} {subnet} accept" for match in _stage(networks, "visits")),
+            "fib daddr type local fib daddr . iif type != local drop",
+        ),
+        leaving=(
+            f"iifgroup != {BRIDGE_GROUP} accept",
+            f"iifname {named} accept",
+            known,
+            *(f"oifname {named} {match} {subnet} accept" for match in _stage(networks, "visits")),
+            *(f"oifgroup != {BRIDGE_GROUP} {match} {subnet} accept" for match in _stage(networks, "leaves")),
+            f"oifgroup {BRIDGE_GROUP} oifname != {named} accept",
+            "drop",
+        ),
+        routed=(
+            f"oifgroup != {BRIDGE_GROUP} accept",
+            f"oifname {named} accept",
+            known,
+            *(f"{match} accept" for match in _stage(networks, "enters")),
+            "iifgroup >= 0 drop",  # Whatever has an input link: any group is such a number.
+        ),
+    )

@@ -51,4 +51,5 @@ class IsolatedMode(ModeModule):
             served=tuple(gateway.ip for gateway in network.gateways),
             within=(f"iifname {bridge} oifname {bridge} accept",),
             closed=(f"iifname {bridge} drop", f"oifname {bridge} drop"),
+            bridge=network.bridge,
         )

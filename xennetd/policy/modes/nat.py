@@ -20,7 +20,7 @@ from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import AttachmentRequest, ModeModule, Remark, keys
 from xennetd.policy.network_objects import bridge_objects
 from xennetd.policy.network_reader import NetworkReader
-from xennetd.render.nft_ruleset import FAMILY, FROM_OWN_BRIDGE, NOT_OURS, NetworkRules, forward_element
+from xennetd.render.nft_ruleset import FAMILY, FROM_OWN_BRIDGE, NOT_OURS, TO_OWN_BRIDGE, NetworkRules, forward_element
 
 NAT = Mode("nat", own_bridge=True)
 
@@ -80,7 +80,7 @@ class NatMode(ModeModule):
             # Answers to guests have the guest's address again at this point. Other packets to the outside prefix would
             # be routed back to the router, which would return them, until their hop limit is used up.
             unrouted = (f"{NOT_OURS} ip6 daddr {network.nptv6}",)
-        subnets = (f"{FAMILY[subnet.version]} saddr {subnet}" for subnet in network.subnets)
+        subnets = [f"{FAMILY[subnet.version]} saddr {subnet}" for subnet in network.subnets]
         return NetworkRules(
             served=tuple(gateway.ip for gateway in network.gateways),
             within=(f"iifname {bridge} oifname {bridge} accept",),
@@ -96,6 +96,10 @@ class NatMode(ModeModule):
                 f"iifname {bridge} reject with icmpx admin-prohibited",
             ),
             translated=tuple(_translated(network)),
+            bridge=network.bridge,
+            visits=tuple(subnets),
+            enters=tuple(f"{FAMILY[subnet.version]} daddr {subnet} ct status dnat" for subnet in network.subnets),
+            leaves=tuple(f"{out}{subnet}" for subnet in subnets),
         )
 
     def check(self, reader: NetworkReader, network: Network) -> None:
@@ -125,11 +129,11 @@ def _translated(network: Network) -> Iterator[str]:
     bridge = f'"{network.bridge}"'
     out = f'oifname "{network.uplink}"' if network.uplink else f"oifname != {bridge}"
     for subnet in network.subnets:
-        source = f"{FAMILY[subnet.version]} saddr {subnet}"
+        source, target = (f"{FAMILY[subnet.version]} {way} {subnet}" for way in ("saddr", "daddr"))
         if subnet.version == 4 or network.nat66:
             yield f"{FROM_OWN_BRIDGE} {source} {out} masquerade"
         elif network.nptv6 is not None:
             yield f"{FROM_OWN_BRIDGE} {source} {out} snat ip6 prefix to {network.nptv6}"
         # A guest that connects to a forwarded port at the host's address reaches another guest of its own bridge. The
         # answer must come back by the host, or else the first guest would get it from an address that it did not ask.
-        yield f"{source} oifname {bridge} ct status dnat masquerade"
+        yield f"{TO_OWN_BRIDGE} {source} {target} ct status dnat masquerade"
