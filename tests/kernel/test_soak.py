@@ -75,7 +75,9 @@ def test_whatever_happens_the_host_is_as_a_fresh_daemon_makes_it(
         world.begin()
         wanted = world.calm()
         wrong = different(wanted, found)
-        about = [line for line in [*found, *nodes] if any(vif in line for vif in _vifs_in(wrong))]
+        log = [f"log {line}" for line in xennetd.stderr().splitlines()]
+        about = [line for line in [*found, *nodes, *log] if any(vif in line for vif in _vifs_in(wrong))]
+        about = [line for line in about if not line.startswith("sysctl ")]
         assert not wrong, "\n".join([*story, "the host is not as a fresh daemon makes it:", *wrong, "it was:", *about])
         world.story.clear()
     world.clear()
