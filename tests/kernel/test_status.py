@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.bed.daemon import Daemon
 from tests.bed.guest import Bed, crowd
 from tests.bed.toolstack import VifSpec
+from tests.bed.waited import timed, waited
 from tests.kernel.conftest import MakeDaemon
 from tests.kernel.status import status
 
@@ -46,11 +45,6 @@ def best(measure: Callable[[], float], limit: float) -> float:
     return least
 
 
-def waited(pid: int) -> float:
-    """The seconds in which a process was ready to run and others had the processors (Documentation/scheduler)."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-
-
 @pytest.mark.slow
 def test_a_thousand_vifs_are_adopted_and_listed_in_no_time(full: Daemon) -> None:
     def restart() -> float:
@@ -62,15 +56,13 @@ def test_a_thousand_vifs_are_adopted_and_listed_in_no_time(full: Daemon) -> None
 
     def listing(*arguments: str) -> float:
         command = [*full.command("xennetd.cli.main"), "--control", str(full.control), "list", *arguments]
-        began = time.monotonic()
-        shown = subprocess.run(command, env=full.environment, capture_output=True, text=True, check=True)
-        took = time.monotonic() - began
+        shown, took = timed(command, full.environment)
         if "--json" in arguments:
-            rows = json.loads(shown.stdout)
+            rows = json.loads(shown)
             assert len(rows) == VIFS
             assert {row["state"] for row in rows} == {"connected"}
         else:
-            assert sum("connected" in line for line in shown.stdout.splitlines()) >= VIFS
+            assert sum("connected" in line for line in shown.splitlines()) >= VIFS
         return took
 
     took = {
