@@ -87,6 +87,11 @@ def rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+def now() -> float:
+    """Return seconds, without those in which this process waited for a processor of the machine."""
+    return time.perf_counter() - int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+
+
 def call(method: str, **parameters: str) -> str:
     return json.dumps({"method": f"org.xennetd.Control.{method}", "parameters": parameters})
 
@@ -111,10 +116,10 @@ def test_whoever_does_not_read_costs_less_than_64_mib_and_no_time_of_roots(path:
                 assert await users.enter_async_context(beside(*asking)) == "asked\n"
             until = time.perf_counter() + (6 if asked == LIST else 3)  # as long as it takes to begin a reply to each
             while time.perf_counter() < until:
-                began = time.perf_counter()
+                began = now()
                 root.send("Retry", parameters={"vif": "vif7.0"})
                 await root.receive()
-                waits.append(time.perf_counter() - began)
+                waits.append(now() - began)
                 most = max(most, rss() - before)
                 await asyncio.sleep(0.005)
         p99 = sorted(waits)[len(waits) * 99 // 100]

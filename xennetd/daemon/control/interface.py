@@ -13,7 +13,7 @@ from typing import Protocol, TypedDict
 from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 from asyncvarlink.interface import AnnotatedResult
 
-from xennetd.daemon.control.replies import Fields, Rows, Text
+from xennetd.daemon.control.replies import Composed, Rows, Text
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.event import Event
 from xennetd.model.status import DaemonStatus, VifStatus
@@ -227,7 +227,7 @@ class Control(VarlinkInterface, name=INTERFACE):
         status = self._daemon.status()
         state = {each.name: getattr(status, each.name) for each in fields(status)}
         lists = {"problems": Rows(self._daemon.status_problems()), "notes": Rows(self._daemon.status_notes())}
-        return AnnotatedResult({"status": Fields({**state, **lists})})
+        return AnnotatedResult({"status": Composed({**state, **lists})})
 
     @varlinkmethod(return_parameter="vifs", return_type=list[VifStatus])
     def List(self) -> AnnotatedResult:

@@ -41,7 +41,7 @@ class Rows:
         yield b"]" if opening == b"," else b"[]"
 
 
-class Fields:
+class Composed:
     """An object in a reply. The values of its fields may be made when their turn comes."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Fields:
         opening = b"{"
         for name, value in self._values.items():
             yield opening + encoded(name) + b":"
-            if isinstance(value, Fields | Rows | Text):
+            if isinstance(value, Composed | Rows | Text):
                 yield from value.encoded()
             else:
                 yield encoded(value)
@@ -77,16 +77,16 @@ class Text:
 def pieces(parameters: Mapping[str, Any]) -> Iterator[bytes]:
     """Return the pieces of a reply, at least one, with its NUL at the end.
 
-    A value may be a `Fields`, a `Rows` or a `Text`. Without these, the result holds nothing but the encoded reply.
+    A value may be a `Composed`, a `Rows` or a `Text`. Without these, the result holds nothing but the encoded reply.
     """
-    if any(isinstance(value, Fields | Rows | Text) for value in parameters.values()):
+    if any(isinstance(value, Composed | Rows | Text) for value in parameters.values()):
         return _pieces(parameters)
     return iter((encoded({"parameters": parameters}) + b"\0",))
 
 
 def _pieces(parameters: Mapping[str, Any]) -> Iterator[bytes]:
     yield b'{"parameters":'
-    yield from Fields(parameters).encoded()
+    yield from Composed(parameters).encoded()
     yield b"}\0"
 
 
