@@ -27,6 +27,9 @@ from xennetd.plan.steps import AddAddress, LinkStep
 
 _log = structlog.get_logger()
 
+_SETTLE, _SETTLE_LONGEST = 1.0, 60.0
+"""Seconds until everything is read again after changes have interrupted all dumps. They double while this goes on."""
+
 _ATTEMPTS = 6
 _AGAIN = 0.05
 """How often the events are tried in a row, and the seconds before the first further attempt. The pause doubles."""
@@ -52,6 +55,8 @@ class Kernel:
         self._flood = Flood()
         self._storms = Storms()
         self._read = 0
+        self._settling = False
+        self._settle_after = _SETTLE
         self._timers: set[asyncio.TimerHandle] = set()
         self._changed = changed
         self._lost = lost
@@ -138,6 +143,7 @@ class Kernel:
             self._read = len(datagrams)
             changes = self.links.feed(datagrams)
             changes += reread(self.links, self._requests)
+            self._settle_later()
         except Overrun:
             self._resync("the kernel had more link events than the buffer holds")
         except NetlinkFormatError as error:
@@ -176,9 +182,27 @@ class Kernel:
     def _load(self) -> None:
         changes = self.links.load(self._requests.dump())
         missing = self.proxies.load()
+        self._settle_later()
         self._tell(changes)
         if missing:
             self._lost()
+
+    def _settle_later(self) -> None:
+        """If a dump was not consistent, read everything again later. Until then the view is as good as can be."""
+        if self._requests.unsettled and not self._settling:
+            self._settling = True
+            self._later(self._settle_after, self._settle)
+            self._settle_after = min(2 * self._settle_after, _SETTLE_LONGEST)
+
+    def _settle(self) -> None:
+        self._settling = self._requests.unsettled = False
+        try:
+            self._resync("they changed too fast for a consistent view")
+        except OSError as error:
+            _log.error("links can't be read again now", why=str(error))
+            self._stale = True  # The next event tries it again.
+        if not self._settling:
+            self._settle_after = _SETTLE
 
     def _tell(self, changes: list[LinkChange]) -> None:
         stale = self.links.stale.proxies

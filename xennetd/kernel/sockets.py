@@ -28,6 +28,9 @@ _DATAGRAM = 1 << 16
 _BATCH = 64
 """Requests in one send(2). Their acknowledgements must fit into the receive buffer."""
 
+_DUMPS = 8
+"""How often a dump is tried while changes interrupt it. A dump of a thousand links takes some 10 ms."""
+
 _GROUPS = (
     rtnl.RTMGRP_LINK
     | rtnl_ip.RTMGRP_NEIGH
@@ -116,9 +119,13 @@ class EventSocket:
 
 
 class RequestSocket:
-    """Sends requests and waits for the answers. The socket blocks: other programs may hold RTNL for 100 ms and more."""
+    """Sends requests and waits for the answers. The socket blocks: other programs may hold RTNL for 100 ms and more.
+
+    `unsettled` says that a dump was not consistent. The reader clears it, and has to read again later.
+    """
 
     def __init__(self) -> None:
+        self.unsettled = False
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
@@ -145,12 +152,17 @@ class RequestSocket:
         return [data for version in (4, 6) for data in self.dump_of(rtnl_ip.dump_routes, version)]
 
     def dump_of(self, request: Callable[..., bytes], *args: int) -> list[bytes]:
-        """Return a consistent dump, as datagrams. An interrupted dump (NLM_F_DUMP_INTR) is made again.
+        """Return a dump, as datagrams. A dump that changes interrupted (NLM_F_DUMP_INTR) is made again.
+
+        An interrupted dump may lack things that were there all the time. Where changes interrupt all attempts, return
+        those together, the last one at the end, and set `unsettled`. Then things that are gone may be among them, and
+        their events follow.
 
         `request` builds the request from a sequence number and `args`. The dump of a missing table or link is empty.
         Raises OSError if the kernel refuses the dump.
         """
-        while True:
+        attempts: list[bytes] = []
+        for _ in range(_DUMPS):
             seq = self.next_seq()
             self._socket.send(request(seq, *args))
             datagrams: list[bytes] = []
@@ -172,6 +184,9 @@ class RequestSocket:
                         done = True
             if not interrupted:
                 return datagrams
+            attempts += datagrams
+        self.unsettled = True
+        return attempts
 
     def ask(self, requests: Sequence[bytes]) -> tuple[list[Ack], list[bytes]]:
         """Send requests, and return their acknowledgements in order and all received datagrams.
