@@ -4,7 +4,8 @@ The readers are processes of the user nobody, who may open the control socket he
 
 Other programs need the machine's processors at the same time, the readers among them. So the time is not counted in
 which xennetd, xenstored or this process waited for a processor (`Clock`), and what the daemon's loop does at a stretch
-is measured in its processor time (`tests.bed.held`).
+is measured in its processor time (`tests.bed.held`). Locks of the kernel can hold up single attaches, too. So the p99
+is that of the processor time which xennetd uses until the verdict, on whatever; the median is that of all the time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,7 +120,7 @@ def stage() -> Iterator[Stage]:
     stage = make_or_skip(lambda: Stage(STAND_IN + rules))
     stage.daemon.wrapper = held.wrapper(notes(stage))
     with stage:
-        _all.extend(stage.crowd([replace(OURS, bridge=bridge) for bridge in BRIDGES] * ATTACHES * 3))
+        _all.extend(stage.crowd([replace(OURS, bridge=bridge) for bridge in BRIDGES] * ATTACHES * 2))
         start(stage)
         yield stage
 
@@ -133,34 +135,33 @@ def start(stage: Stage) -> None:
 
 
 def have_guests_wait(stage: Stage) -> None:
-    """Have enough guests wait for three times `attaches`."""
-    if len(_waiting) < 3 * ATTACHES:
+    """Have enough guests wait for two times `attaches`."""
+    if len(_waiting) < 2 * ATTACHES:
         stage.daemon.terminate()
         start(stage)
 
 
-def attaches(stage: Stage, begin: Callable[[], None] = lambda: None) -> list[float]:
-    """Have a guest attached every PERIOD. Returns for each the seconds from when its turn was.
+def attaches(stage: Stage, begin: Callable[[], None] = lambda: None) -> tuple[float, float]:
+    """Have a guest attached every PERIOD. `begin` is called after the first.
 
-    So what holds up one attach counts for all that would have come meanwhile. `begin` is called after the first.
+    Returns the median of the seconds from when each one's turn was, and the p99 of the processor time that xennetd uses
+    between the event and the verdict. What holds up one attach counts for all that would have come meanwhile.
     """
-    xs, taken, clock = stage.bed.netback.xs, [], Clock(stage)
+    xs, taken, used, clock = stage.bed.netback.xs, [], [], Clock(stage)
     for number in range(ATTACHES):
         due = clock.turn(number, PERIOD)
         vif = _waiting.pop()
         status = f"{vif.backend}/hotplug-status"
+        before = stage.cpu()
         xs.write(f"{vif.backend}/state", "2")
         while xs.read(status) != "connected":
             assert clock.now() < due + 30
             time.sleep(0.0002)
-        taken.append(clock.now() - due)
+        taken.append(max(0.0, clock.now() - due))  # Those who wait at the same time are subtracted each.
+        used.append(stage.cpu() - before)
         if not number:
             begin()
-    return taken
-
-
-def p99(taken: Sequence[float]) -> float:
-    return sorted(taken)[len(taken) * 99 // 100 - 1]
+    return statistics.median(taken), sorted(used)[ATTACHES * 99 // 100 - 1]
 
 
 @contextlib.contextmanager
@@ -217,7 +218,8 @@ def loop_held(stage: Stage) -> Iterator[list[float]]:
 
 
 def reloads(stage: Stage) -> int:
-    return sum("RELOADING" in message.fields for message in stage.daemon.notify.messages)
+    """How many reloads the daemon has finished, plus one for its start."""
+    return sum("READY" in message.fields for message in stage.daemon.notify.messages)
 
 
 def method(name: str, **more: object) -> dict[str, object]:
@@ -236,14 +238,17 @@ def method(name: str, **more: object) -> dict[str, object]:
 )
 def test_delays_neither_guests_nor_root(stage: Stage, call: dict[str, object], how: str) -> None:
     have_guests_wait(stage)
-    before = p99(attaches(stage))
+    quiet, quiet_used = attaches(stage)
     with readers(stage, call, how, count=CONNECTIONS) as begin, loop_held(stage) as longest:
-        busy = p99(attaches(stage, begin))
+        busy, busy_used = attaches(stage, begin)
         status = max(status_takes(stage, 120))  # long enough for a check that takes long and rests
-    quiet = max(before, p99(attaches(stage)))  # The machine may have begun to do something else.
-    print(f"attach p99 {quiet * 1e3:.1f} ms, with readers {busy * 1e3:.1f} ms; status {status * 1e3:.1f} ms")
+    print(
+        f"attach {quiet * 1e3:.1f} ms, with readers {busy * 1e3:.1f} ms; xennetd computes {quiet_used * 1e3:.1f} ms "
+        f"until the verdict, with readers {busy_used * 1e3:.1f} ms; status {status * 1e3:.1f} ms"
+    )
     assert max(longest) < HELD, f"readers make xennetd hold its loop for {max(longest):.3f} s"
     assert busy < quiet + 0.010, f"readers delay an attach of {quiet * 1e3:.1f} ms to {busy * 1e3:.1f} ms"
+    assert busy_used < quiet_used + 0.010, f"xennetd works {busy_used * 1e3:.1f} ms for readers amid an attach"
     assert status < 0.100, f"readers delay root's request to {status:.3f} s"
 
 
@@ -257,9 +262,11 @@ def test_a_reload_holds_up_nobody(stage: Stage, how: str) -> None:
         else:
             command = [*stage.daemon.command("xennetd.cli.main"), "--control", str(stage.daemon.control), "reload"]
             asking = subprocess.Popen(command)
-        status = max(max(status_takes(stage, 1)) for _ in range(80))
+        status, until = 0.0, time.monotonic() + 30
+        while reloads(stage) == before:
+            assert time.monotonic() < until
+            status = max(status, *status_takes(stage, 2))
     assert how == "SIGHUP" or asking.wait(10) == 0
-    assert reloads(stage) == before + 1
     print(f"loop held {max(longest) * 1e3:.1f} ms; status {status * 1e3:.1f} ms")
     assert max(longest) < HELD
     assert status < 0.100
