@@ -6,7 +6,9 @@ too many in a set until the next start, never a link too few.
 Rule 2: where an administrator makes the host a router, links forward because of him, and leave the sets. He does so by
 the settings of `all`, which set those of every link. The value of `all` from before xennetd let the first link forward
 is saved, so that his change can be told from xennetd's own. After his change the links' original values are forgotten.
-Rule 3: with net.ipv6.conf.all.forwarding every link forwards IPv6, whatever its own setting is.
+Rule 3: with net.ipv6.conf.all.forwarding every link forwards IPv6, whatever its own setting is. Before Linux 6.17 it is
+what xennetd switches. An administrator who writes 1 while it is 1 already because of xennetd changes no value, and the
+kernel sends no RTM_NEWNETCONF: links, `default` and `all` are 1 before and after. Neither an event nor a look can tell.
 Rule 4: what is left of the memory stands for what is lost of it. A link is in its set only if it did not forward
 originally: a link that forwards, and is in the set without a saved value, has the original value 0. Where all is lost
 while links of xennetd's are there, and the host forwards by single links, xennetd has opened these links. Where it
