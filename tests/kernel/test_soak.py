@@ -64,7 +64,7 @@ def test_whatever_happens_the_host_is_as_a_fresh_daemon_makes_it(
             readers.stop()
         world.forget_addresses()
         found = world.calm()
-        nodes = xenstore_lines(bed, world.vifs)
+        nodes = list(xenstore_lines(bed, world.vifs))
         story = [f"seed {seed}, round {rounds}, configuration {world.configuration}", *world.story[-60:]]
         same = {name: machine.domain.domid for name, machine in world.machines.items()}
         world.clear()
