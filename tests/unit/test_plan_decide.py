@@ -17,7 +17,7 @@ from xennetd.model.placement import BridgePort
 from xennetd.model.status import VifState
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId, XenbusState
-from xennetd.plan.decide import NAME_WAIT, Decision, PortDecision, Verdict, decide
+from xennetd.plan.decide import NAME_WAIT, Decision, PortDecision, Verdict, decide, without_effect
 from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.observation import (
     RETRY_LONGEST,
@@ -76,21 +76,22 @@ class Situation:
         return ObservedPort(link, holder=holder, holder_leaves=self.leaving) if link is not None else None
 
     def decide(self) -> Decision:
-        return decide(
-            Observation(
-                vif=self.vif,
-                port=self.port(self.link, self.vif.link_name),
-                tap=self.port(self.tap, self.vif.tap_name),
-                owned=self.owned,
-                assignment=ASSIGNMENT,
-                outcome=self.outcome,
-                memory=self.memory,
-                now=self.now,
-                host=self.host,
-                established=self.established,
-                before=self.before,
-                removes_backend=self.removes_backend,
-            )
+        return decide(self.observe())
+
+    def observe(self) -> Observation:
+        return Observation(
+            vif=self.vif,
+            port=self.port(self.link, self.vif.link_name),
+            tap=self.port(self.tap, self.vif.tap_name),
+            owned=self.owned,
+            assignment=ASSIGNMENT,
+            outcome=self.outcome,
+            memory=self.memory,
+            now=self.now,
+            host=self.host,
+            established=self.established,
+            before=self.before,
+            removes_backend=self.removes_backend,
         )
 
 
@@ -217,6 +218,16 @@ def test_an_error_is_told_only_after_the_port_is_down() -> None:
     second = replace_link(up, apply(first.port.steps, PORT)).decide()
     assert second.verdict == Verdict(error='bridge "xenbr0" does not exist')
     assert second.state is VifState.ERROR
+
+
+def test_an_error_is_told_also_when_the_steps_that_take_the_port_down_have_no_effect() -> None:
+    error = HostError('bridge "xenbr0" does not exist')
+    up = Situation(link=PORT, tap=ATTACHED_TAP, outcome=error)
+    decision = without_effect(up.observe(), up.decide())
+    assert not decision.has_steps
+    assert (decision.state, decision.error) == (VifState.ERROR, error)
+    assert decision.verdict == Verdict(error='bridge "xenbr0" does not exist')
+    assert decision.tap_verdict == 'error: bridge "xenbr0" does not exist'
 
 
 def replace_link(situation: Situation, link: Link) -> Situation:

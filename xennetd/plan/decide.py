@@ -186,15 +186,25 @@ def _refuse(observation: Observation, error: XennetdError) -> Decision:
     return _report(observation, PortDecision(release(link) if link else (), error, waits_on=error.waits_on), None)
 
 
+def without_effect(observation: Observation, decision: Decision) -> Decision:
+    """Return the decision of a vif in error again, without its Steps: they had no effect, and the error is reported."""
+    port, tap = (replace(part, steps=(), host=()) for part in (decision.port, decision.tap))
+    tap_verdict = _tap_verdict(observation, tap) if tap.error is not None else decision.tap_verdict
+    return replace(decision, port=port, tap=tap, verdict=_verdict(observation, port), tap_verdict=tap_verdict)
+
+
 def _report(observation: Observation, port: PortDecision, attachment: Attachment | None) -> Decision:
     """Return the decision for a port in error. Its verdict comes after the last Step, and only once."""
+    return Decision(VifState.ERROR, port=port, verdict=_verdict(observation, port), attachment=attachment)
+
+
+def _verdict(observation: Observation, port: PortDecision) -> Verdict | None:
+    """Return the verdict on a port in error, None if it is not due."""
     vif, error = observation.vif, port.error
-    reported = vif.hotplug_status == CONNECTED or (
-        vif.hotplug_status == "error" and error is not None and vif.hotplug_error == error.sentence
-    )
-    due = vif.state in _LISTENING and not port.all_steps and not reported and error is not None
-    verdict = Verdict(error=error.sentence) if due and error else None
-    return Decision(VifState.ERROR, port=port, verdict=verdict, attachment=attachment)
+    if error is None or port.all_steps or vif.state not in _LISTENING or vif.hotplug_status == CONNECTED:
+        return None
+    told = vif.hotplug_status == "error" and vif.hotplug_error == error.sentence
+    return None if told else Verdict(error=error.sentence)
 
 
 def _attach(observation: Observation, attachment: Attachment) -> Decision:
@@ -241,11 +251,15 @@ def _with_tap(observation: Observation, decision: Decision, outcome: Attachment 
     else:
         fresh = vif.tap_status != CONNECTED
         port = _port(observation, tap, outcome, is_tap=True, fresh=fresh)
-    decision = replace(decision, tap=port)
+    return replace(decision, tap=port, tap_verdict=_tap_verdict(observation, port))
+
+
+def _tap_verdict(observation: Observation, port: PortDecision) -> str | None:
+    """Return the verdict on a tap, None if it is not due."""
     if port.all_steps or port.reason is not None:
-        return decision
-    tap_verdict = CONNECTED if port.error is None else f"error: {port.error.sentence}"
-    return replace(decision, tap_verdict=tap_verdict if vif.tap_status != tap_verdict else None)
+        return None
+    text = CONNECTED if port.error is None else f"error: {port.error.sentence}"
+    return text if observation.vif.tap_status != text else None
 
 
 def _port(

@@ -38,7 +38,7 @@ from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif, VifId
-from xennetd.plan.decide import Decision, decide
+from xennetd.plan.decide import Decision, decide, without_effect
 from xennetd.plan.observation import CONNECTED, as_found, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
@@ -218,11 +218,9 @@ class Reconciler:
                 await self._tell(record, decision, link, done)
                 return
             if before is not None and before.steps == decision.steps:
-                if decision.error is not None:
+                if decision.error is not None and record.observed is not None:
                     # The Steps that take the port down had no effect. The error is reported all the same.
-                    port, tap_port = (replace(part, steps=(), host=()) for part in (decision.port, decision.tap))
-                    decision = replace(decision, port=port, tap=tap_port)
-                    await self._tell(record, decision, link, done)
+                    await self._tell(record, without_effect(record.observed, decision), link, done)
                     return
                 self._executor.verify(record, decision, link, tap)
                 before = None
