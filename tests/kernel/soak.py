@@ -333,6 +333,13 @@ class World:
     def _busy(self) -> bool:
         return any(row["state"] in {"pending", "detaching"} for row in self._rows())
 
+    def untold(self) -> list[str]:
+        """What the daemon knows of each vif in error of which it has told the toolstack nothing."""
+        vifs = {vif.netdev: vif for vif in self.vifs}
+        rows = [row["vif"] for row in self._rows() if row["state"] == "error" and row["vif"] in vifs]
+        silent = [name for name in rows if self.bed.toolstack.xs.get(f"{vifs[name].backend}/hotplug-status") is None]
+        return [self.daemon.ctl("show", "--debug", name).stdout for name in silent]
+
     def clear(self) -> None:
         """End all guests, all networks and then the daemon."""
         for name in sorted(self.machines):

@@ -66,6 +66,7 @@ def test_whatever_happens_the_host_is_as_a_fresh_daemon_makes_it(
         found = world.calm()
         nodes = list(xenstore_lines(bed, world.vifs))
         story = [f"seed {seed}, round {rounds}, configuration {world.configuration}", *world.story[-60:]]
+        assert not (untold := world.untold()), "\n".join([*story, "the toolstack was told nothing:", *untold])
         same = {name: machine.domain.domid for name, machine in world.machines.items()}
         world.clear()
         left = settled(bed, bare)
