@@ -10,7 +10,7 @@ from xennetd.model.configuration import Network, Policy
 from xennetd.model.value import replace
 from xennetd.policy.modes import ISOLATED, NAT
 from xennetd.policy.network_needs import ruleset
-from xennetd.policy.transition import transition, transition_at_start
+from xennetd.policy.transition import transition
 
 LAB = Network("lab", NAT, bridge="xn-lab", subnet4=IPv4Network("10.77.0.0/24"), uplink="wg0")
 CLOSED = replace(LAB, mode=ISOLATED, uplink=None)
@@ -66,22 +66,3 @@ def test_a_bridge_that_goes_keeps_its_filter_until_its_guests_have_left() -> Non
     new = policy(replace(LAB, bridge="xn-new"))
     moving, _ = transition(policy(LAB), new)
     assert set(passing(moving)) >= set(passing(policy(LAB)))
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "closes"),
-    [
-        (CLOSED, LAB, True),
-        (replace(LAB, uplink="eth0"), LAB, True),
-        (LAB, LAB, False),
-        (LAB, replace(LAB, subnet6=IPv6Network("fd77::/64")), False),
-        (LAB, CLOSED, False),
-    ],
-    ids=["isolated to nat", "another uplink", "nothing", "a second subnet", "nat to isolated"],
-)
-def test_a_start_closes_the_bridges_that_get_another_way_out(before: Network, after: Network, closes: bool) -> None:
-    old, new = set(passing(policy(before))), policy(after)
-    first = transition_at_start(new, exists=lambda bridge: bridge == "xn-lab", in_force=old.__contains__)
-    assert (first is not new) is closes
-    assert not closes or set(passing(first)) >= DROPPED
-    assert transition_at_start(new, exists=lambda bridge: False, in_force=old.__contains__) is new

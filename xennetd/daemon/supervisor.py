@@ -46,7 +46,6 @@ from xennetd.model.event import Event, EventKind
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes
-from xennetd.policy.transition import transition_at_start
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
@@ -179,11 +178,6 @@ class Supervisor:
         keep("the view of xenstore", self._directory.run)
         await self._directory.loaded.wait()
         self._hotplug_files.start(self._directory)
-        policy, notes = self._in_force.policy, self._in_force.notes
-        first = policy
-        if not self._in_force.observes:
-            first = transition_at_start(policy, self._has_made, self._table.has_rule)
-            self._in_force.put(first, notes)
         await self._networks.look()
         keep("DHCP", self._dhcp.work)
         keep("the care of the networks", self._networks.run)
@@ -191,10 +185,6 @@ class Supervisor:
         keep("the hooks", self._hooks.work)
         keep("the watchdog", partial(self._manager.watchdog, self._reconciler.probe))
         await self._reconciler.look_at_all()
-        if first is not policy:
-            async with self._reloading:
-                if self._in_force.policy is first:  # No reload came meanwhile.
-                    await self._follow(policy, notes)
         self._looked_at_all = True
         keep("the care of renamed links", self._follow_renames)
         self._prune_due = True
@@ -338,16 +328,9 @@ class Supervisor:
         self._prune_due = True
         with suppress(OSError):  # The view stays as it is.
             self._kernel.proxies.load()  # The kernel has no events for them, and a reload looks at everything.
-        await self._follow(policy, loaded.notes)
+        await follow(policy, loaded.notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()
         return []
-
-    async def _follow(self, policy: Policy, notes: Notes) -> None:
-        await follow(policy, notes, self._in_force, self._host, self._networks, self._reconciler)
-
-    def _has_made(self, bridge: str) -> bool:
-        link = self._kernel.links.link(bridge)
-        return link is not None and link.is_own_bridge
 
 
 def _renames(change: LinkChange) -> bool:

@@ -35,7 +35,6 @@ from xennetd.nft.library import (
     UnreadableTable,
     as_listed,
     changes,
-    comment,
     declarations,
     element_text,
     first_line,
@@ -249,11 +248,6 @@ class NftTable:
         self._require_knowledge()
         value = self._now.sets[SAVED_SYSCTLS].get(key)
         return int(value[0]) if value is not None else None
-
-    def has_rule(self, rule: str) -> bool:
-        """Return whether a chain has this rule, or there is no filter: without chains, or none that can be read."""
-        text = comment(rule)
-        return not self._now.chains or any(text in chain.comments for chain in self._now.chains.values())
 
     def marked(self, guest_only: str) -> Collection[str]:
         """Return the indexes of the links in a set of GUEST_ONLY_LINKS."""

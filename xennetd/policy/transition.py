@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from xennetd.model.configuration import Mode, Network, Policy
 from xennetd.model.value import replace
 from xennetd.policy.modes import module_of
 from xennetd.policy.network_needs import compile_ruleset
-from xennetd.render.nft_ruleset import NetworkRules, closing, ways_out
+from xennetd.render.nft_ruleset import closing
 
 
 def transition(old: Policy, new: Policy) -> tuple[Policy, ...]:
@@ -26,29 +24,8 @@ def transition(old: Policy, new: Policy) -> tuple[Policy, ...]:
     changed = [network for network in stayed if _way_out(network) != _way_out(kept[network.bridge])]
     if not left and not changed:
         return (new,)
-    return replace(new, ruleset=compile_ruleset((*new.networks.values(), *left), _closed(changed))), new
-
-
-def transition_at_start(new: Policy, exists: Callable[[str], bool], in_force: Callable[[str], bool]) -> Policy:
-    """Return the policy to put into force until every guest has been looked at: `new`, or one with another filter.
-
-    The policy before is not known, but its filter is. A bridge that exists and has none of its ways out in that filter
-    gets a way out. It is closed, as in `transition`. Bridges that `new` has no use for are closed by the filter of any
-    policy. `exists` says whether xennetd has made a bridge of this name, `in_force` whether the filter has a rule.
-    """
-    made = [network for network in new.networks.values() if network.own and exists(network.bridge)]
-    opened = [network for network in made if (ways := _ways_out(network)) and not any(map(in_force, ways))]
-    if not opened:
-        return new
-    return replace(new, ruleset=compile_ruleset(tuple(new.networks.values()), _closed(opened)))
-
-
-def _closed(networks: Iterable[Network]) -> tuple[NetworkRules, ...]:
-    return tuple(closing(network.bridge, module_of(network).firewall(network)) for network in networks)
-
-
-def _ways_out(network: Network) -> tuple[str, ...]:
-    return ways_out(network.bridge, module_of(network).firewall(network).leaves)
+    closed = tuple(closing(network.bridge, module_of(network).firewall(network)) for network in changed)
+    return replace(new, ruleset=compile_ruleset((*new.networks.values(), *left), closed)), new
 
 
 def _way_out(network: Network) -> tuple[Mode, str | None]:

@@ -66,11 +66,6 @@ class NetworkRules:
     leaves: tuple[str, ...] = ()
 
 
-def ways_out(bridge: str, matches: Iterable[str]) -> tuple[str, ...]:
-    """Return the rules that let packets leave a network: those from its bridge with these matches (`leaves`)."""
-    return tuple(f'iifname "{bridge}" {match} accept' for match in matches)
-
-
 def closing(bridge: str, rules: NetworkRules) -> NetworkRules:
     """Return rules that forward nothing from or to a bridge. To the host passes what `rules` let pass."""
     return NetworkRules(arriving=rules.arriving, closed=(f'iifname "{bridge}" drop', f'oifname "{bridge}" drop'))
@@ -99,6 +94,7 @@ def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
     passing = [_TRANSLATED_FORGERY, *_stage(networks, "within"), *_stage(networks, "closed")]
     passing += [*_stage(networks, "towards"), *_stage(networks, "leaving")]
     renamed = _renamed(networks)
+    leaving = [Chain("leaving", "type filter hook forward priority filter", renamed.leaving)] if renamed.leaving else []
     incoming = [_AMONG_THEMSELVES, *_forwards(networks)]
     stock_nat = f"iifgroup {GUEST_GROUP} ip saddr . oif @{MASQUERADE4} masquerade"
     return Ruleset(
@@ -113,7 +109,7 @@ def ruleset(networks: Sequence[NetworkRules]) -> Ruleset:
             Chain("local", "type nat hook output priority -100", tuple(_forwards(networks))),
             Chain("forwarded", "type filter hook forward priority filter", tuple(_forwarded(unrouted))),
             Chain("passing", "type filter hook forward priority filter", tuple(passing)),
-            Chain("leaving", "type filter hook forward priority filter", renamed.leaving),
+            *leaving,
             Chain("routed", "type filter hook postrouting priority filter", (*_routed(unrouted), *renamed.routed)),
             Chain(
                 "outgoing",
@@ -190,9 +186,8 @@ def _routed(matches: Iterable[str]) -> Iterator[str]:
 class _Renamed(NamedTuple):
     """The rules for bridges of xennetd's that have another name than any network's bridge, by chain.
 
-    Somebody has renamed such a bridge, and another link may have its name, so that it does not get the name back. Or
-    its network is gone since the last start, and the bridge will go when its guests have left it. No network's rules
-    match it then. As nothing tells which network it is of, it is allowed what any network
+    Somebody has renamed such a bridge, and another link may have its name, so that it does not get the name back. Its
+    network's rules do not match it then. As nothing tells which network it is of, it is allowed what any network
     allows, but only for packets from a subnet that the host routes to this very bridge.
 
     `leaving` is a chain of its own at forward: `passing` decides on what it accepts, too. What goes from one such
@@ -200,26 +195,38 @@ class _Renamed(NamedTuple):
     routed to such a bridge.
     """
 
-    arriving: tuple[str, ...]
-    leaving: tuple[str, ...]
-    routed: tuple[str, ...]
+    arriving: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    routed: tuple[str, ...] = ()
 
 
 def _renamed(networks: Sequence[NetworkRules]) -> _Renamed:
     bridges = dict.fromkeys(rules.bridge for rules in networks if rules.bridge)
-    names = "{{ {} }}".format(", ".join(f'"{bridge}"' for bridge in bridges))
-    by_name, to_name = ([f"{link} {names} accept"] if bridges else [] for link in ("iifname", "oifname"))
+    if not bridges:
+        return _Renamed()
+    named = "{{ {} }}".format(", ".join(f'"{bridge}"' for bridge in bridges))
     subnet, known = "fib saddr . iif oif exists", "ct state established,related accept"
-    visits = [f"{match} {subnet} accept" for match in _stage(networks, "visits")]
-    leaves = [f"oifgroup != {BRIDGE_GROUP} {match} {subnet} accept" for match in _stage(networks, "leaves")]
-    arriving = [f"iifgroup != {BRIDGE_GROUP} accept", *by_name, *visits]
-    leaving = [f"iifgroup != {BRIDGE_GROUP} accept", *by_name, known, *leaves]
-    leaving += [f"oifname {names} {visit}" for visit in visits]
-    leaving += [f"oifgroup {BRIDGE_GROUP}{f' oifname != {names}' if bridges else ''} accept", "drop"]
-    routed = [f"oifgroup != {BRIDGE_GROUP} accept", *to_name, known]
-    routed += [f"{match} accept" for match in _stage(networks, "enters")]
     return _Renamed(
-        arriving=(*arriving, "fib daddr type local fib daddr . iif type != local drop"),
-        leaving=tuple(leaving),
-        routed=(*routed, "iifgroup >= 0 drop"),  # Whatever has an input link: any group is such a number.
+        arriving=(
+            f"iifgroup != {BRIDGE_GROUP} accept",
+            f"iifname {named} accept",
+            *(f"{match} {subnet} accept" for match in _stage(networks, "visits")),
+            "fib daddr type local fib daddr . iif type != local drop",
+        ),
+        leaving=(
+            f"iifgroup != {BRIDGE_GROUP} accept",
+            f"iifname {named} accept",
+            known,
+            *(f"oifname {named} {match} {subnet} accept" for match in _stage(networks, "visits")),
+            *(f"oifgroup != {BRIDGE_GROUP} {match} {subnet} accept" for match in _stage(networks, "leaves")),
+            f"oifgroup {BRIDGE_GROUP} oifname != {named} accept",
+            "drop",
+        ),
+        routed=(
+            f"oifgroup != {BRIDGE_GROUP} accept",
+            f"oifname {named} accept",
+            known,
+            *(f"{match} accept" for match in _stage(networks, "enters")),
+            "iifgroup >= 0 drop",  # Whatever has an input link: any group is such a number.
+        ),
     )

@@ -20,15 +20,7 @@ from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import AttachmentRequest, ModeModule, Remark, keys
 from xennetd.policy.network_objects import bridge_objects
 from xennetd.policy.network_reader import NetworkReader
-from xennetd.render.nft_ruleset import (
-    FAMILY,
-    FROM_OWN_BRIDGE,
-    NOT_OURS,
-    TO_OWN_BRIDGE,
-    NetworkRules,
-    forward_element,
-    ways_out,
-)
+from xennetd.render.nft_ruleset import FAMILY, FROM_OWN_BRIDGE, NOT_OURS, TO_OWN_BRIDGE, NetworkRules, forward_element
 
 NAT = Mode("nat", own_bridge=True)
 
@@ -89,7 +81,6 @@ class NatMode(ModeModule):
             # be routed back to the router, which would return them, until their hop limit is used up.
             unrouted = (f"{NOT_OURS} ip6 daddr {network.nptv6}",)
         subnets = [f"{FAMILY[subnet.version]} saddr {subnet}" for subnet in network.subnets]
-        leaves = tuple(f"{out}{subnet}" for subnet in subnets)
         return NetworkRules(
             served=tuple(gateway.ip for gateway in network.gateways),
             within=(f"iifname {bridge} oifname {bridge} accept",),
@@ -100,7 +91,7 @@ class NatMode(ModeModule):
                 f"oifname {bridge} drop",
             ),
             leaving=(
-                *ways_out(network.bridge, leaves),
+                *(f"iifname {bridge} {out}{subnet} accept" for subnet in subnets),
                 f"iifname {bridge} ct state established,related accept",
                 f"iifname {bridge} reject with icmpx admin-prohibited",
             ),
@@ -108,7 +99,7 @@ class NatMode(ModeModule):
             bridge=network.bridge,
             visits=tuple(subnets),
             enters=tuple(f"{FAMILY[subnet.version]} daddr {subnet} ct status dnat" for subnet in network.subnets),
-            leaves=leaves,
+            leaves=tuple(f"{out}{subnet}" for subnet in subnets),
         )
 
     def check(self, reader: NetworkReader, network: Network) -> None:
