@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
@@ -19,6 +20,7 @@ import pytest
 from tests.bed.netns import Host
 from xennetd.kernel.execute import StepRefused, execute
 from xennetd.kernel.kernel import reread
+from xennetd.kernel.link_names import index_of
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, Links
 from xennetd.kernel.procsys import read_sysctl
 from xennetd.kernel.sockets import EventSocket, RequestSocket
@@ -316,6 +318,22 @@ def test_a_link_that_has_taken_the_name_meanwhile_keeps_its_settings(lane: Lane)
             lane.do(step)
         assert refused.value.link_gone
     assert [read_sysctl(4, "vif1.0", setting) for setting in ("proxy_arp", "rp_filter")] == before
+
+
+def test_a_name_is_nobodys_only_if_the_kernel_says_so(lane: Lane) -> None:
+    step = SetSysctl(lane.index(), "vif1.0", Sysctl(4, "vif1.0", "proxy_arp", 1))
+    assert index_of("vif1.0") == lane.index()
+    assert index_of("vif9.9") is None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(StepRefused) as refused:
+            lane.do(step)
+        with pytest.raises(OSError, match="Too many open files"):
+            index_of("vif1.0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert refused.value.errno == errno.EMFILE
 
 
 @pytest.mark.parametrize("route", [Route(ROUTE.destination, 2), ROUTE6], ids=["ipv4", "ipv6"])

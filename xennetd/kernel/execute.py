@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from socket import if_nametoindex
 from typing import Any, assert_never
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
@@ -69,7 +68,7 @@ def execute(socket: RequestSocket, steps: tuple[LinkStep, ...]) -> list[StepRefu
             burst, sure_of = [], None
         if isinstance(step, SetSysctl | ResetSysctls):
             if sure_of != (link := _link_of(step)):
-                _require_name(step, *link)
+                _require_name(socket, step, *link)
                 sure_of = link
             _write(step)
         else:
@@ -104,16 +103,12 @@ def _link_of(step: SetSysctl | ResetSysctls) -> tuple[int, str]:
     return step.index, step.sysctl.link if isinstance(step, SetSysctl) else step.name
 
 
-def _require_name(step: SetSysctl | ResetSysctls, index: int, name: str) -> None:
+def _require_name(socket: RequestSocket, step: SetSysctl | ResetSysctls, index: int, name: str) -> None:
     """Refuse the Step if its link does not have this name now, as if the link was gone: the view is about to know.
 
     The kernel has sysctls by name only, and another link may have taken the name since the observation.
     """
-    try:
-        same = if_nametoindex(name) == index
-    except OSError:
-        same = False  # No link has the name.
-    if not same:
+    if socket.index_of(name) != index:
         raise StepRefused(step, errno.ENODEV, "")
 
 

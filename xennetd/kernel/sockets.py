@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel.link_names import index_by
 from xennetd.kernel.netlink import Ack
 from xennetd.model.marks import ROUTE_PROTOCOL
 
@@ -141,6 +142,10 @@ class RequestSocket:
         """Return a sequence number for the next request, from 1 to 2**32 - 1."""
         self._seq = self._seq % 0xFFFFFFFF + 1
         return self._seq
+
+    def index_of(self, name: str) -> int | None:
+        """Return the index of the link with this name now, None if there is none. Raises OSError."""
+        return index_by(self._socket, name)
 
     def dump(self) -> list[bytes]:
         """Return all links and their addresses, routes and neighbours, as datagrams."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -18,6 +17,7 @@ from importlib.util import find_spec
 from ipaddress import IPv6Address
 from typing import Any
 
+from xennetd.kernel.link_names import index_of
 from xennetd.model.errors import HostError
 from xennetd.model.marks import TABLE
 from xennetd.model.objects import Chain, Ruleset
@@ -218,10 +218,8 @@ def _parts(listed: Any) -> Parts:
 
 def _index(link: str) -> str:
     """Return the index of a listed link. nft lists an existing link by its name, and a deleted one by its index."""
-    try:
-        return str(socket.if_nametoindex(link))
-    except OSError:
-        return link
+    index = index_of(link)
+    return str(index) if index is not None else link
 
 
 def plain(parts: Iterable[str]) -> Parts:
