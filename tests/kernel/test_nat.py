@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from tests.bed.state import changes, host_state
 from tests.bed.toolstack import VifSpec
 from tests.bed.wire import Wire, udp
 from tests.kernel.conftest import FENCE, Inhabit, MakeDaemon, MakeGuest
+from tests.kernel.wait import paused
 
 GATEWAYS = ("10.77.0.1", "fd77::1")
 
@@ -132,6 +134,23 @@ FORWARDS = (
     '{ proto = "tcp", port = 2223, to = "[fd77::12]:22" },',
     "]",
 )
+
+
+def test_guests_of_a_bridge_in_another_link_group_and_the_host_itself_leave_as_the_host(
+    site: Site, join: Join, daemon: MakeDaemon
+) -> None:
+    xennetd = daemon(lab())
+    web = join("web", 11)
+    chain = "add chain ip seen from { type filter hook prerouting priority 0; }"
+    site.internet.run("nft", f"add table ip seen; {chain}")
+    for source in ("10.77.0.0/24", HOST4):
+        site.internet.run("nft", f"add rule ip seen from ip saddr {source} ip daddr {SERVER4} counter")
+    with paused(xennetd.pid):  # It would put the group right.
+        ip(site.host, "link set xn-lab group 5")
+        web.namespace.ping(SERVER4)
+        site.host.run("ping", "-c1", "-W1", "-I", "10.77.0.1", SERVER4, check=False)
+    counted = re.findall(r"packets (\d+)", site.internet.run("nft", "list", "chain", "ip", "seen", "from").stdout)
+    assert counted == ["0", "2"], "from the subnet, and from the host"
 
 
 class TestForwards:

@@ -128,12 +128,18 @@ class NatMode(ModeModule):
 def _translated(network: Network) -> Iterator[str]:
     bridge = f'"{network.bridge}"'
     out = f'oifname "{network.uplink}"' if network.uplink else f"oifname != {bridge}"
+    gateways = {gateway.version: gateway.ip for gateway in network.gateways}
     for subnet in network.subnets:
         source, target = (f"{FAMILY[subnet.version]} {way} {subnet}" for way in ("saddr", "daddr"))
+        # By the name while somebody has changed the bridge's group, and by the group while it has another name. The
+        # host's own packets come in by no link, as frames between ports of another bridge do.
+        senders = [f"{FROM_OWN_BRIDGE} {source}", f"iifname {bridge} {source}"]
+        if subnet.version in gateways:
+            senders.append(f"{FAMILY[subnet.version]} saddr {gateways[subnet.version]}")
         if subnet.version == 4 or network.nat66:
-            yield f"{FROM_OWN_BRIDGE} {source} {out} masquerade"
+            yield from (f"{sender} {out} masquerade" for sender in senders)
         elif network.nptv6 is not None:
-            yield f"{FROM_OWN_BRIDGE} {source} {out} snat ip6 prefix to {network.nptv6}"
+            yield from (f"{sender} {out} snat ip6 prefix to {network.nptv6}" for sender in senders)
         # A guest that connects to a forwarded port at the host's address reaches another guest of its own bridge. The
         # answer must come back by the host, or else the first guest would get it from an address that it did not ask.
         yield f"{TO_OWN_BRIDGE} {source} {target} ct status dnat masquerade"
