@@ -18,6 +18,7 @@ from tests.bed.site import Site, sysctl
 from tests.bed.toolstack import VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.every_mode import EDGE, SPECS, networks, populate, setting, write_setting
+from tests.kernel.status import status
 from tests.kernel.test_adapters import BRIDGE, ETH0, Kit, Seen, difference, foreign, ip, nft, tables, with_kit
 from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually
@@ -364,6 +365,28 @@ def test_a_running_daemon_follows_an_administrator_who_makes_the_host_a_router(
     write_setting(site.host, "ipv4/conf/eth0/forwarding", 0)
     eventually(lambda: setting(site.host, "ipv4/conf/eth0/forwarding") == 1)
     assert "eth0" in marks(4)
+
+
+def test_what_forwards_when_the_table_is_lost_is_told_and_what_forwards_later_is_an_administrators(
+    site: Site, daemon: MakeDaemon
+) -> None:
+    store, lab = (
+        f'[network.{name}]\nmode = "{mode}"\nsubnets = ["10.{number}.0.0/24"]\n'
+        for name, mode, number in (("store", "isolated", 78), ("lab", "nat", 77))
+    )
+    xennetd = daemon(networks(store))
+    for late in (False, True):
+        write_setting(site.host, "ipv4/conf/eth0/forwarding", int(not late))
+        xennetd.terminate()
+        site.host.run("nft", "delete", "table", "inet", "xennetd")
+        xennetd.start()
+        write_setting(site.host, "ipv4/conf/eth0/forwarding", 1)
+        xennetd.reload(networks(store, lab))
+        marked = "eth0" in site.host.run("nft", "list", "set", "inet", "xennetd", "guest_only4").stdout
+        told = any("eth0 forwards IPv4 to guests only" in note for note in status(xennetd)["notes"])
+        assert (marked, told) == (not late, not late)
+        xennetd.reload(networks(store))
+        assert setting(site.host, "ipv4/conf/eth0/forwarding") == int(late)
 
 
 @pytest.mark.parametrize("mode", ["enforce", "observe"])

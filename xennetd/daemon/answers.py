@@ -22,6 +22,7 @@ from xennetd.daemon.runtime_dir import RuntimeDirectory
 from xennetd.daemon.tasks import Tasks
 from xennetd.dnsmasq.services import DhcpServices
 from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.sysctls import Sysctls
 from xennetd.model.dump import TextOnce, to_json
 from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
@@ -45,6 +46,7 @@ class Answers:
         in_force: InForce,
         kernel: Kernel,
         table: NftTable,
+        sysctls: Sysctls,
         directory: Directory,
         reconciler: Reconciler,
         networks: Networks,
@@ -61,6 +63,7 @@ class Answers:
         self._in_force = in_force
         self._kernel = kernel
         self._table = table
+        self._sysctls = sysctls
         self._directory = directory
         self._reconciler = reconciler
         self._networks = networks
@@ -157,6 +160,7 @@ class Answers:
                 yield from (f"{record.title}: {warning}" for warning in record.attachment.warnings)
         yield from self._reconciler.notes()
         yield from self._networks.remarks()
+        yield from self._sysctls.notes()
         yield from (note.sentence for note in remarks_of(self.notes()))
 
     def notes(self) -> Notes:

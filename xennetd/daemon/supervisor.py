@@ -113,6 +113,7 @@ class Supervisor:
             self._in_force,
             self._kernel,
             self._table,
+            self._sysctls,
             self._directory,
             self._reconciler,
             self._networks,
@@ -173,6 +174,7 @@ class Supervisor:
         self._manager.status("reading the host's links")
         self._kernel.start()
         self._table.start()
+        self._sysctls.start()
         keep("the view of the kernel", self._kernel.watch)
         self._manager.status("waiting for xenstored")
         keep("the view of xenstore", self._directory.run)

@@ -17,6 +17,8 @@ forwards by `all`, as a router does, an administrator has.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import structlog
 
 from xennetd.kernel.links import Links, is_guest_port
@@ -26,6 +28,9 @@ from xennetd.render.nft_ruleset import GUEST_ONLY_LINKS
 
 SWITCHES = {4: "forwarding", 6: "force_forwarding"}
 """The setting of a link, and of `all`, that lets a link forward, by IP version."""
+
+SYSCTLS_OF_ROUTERS = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+"""What makes the host a router, by IP version."""
 
 _OPENED = {version: number(version, setting) for version, setting in SWITCHES.items()}
 _BEFORE = {4: (str(NO_LINKS["all"]), str(4 << 8 | 0xFF)), 6: (str(NO_LINKS["all"]), str(6 << 8 | 0xFE))}
@@ -47,6 +52,24 @@ class GuestOnly:
         self._switches = (-1, {4: False, 6: False}, False)
         self._forgotten: set[tuple[int, str]] | None = None
         """The links, by IP version and index, that forward because of an earlier xennetd whose memory is lost."""
+        self._adopted: set[tuple[int, str]] = set()
+        """Those of them that guests need."""
+
+    def start(self) -> None:
+        """Note which links forward now. What forwards later on its own is the administrator's."""
+        if self._saved.known:
+            self._forgotten = self._find_forgotten()
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each link that may forward because of an administrator, and is treated as ours."""
+        for version, index in sorted(self._adopted):
+            link = self._links.by_index(int(index))
+            if link is not None and index in self._saved.marked(GUEST_ONLY_LINKS[version]):
+                yield (
+                    f"{link.name} forwards IPv{version} to guests only, and stops when no guest needs it any more: the "
+                    "nftables table of xennetd was lost while no xennetd ran, so xennetd takes its forwarding for its "
+                    f"own. If the host is to route for others, set {SYSCTLS_OF_ROUTERS[version]} = 1"
+                )
 
     def is_right(self, version: int, index: str) -> bool:
         """Return whether a link that forwards is in the set of this IP version if and only if it must be.
@@ -106,15 +129,21 @@ class GuestOnly:
         """Save 0 as the original value of a link that an earlier xennetd opened. Raises HostError."""
         if self._is_forgotten(version, key[0]) and not read_sysctl(version, "all", SWITCHES[version]):
             self._saved.save(self.opening(version, key, 0))
+            self._adopted.add((version, key[0]))
 
     def _is_forgotten(self, version: int, index: str) -> bool:
         """Return whether an earlier xennetd opened a link, and no original value is saved."""
         if self._forgotten is None:
-            self._forgotten = self._find_forgotten() if self._saved.lost and self._links.found_own else set()
+            self._forgotten = self._find_forgotten()
         return (version, index) in self._forgotten and self._saved.original((index, _OPENED[version])) is None
 
     def _find_forgotten(self) -> set[tuple[int, str]]:
-        """Return the links that forward on their own, by IP version and index, and log a warning about them."""
+        """Return the links that forward on their own, by IP version and index, and log a warning about them.
+
+        There are none unless the memory is lost and links of xennetd's show that there was one.
+        """
+        if not (self._saved.lost and self._links.found_own):
+            return set()
         foreign = [link for link in self._links if not link.is_own and not is_guest_port(link)]
         found: dict[tuple[int, str], str] = {}
         for version, setting in SWITCHES.items():

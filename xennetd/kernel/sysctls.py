@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 from xennetd.kernel.guest_only import SWITCHES, GuestOnly
+from xennetd.kernel.link_names import index_of
 from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.procsys import read_sysctl, write_sysctl
 from xennetd.kernel.saved_sysctls import (
@@ -54,6 +55,14 @@ class Sysctls:
         self._saved = saved
         self._guest_only = GuestOnly(links, saved)
         self._marked_at = -1
+
+    def start(self) -> None:
+        """Find out what forwards because of an earlier xennetd. The links and the nftables table have been read."""
+        self._guest_only.start()
+
+    def notes(self) -> Iterator[str]:
+        """Yield what an administrator should know of links that forward."""
+        return self._guest_only.notes()
 
     def present(self, wanted: Sysctl) -> Sysctl | None:
         """Return the sysctl with its current value, None if the kernel does not have it.
@@ -257,17 +266,16 @@ class Sysctls:
 
 
 def _key(sysctl: Sysctl) -> SavedKey | None:
-    """Return the key of a saved value, None if there is no such link.
+    """Return the key of a saved value, None if there is no such link. Raises OSError.
 
     The kernel says which link has the name now, and the file below /proc/sys belongs to that link. The view of the
     links may be older.
     """
     index = NO_LINKS.get(sysctl.link)
     if index is None:
-        try:
-            index = socket.if_nametoindex(sysctl.link)
-        except OSError:
-            return None
+        index = index_of(sysctl.link)
+    if index is None:
+        return None
     return str(index), number(sysctl.version, sysctl.setting)
 
 
