@@ -6,7 +6,8 @@ Rule 2: there is always room for root. When all places are taken, another user's
 Rule 3: a peer that waits for the daemon never makes room. Where all peers wait, a newcomer other than root has to go.
 Rule 4: of all that peers of other users than root do not read, MAX_UNREAD bytes are kept. Beyond that, the user who has
 most of them loses the connection that has most of them.
-Rule 5: a peer that takes no bytes of its reply for STALLED seconds is disconnected. A monitor is not: it loses events.
+Rule 5: a peer that takes less than 64 KiB of its reply in STALLED seconds is disconnected. A monitor is not: it loses
+events.
 Rule 6: no reference cycle of ours remains of a connection. It would stay in memory until the garbage collector runs,
 which in this daemon is after thousands of connections.
 """
@@ -37,7 +38,7 @@ MAX_UNREAD = 16 << 20
 """Bytes of replies that are kept for all peers of other users than root together."""
 
 STALLED = 30.0
-"""Seconds for which a peer may take no bytes of a reply."""
+"""Seconds in which a peer must take the next _CHUNK bytes of a reply."""
 
 _CHUNK = 64 << 10
 """Bytes of a reply that are given to the transport, which copies them, at a time."""
@@ -136,7 +137,7 @@ class Peer:
                 async with asyncio.timeout(None if continues else STALLED):
                     await self._writer.drain()
             except TimeoutError:
-                raise PeerError("the peer does not read its reply") from None
+                raise PeerError("the peer does not read its reply, or too slowly") from None
         await asyncio.sleep(0)  # drain() does not wait while the kernel takes all.
         self._streaming = continues
         if continues and self._gone:

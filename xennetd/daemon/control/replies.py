@@ -96,7 +96,7 @@ def some_of(made: Iterator[bytes]) -> bytes:
     for piece in made:
         found.append(piece)
         size += len(piece)
-        if size >= _ENOUGH or time.perf_counter() > until:
+        if size >= _ENOUGH or (size and time.perf_counter() > until):  # An empty result would be the end.
             break
     return b"".join(found) if len(found) != 1 else found[0]
 
