@@ -20,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("dnsmasq")
 CALM = 0.25
 """Seconds in which the daemon has done what it will do."""
 
+CALM_AFTER_A_FIGHT = 75.0
+"""Seconds until a fight is over for the daemon: until then it repairs less often, and says so."""
 
 PATIENCE = 5.0
 """Seconds until what takes its time must have happened."""
@@ -61,8 +63,12 @@ def go_through(world: World, name: str, events: Sequence[Event]) -> list[str]:
         differences = settle(world, forgotten)
         wrong += [f"{number} pings lost: {way}" for way, number in pings.lost().items()]
     wrong += [f"not as before: {line[:200]}" for line in differences]
-    if problems := world.problems():
-        wrong.append(f"status still tells: {problems}")
+    deadline = time.monotonic() + CALM_AFTER_A_FIGHT
+    while problems := world.problems():
+        if time.monotonic() > deadline:
+            wrong.append(f"status still tells: {problems}")
+            break
+        time.sleep(0.25)
     return [f"{name} ({', '.join(event.__name__ for event in events)}): {each}" for each in wrong]
 
 
