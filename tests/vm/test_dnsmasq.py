@@ -75,7 +75,7 @@ def test_an_instance_is_exposed_to_little(served: None) -> None:
 def test_a_guest_gets_its_address_and_name_from_the_unit(host: Machine, guest: MakeGuest, served: None) -> None:
     web = guest("web-1", VifSpec())
     web.connect()
-    given = udhcpc(web.namespace, tries=6)
+    given = udhcpc(web.namespace)
     assert (given["router"], given["domain"]) == ("10.77.0.1", "web-tier.internal")
     web.namespace.rtnl.add_address("eth0", f"{given['ip']}/24")
     assert ask(web.namespace, "10.77.0.1", "web-1.web-tier.internal") == Answer(NOERROR, [given["ip"]])
@@ -93,7 +93,7 @@ def test_a_guest_that_goes_is_forgotten_without_a_restart(bed: Bed, guest: MakeG
     until(lambda: not file.exists())
     stays = guest("web-2", VifSpec())
     stays.connect()
-    assert udhcpc(stays.namespace, tries=6)["domain"] == "web-tier.internal"
+    assert udhcpc(stays.namespace)["domain"] == "web-tier.internal"
     assert dnsmasq("MainPID") == pid
 
 
@@ -106,7 +106,7 @@ def test_it_outlives_the_daemon_and_is_found_again(host: Machine, guest: MakeGue
     do("systemctl", "start", UNIT)
     web = guest("web-1", VifSpec())
     web.connect()
-    assert udhcpc(web.namespace, tries=6)["domain"] == "web-tier.internal"
+    assert udhcpc(web.namespace)["domain"] == "web-tier.internal"
     assert dnsmasq("MainPID") == pid
 
 
@@ -121,7 +121,7 @@ def test_other_local_users_learn_nothing_of_its_guests(guest: MakeGuest, served:
         for command in (("cat", str(file)), ("ls", str(HOSTS)), ("ls", str(HOSTS.parent.parent))):
             assert "Permission denied" in run(*stranger, *command).stdout
     # dnsmasq has read it, though it came after a start that has set the directory's mode.
-    assert udhcpc(web.namespace, tries=6)["domain"] == "web-tier.internal"
+    assert udhcpc(web.namespace)["domain"] == "web-tier.internal"
 
 
 def test_systemd_starts_it_again_whether_we_run_or_not(host: Machine, served: None) -> None:
@@ -136,12 +136,12 @@ def test_systemd_starts_it_again_whether_we_run_or_not(host: Machine, served: No
 def test_files_that_somebody_removes_come_back_with_a_new_process(guest: MakeGuest, served: None) -> None:
     web = guest("web-1", VifSpec())
     web.connect()
-    address = udhcpc(web.namespace, tries=6)["ip"]
+    address = udhcpc(web.namespace)["ip"]
     pid = dnsmasq("MainPID")
     do("sh", "-c", "rm -rf /var/lib/xennetd/*")
     until(partial(runs_again, pid), timeout=60.0)
     until(lambda: len(list(HOSTS.glob("*"))) == 1)
-    assert udhcpc(web.namespace, tries=6)["ip"] == address
+    assert udhcpc(web.namespace)["ip"] == address
     until(lambda: "DHCP on" not in run("xennetctl", "status").stdout)
 
 
