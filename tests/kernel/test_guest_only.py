@@ -318,6 +318,33 @@ def test_after_the_loss_of_the_whole_table_a_link_that_guests_need_leads_to_gues
 
 
 @pytest.mark.parametrize("needed", [OPEN4], indirect=True)
+def test_a_link_that_is_renamed_while_its_value_is_restored_keeps_its_mark(
+    needed: Sysctl, foreign: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = foreign()
+
+    def rename_and_write(sysctl: Sysctl) -> None:
+        ip("link", "set", "eth0", "down")
+        ip("link", "set", "eth0", "name", "wan0")
+        write_sysctl(sysctl)
+
+    def act(kit: Kit) -> None:
+        kit.apply(needed)
+        with monkeypatch.context() as patched:
+            patched.setattr(sysctls, "write_sysctl", rename_and_write)
+            kit.remove(needed)
+        assert read("ipv4/conf/wan0/forwarding") == 1
+        assert marked(4) == {"wan0"}
+        prune(kit)
+        assert read("ipv4/conf/wan0/forwarding") == 0
+
+    with_kit(act)
+    ip("link", "set", "wan0", "name", "eth0")
+    ip("link", "set", "eth0", "up")
+    assert not [line for line in difference(before, foreign()) if "nft" in line or "forwarding" in line]
+
+
+@pytest.mark.parametrize("needed", [OPEN4], indirect=True)
 def test_where_no_xennetd_has_served_before_a_link_that_forwards_on_its_own_is_an_administrators(
     needed: Sysctl, foreign: Seen
 ) -> None:

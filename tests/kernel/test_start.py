@@ -37,10 +37,10 @@ MARKS = ["told", "waiting"]
 RELOAD_FAILS = """
 from xennetd.daemon import supervisor
 
-def read_files(config):
+def load_files(*_arguments, **_options):
     raise RuntimeError("a defect")
 
-supervisor.read_files = read_files
+supervisor.load_files = load_files
 """
 
 

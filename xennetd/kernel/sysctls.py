@@ -138,6 +138,8 @@ class Sysctls:
             unchanged = now in (sysctl.value, before)  # `before`: a daemon was killed after it had restored the value.
             if unchanged:
                 _restore(sysctl, before)
+            if _key(sysctl) != key:
+                continue  # The link was renamed meanwhile: it has its value still, and is restored under its new name.
             keys, marks = [key], [(GUEST_ONLY_LINKS[sysctl.version], key[0])] if _opens(sysctl) else []
             if sysctl.key == _ALL6.key:
                 forwarded = self._restore_forwarding(restore=unchanged)
