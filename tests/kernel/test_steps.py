@@ -323,7 +323,11 @@ def test_a_link_that_has_taken_the_name_meanwhile_keeps_its_settings(lane: Lane)
 def test_a_name_is_nobodys_only_if_the_kernel_says_so(lane: Lane) -> None:
     step = SetSysctl(lane.index(), "vif1.0", Sysctl(4, "vif1.0", "proxy_arp", 1))
     assert index_of("vif1.0") == lane.index()
-    assert index_of("vif9.9") is None
+    for nobodys in ("vif9.9", "vif1.0\0of-text", ""):
+        assert index_of(nobodys) is None
+    ip("link", "set", "vif2.0", "name", "a" * 15)
+    assert index_of("a" * 15) is not None
+    assert index_of("a" * 16) is None
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     try:

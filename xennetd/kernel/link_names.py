@@ -8,6 +8,7 @@ import socket
 import struct
 
 _SIOCGIFINDEX = 0x8933  # linux/sockios.h
+_IFNAMSIZ = 16  # linux/if.h
 _IFINDEX = struct.Struct("=i")
 
 
@@ -22,7 +23,10 @@ def index_of(name: str) -> int | None:
 
 def index_by(any_socket: socket.socket, name: str) -> int | None:
     """Return what `index_of` returns, by a socket of any kind (netdevice(7)). Raises OSError for any other refusal."""
-    ifreq = struct.pack("16s16x", name.encode("utf-8", "surrogateescape"))
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) >= _IFNAMSIZ or b"\0" in encoded:
+        return None  # The kernel would look for the first part of it.
+    ifreq = struct.pack("16s16x", encoded)
     try:
         index: int = _IFINDEX.unpack_from(fcntl.ioctl(any_socket, _SIOCGIFINDEX, ifreq), 16)[0]
     except OSError as error:
