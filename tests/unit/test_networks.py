@@ -104,10 +104,31 @@ def test_what_guests_are_in_goes_only_when_they_have_moved(host: mock.Mock) -> N
         networks._in_force.policy = Policy(networks={"lab": replace(LAB, bridge="xn-other")})
         await networks.follow_policy()
         networks.hint()
-        await networks.catch_up()
+        await networks.catch_up(VifId(7, 0))
         host.settle.assert_not_called()
         await networks.retire()
         assert [call.args[0] for call in host.settle.call_args_list] == ["lab"]
+
+    asyncio.run(scenario())
+
+
+def test_while_networks_change_only_those_are_reconciled_that_leave(host: mock.Mock) -> None:
+    async def scenario() -> None:
+        networks = networks_of(LAB, host=host)
+        running = asyncio.create_task(networks.run())
+        leaving, *others = (VifId(domid, 0) for domid in (7, 8, 9))
+        async with networks.changing([leaving]):
+            networks.hint()
+            await networks.catch_up(leaving)
+            waiting = [asyncio.create_task(networks.catch_up(vif)) for vif in others]
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not any(task.done() for task in waiting)
+            host.ensure.assert_not_called()
+        await asyncio.gather(*waiting)
+        host.ensure.assert_called()
+        await networks.catch_up(leaving)
+        running.cancel()
 
     asyncio.run(scenario())
 
@@ -137,7 +158,7 @@ def test_a_defect_in_a_look_at_a_network_is_that_networks_problem_until_it_is_go
         running = asyncio.create_task(networks.run())
         for _ in range(3):
             networks.hint()
-            await networks.catch_up()
+            await networks.catch_up(VifId(7, 0))
         assert [call.args[0] for call in host.ensure.call_args_list][:1] == ["lan"], "the others are looked at"
         (told,) = networks.problems()
         assert problem in told
@@ -145,7 +166,7 @@ def test_a_defect_in_a_look_at_a_network_is_that_networks_problem_until_it_is_go
         assert networks.problem("lan") is None
         fails = False
         networks.hint()
-        await networks.catch_up()
+        await networks.catch_up(VifId(7, 0))
         assert networks.problems() == []
         assert not running.done(), "the care of the networks goes on"
         running.cancel()
@@ -210,6 +231,13 @@ OWN = Link(9, "xn-lab", "bridge", group=BRIDGE_GROUP)
 SERVED = replace(LAB, dhcp=True, domain="lab.internal")
 
 
+def guests_to_move(*denied: VifId) -> mock.Mock:
+    """Return a reconciler's part in a reload."""
+    return mock.Mock(
+        denied=mock.AsyncMock(return_value=list(denied)), take_off=mock.AsyncMock(), follow_policy=mock.AsyncMock()
+    )
+
+
 class Real:
     """Networks over a real `HostState`, whose adapter is a heap."""
 
@@ -221,7 +249,7 @@ class Real:
         self.networks = Networks(self.in_force, view, self.host, mock.Mock(), mock.Mock())
 
     async def reload(self, network: Network) -> None:
-        guests = mock.Mock(follow_policy=mock.AsyncMock())
+        guests = guests_to_move()
         policy = Policy(networks={network.name: network})
         await follow(policy, (), self.in_force, self.host, self.networks, guests)
 
@@ -267,9 +295,9 @@ def test_a_reload_that_is_cancelled_leaves_the_new_policy_in_force() -> None:
     async def scenario() -> None:
         real = Real(LAB, Heap(), UPLINK, OWN)
         await real.networks.look()
-        guests = mock.Mock(
-            follow_policy=mock.AsyncMock(side_effect=asyncio.CancelledError), records={VifId(7, 0): None}
-        )
+        guests = guests_to_move()
+        guests.follow_policy.side_effect = asyncio.CancelledError
+        guests.records = {VifId(7, 0): None}
         policy = Policy(networks={"lab": replace(LAB, uplink=None)})
         with pytest.raises(asyncio.CancelledError):
             await follow(policy, (), real.in_force, real.host, real.networks, guests)

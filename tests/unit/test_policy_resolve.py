@@ -20,7 +20,7 @@ from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.load import load
 from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE
-from xennetd.policy.resolve import Resolution, owned
+from xennetd.policy.resolve import Resolution, denies, owned
 from xennetd.policy.resolve import resolve as resolve_among
 from xennetd.policy.routed import DEFAULT_ROUTE
 
@@ -183,11 +183,29 @@ def test_a_rule_on_a_name_that_can_not_be_read_keeps_the_port_shut() -> None:
     assert resolve(narrower, unnamed, HOST).assignment.policy == "rest"
 
 
-def test_faults_are_the_guests_and_come_first() -> None:
+def test_faults_are_the_guests_and_come_first_except_for_a_deny() -> None:
     faulty = replace(VIF, faults=(Fault("mac", "mac is no MAC"), Fault("mtu", "mtu is no number")))
-    fault = error(rules(Rule("r", Match(), deny="x")), faulty)
+    fault = error(rules(Rule("r", Match(), network=LAN)), faulty)
     assert isinstance(fault, GuestError)
     assert (fault.sentence, fault.detail) == ("mac is no MAC", "mac is no MAC; mtu is no number")
+    # An established guest keeps its network in spite of a fault, and must lose it to a deny.
+    denied = error(rules(Rule("r", Match(), deny="x")), faulty)
+    assert isinstance(denied, Denied)
+    assert denies(rules(Rule("r", Match(), deny="x")), faulty)
+
+
+def test_a_deny_is_known_without_the_host() -> None:
+    deny, allow = Rule("quarantine", Match(vm=VIF.vm), deny="x"), Rule("rest", Match(), network=LAN)
+    assert denies(rules(deny, allow), VIF)
+    assert not denies(rules(allow, deny), VIF)
+    assert not denies(rules(deny), replace(VIF, vm="another"))
+    for spared in (
+        replace(VIF, vm=None),
+        replace(VIF, pinned=True),
+        replace(VIF, online=False),
+        replace(VIF, script="/etc/xen/scripts/other"),
+    ):
+        assert not denies(rules(deny), spared)
 
 
 def test_without_a_bridge_node_the_first_bridge_serves() -> None:

@@ -31,7 +31,7 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.reconcile.registry import GuestRegistry
-from xennetd.daemon.reconcile.reload import follow
+from xennetd.daemon.reconcile.reload import begin, follow
 from xennetd.daemon.runtime_dir import RuntimeDirectory
 from xennetd.daemon.tasks import Tasks, heed_callbacks
 from xennetd.daemon.toolstack.hooks import Hooks
@@ -180,7 +180,7 @@ class Supervisor:
         keep("the view of xenstore", self._directory.run)
         await self._directory.loaded.wait()
         self._hotplug_files.start(self._directory)
-        await self._networks.look()
+        await begin(self._in_force, self._networks, self._reconciler)
         keep("DHCP", self._dhcp.work)
         keep("the care of the networks", self._networks.run)
         keep("the care of the guests", self._reconciler.run)
@@ -330,6 +330,10 @@ class Supervisor:
         self._prune_due = True
         with suppress(OSError):  # The view stays as it is.
             self._kernel.proxies.load()  # The kernel has no events for them, and a reload looks at everything.
+        if not self._directory.loaded.is_set():
+            self._in_force.put(policy, loaded.notes)  # The start goes on with it.
+            self._networks.read_policy()
+            return []
         await follow(policy, loaded.notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()
         return []

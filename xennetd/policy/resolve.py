@@ -101,6 +101,17 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
         return Resolution(assignment, error, (request,))
 
 
+def denies(policy: Policy, vif: Vif) -> bool:
+    """Return whether a `deny` of the policy forbids a vif its network, whatever the host is like."""
+    if not owned(policy, vif) or vif.removing or vif.pinned:
+        return False
+    try:
+        rule = first_match(policy.rules, vif)
+    except PolicyError:
+        return False
+    return rule is not None and rule.deny is not None
+
+
 @lru_cache(256)
 def _assignment(mode: str, network: str | None, policy: str | None, bridge: str | None) -> Assignment:
     """Return an assignment; guests with the same one share the object."""
@@ -121,12 +132,12 @@ def _attach(module: ModeModule, request: AttachmentRequest, assignment: Assignme
     warnings: tuple[str, ...] = ()
     ignores_vlan = rule is not None and rule.ignores_vlan
     unused = module.unused_nodes(network) | ({"vlan"} if ignores_vlan else frozenset())
-    faults = [fault.sentence for fault in vif.faults if fault.node not in unused]
-    if faults:
-        raise GuestError(faults[0], detail="; ".join(faults))
     if rule is not None and rule.deny is not None:
         sentence = f"denied by policy: {rule.deny}"
         raise Denied(sentence, detail=f'{sentence} (policy "{rule.name}")')
+    faults = [fault.sentence for fault in vif.faults if fault.node not in unused]
+    if faults:
+        raise GuestError(faults[0], detail="; ".join(faults))
     if vif.vlan is not None and not ignores_vlan:
         # Without its VLAN the guest would reach what the VLAN is to keep it from.
         raise GuestError(

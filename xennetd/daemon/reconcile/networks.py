@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -20,6 +21,7 @@ from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.model.objects import RULESET, HostObject
+from xennetd.model.vif import VifId
 from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.steps import kind_of
 from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle
@@ -52,8 +54,6 @@ class Networks:
         self, in_force: InForce, view: HostView, host: HostState, audit: Audit, cured: Callable[[Iterable[str]], None]
     ) -> None:
         self._in_force = in_force
-        self._links = named_links(in_force.policy)
-        self._bridges = made_bridges(in_force.policy)
         self._view = view
         self._host = host
         self._audit = audit
@@ -63,14 +63,41 @@ class Networks:
         self._lacks: dict[str, str] = {}
         self._missing: dict[str, tuple[HostStep, ...]] = {}
         self._guests_move = False
+        self._gate = asyncio.Lock()
+        self._leaving: frozenset[VifId] = frozenset()
         self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self.read_policy()
+
+    def read_policy(self) -> None:
+        """Take over the names of links and bridges from the policy in force."""
+        self._links = named_links(self._in_force.policy)
+        self._bridges = made_bridges(self._in_force.policy)
+
+    @asynccontextmanager
+    async def changing(self, leaving: Collection[VifId]) -> AsyncIterator[None]:
+        """Let only these vifs be reconciled, and no hint be followed, until the end of the context.
+
+        A guest that loses its network is taken off before the networks change. Otherwise it would have, for a moment,
+        what the new policy gives others.
+        """
+        async with self._gate:
+            self._leaving = frozenset(leaving)
+            try:
+                yield
+            finally:
+                self._leaving = frozenset()
+
+    async def _settled(self) -> None:
+        """Wait while the networks change. Whoever waits goes on one after the other."""
+        if self._gate.locked():
+            async with self._gate:
+                pass
 
     async def follow_policy(self) -> None:
         """Make the networks of a new policy. Host objects that only the old policy needed stay until `retire`."""
-        self._links = named_links(self._in_force.policy)
-        self._bridges = made_bridges(self._in_force.policy)
+        self.read_policy()
         self._guests_move = True
         await self.look()
 
@@ -93,11 +120,14 @@ class Networks:
             for link in (change.old, change.new)
         )
 
-    async def catch_up(self) -> None:
-        """Look at the networks now if there is a hint.
+    async def catch_up(self, vif: VifId) -> None:
+        """Look at the networks now if there is a hint. If they are changing, wait for that.
 
-        A guest that is reconciled next then finds its network repaired, and gets no error about it.
+        The vif, which is reconciled next, then finds its network repaired, and gets no error about it.
         """
+        if vif in self._leaving:
+            return
+        await self._settled()
         if self._wake.is_set():
             self._wake.clear()
             try:
@@ -269,6 +299,7 @@ class Networks:
                 patience = 1.0
             except TimeoutError:
                 patience = min(patience * 2, _RETRY_LONGEST)
+            await self._settled()
             self._wake.clear()
             try:
                 await self.look()

@@ -7,8 +7,10 @@ Rule 3: whatever goes wrong while a vif is reconciled stays with that vif (`fail
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -30,9 +32,11 @@ from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.daemon.toolstack.reporter import ToolstackReporter
+from xennetd.dnsmasq.slices import in_slices
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import is_guest_port
 from xennetd.model.attachment import Attachment
+from xennetd.model.configuration import Policy
 from xennetd.model.link import Link
 from xennetd.model.objects import HostObject
 from xennetd.model.status import VifState
@@ -43,11 +47,18 @@ from xennetd.plan.observation import CONNECTED, as_found, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
 from xennetd.policy.facts import RecordedAnswers
+from xennetd.policy.resolve import denies
 from xennetd.xenstore import backend
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
 _log = structlog.get_logger(__name__)
+
+_DENIALS = 8
+"""For how many vifs in one go the rules are asked whether one denies the vif."""
+
+_TAKE_OFF = 5.0
+"""Seconds after which denied guests count as taken off, although the toolstack could not be told of all."""
 
 _ROUNDS = 8
 """Observations in one reconciliation, after which another program counts as changing the vif's link all the time."""
@@ -71,7 +82,7 @@ class Reconciler:
         hotplug_files: HotplugFiles,
         host: HostState,
         registry: GuestRegistry,
-        prepare: Callable[[], Awaitable[None]],
+        prepare: Callable[[VifId], Awaitable[None]],
     ) -> None:
         self._in_force = in_force
         self._kernel = kernel
@@ -144,6 +155,21 @@ class Reconciler:
             self._registry.came(vif)  # in this order, whatever the order of the reconciliations
         await self._queue.look_at(sorted(vifs, key=waits))
 
+    async def denied(self, policy: Policy) -> list[VifId]:
+        """Return the vifs that a policy denies their network."""
+        vifs = in_slices(tuple(self._directory), _DENIALS)
+        return [vif async for vif in vifs if (known := self._directory.get(vif)) is not None and denies(policy, known)]
+
+    async def take_off(self, denied: Sequence[VifId]) -> None:
+        """Reconcile vifs that the policy in force denies, even before `run` runs. Their ports go down first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TAKE_OFF):
+                if self._queue.runs:
+                    await self._queue.look_at(denied)
+                    return
+                for vif in denied:
+                    await self._look_after(vif, time.monotonic())
+
     async def probe(self) -> None:
         """Return once a probe has gone through the queue of hints (see `WorkQueue.probe`)."""
         await self._queue.probe()
@@ -195,7 +221,7 @@ class Reconciler:
         before: Decision | None = None
         replaced = False
         for _ in range(_ROUNDS):
-            await self._prepare()
+            await self._prepare(vif_id)
             self._queue.served(vif_id)
             if self._is_replaced(vif_id):
                 # xenstore's events about the new vif's directory may still be on their way. Nothing may be decided from
