@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tests.bed.dhcp import Care, add_guest, kill_all, make_link, network, pid, told, udhcpc
 from tests.bed.netns import Host
 from tests.kernel.wait import eventually
+from xennetd.dnsmasq import instance_files
 from xennetd.model.places import STATE
 from xennetd.model.value import replace
 from xennetd.render.dnsmasq_files import services
@@ -153,6 +155,31 @@ def test_a_lease_file_that_the_disk_does_not_take_keeps_no_dnsmasq_down(host: Ho
     eventually(lambda: told not in care.problems() and lease(DB, "10.77.0.5") not in file.read_text(), timeout=20.0)
     assert lease(DB, "10.77.0.5") not in eventually(file.read_text)
     assert udhcpc(add_guest(host, "xn-lab", WEB, "g1"))["ip"] == "10.77.0.5"
+
+
+def test_a_link_that_the_kernel_can_not_be_asked_for_does_not_count_as_deleted(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_link(host, LAB)
+    care = Care()
+    wanted = services(LAB)[0]
+
+    def refuse(name: str) -> int | None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    try:
+        with monkeypatch.context() as short:
+            short.setattr(instance_files, "index_of", refuse)
+            care.serve(LAB)
+            assert "Too many open files" in care.problems()[0]
+        eventually(pid)
+        assert care.problems() == []
+        with monkeypatch.context() as short:
+            short.setattr(instance_files, "index_of", refuse)
+            assert care.call(care.services.present, wanted) == wanted
+    finally:
+        care.stop()
+        kill_all()
 
 
 def lease(mac: str, address: str) -> str:

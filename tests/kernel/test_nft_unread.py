@@ -35,14 +35,14 @@ table.table_flags = failing
 
 DEAF = """
 import errno
-from xennetd.nft import table
-listen, calls = table.listen, []
+from xennetd.nft import events
+listen, calls = events.listen, []
 def failing():
     calls.append(1)
     if len(calls) < 4:
         raise OSError(errno.EMFILE, "Too many open files")
     return listen()
-table.listen = failing
+events.listen = failing
 """
 
 

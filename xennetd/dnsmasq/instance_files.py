@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,6 +17,7 @@ from pathlib import Path
 from xennetd.dnsmasq.access import protect
 from xennetd.dnsmasq.process import CONFIGURATION, written
 from xennetd.dnsmasq.upkeep import Stamp, identity
+from xennetd.kernel.link_names import index_of
 from xennetd.model.errors import HostError
 from xennetd.model.objects import DhcpHost, DhcpService
 from xennetd.model.places import STATE
@@ -98,10 +98,12 @@ def read_host(instance: str, mac: str) -> DhcpHost | None:
 
 
 def configuration_text(service: DhcpService) -> str | None:
-    """Return the text of a service's configuration file, None while the link that it serves does not exist."""
-    try:
-        index = socket.if_nametoindex(served_link(service.configuration))
-    except (OSError, ValueError):  # A name in anybody's text may be none that a link can have.
+    """Return the text of a service's configuration file, None while the link that it serves does not exist.
+
+    Raises OSError if the kernel can't be asked for the link.
+    """
+    index = index_of(served_link(service.configuration))
+    if index is None:
         return None
     return written(directory_of(service.instance), f"{service.configuration}{_INDEX}{index}\n")
 

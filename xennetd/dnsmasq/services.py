@@ -78,7 +78,7 @@ class DhcpServices:
         """Return the service in the configuration file, None if there is none.
 
         Also None if it is not kept running, or if the file was written for a link that is deleted by now. A service
-        whose file can't be written counts as present.
+        whose file can't be written counts as present. While the kernel can't be asked, no link counts as deleted.
         """
         if self._unwritten.holds(wanted):
             return wanted
@@ -89,7 +89,9 @@ class DhcpServices:
         if configured is None:
             return None
         service, text = configured
-        return service if text == configuration_text(service) else None
+        with contextlib.suppress(OSError):
+            return service if text == configuration_text(service) else None
+        return service
 
     def apply(self, wanted: Sequence[DhcpService]) -> None:
         """Write configuration files, and let the services run with them. Leases and guests stay as they are.
@@ -99,14 +101,16 @@ class DhcpServices:
         for service in wanted:
             if self.present(service) == service:
                 continue
-            failure = f"the DHCP service of network {service.network} can't be configured"
+            self._write(service)
+
+    def _write(self, service: DhcpService) -> None:
+        with self.writing(service, lambda: self._write_again(service)) as written:
             text = configuration_text(service)
             if text is None:
-                raise HostError(f"{failure}: the link that it is to serve does not exist")
-            self._write(service, text)
-
-    def _write(self, service: DhcpService, text: str) -> None:
-        with self.writing(service, lambda: self._write_again(service)) as written:
+                raise HostError(
+                    f"the DHCP service of network {service.network} can't be configured: the link that it is to serve "
+                    "does not exist"
+                )
             make_directory(directory_of(service.instance))
             self._close()
             for part in PARTS:
@@ -116,8 +120,8 @@ class DhcpServices:
             self._keeper(service.instance).look()
 
     def _write_again(self, service: DhcpService) -> None:
-        if (text := configuration_text(service)) is not None:
-            self._write(service, text)
+        with contextlib.suppress(HostError):  # Its link does not exist. Its network asks again when there is one.
+            self._write(service)
 
     @contextlib.contextmanager
     def writing(self, wanted: DhcpService | DhcpHost, again: Callable[[], None]) -> Iterator[list[bool]]:

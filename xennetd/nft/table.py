@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import socket
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 import structlog
 
-from xennetd.kernel import netlink
 from xennetd.model.errors import HostError
 from xennetd.model.marks import TABLE
 from xennetd.model.objects import Chain, Ruleset, SetElement
+from xennetd.nft.commands import DELETE_TABLE, additions, copied, element_command, replacement
+from xennetd.nft.events import NO_NFTABLES, TableEvents
 from xennetd.nft.library import (
     LASTING,
     SAVED_SYSCTLS,
     Listing,
     Nft,
-    Parts,
     UnreadableTable,
     as_listed,
     changes,
@@ -40,20 +38,16 @@ from xennetd.nft.library import (
     first_line,
     plain,
 )
-from xennetd.nft.netfilter import DORMANT, NEWGEN, OUR_NAME, listen, table_flags
+from xennetd.nft.netfilter import DORMANT, table_flags
 
 _log = structlog.get_logger()
 
-_DATAGRAM = 1 << 16
 _MINUTE = 60.0
 """Seconds between two messages about changes by other programs."""
 
 
 _AGAIN = 1.0
 """Seconds until the table is listed again after a failure, or while there is no event socket."""
-
-_NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
-"""What nfnetlink answers in a kernel without nf_tables, which has no tables either."""
 
 _NO_RULES = Ruleset(())
 """Stands for the rules of a table whose rules have no effect, or can't be read."""
@@ -73,11 +67,7 @@ class NftTable:
         self._nft = Nft()
         self._now = Listing()
         self._ruleset: Ruleset | None = None
-        self._events: socket.socket | None = None
-        self._deaf = ""
-        """Why there is no event socket. Empty if there is one, or if the kernel has no nftables."""
-        self._touches = False
-        """Whether the transaction whose end is still to come is about our table."""
+        self._events = TableEvents(self.poll)
         self._known = False
         """Whether the table has been listed once."""
         self._lost = False
@@ -100,7 +90,7 @@ class NftTable:
 
     def close(self) -> None:
         """Stop listening. The table stays as it is."""
-        self._stop_listening()
+        self._events.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -118,9 +108,9 @@ class NftTable:
         problems = []
         if self._failure:
             problems.append(f"the nftables table of xennetd can't be listed, so it stays as it is: {self._failure}")
-        if self._deaf:
+        if self._events.deaf:
             problems.append(
-                f"changes of nftables by other programs are noticed late: {self._deaf}; xennetd tries again"
+                f"changes of nftables by other programs are noticed late: {self._events.deaf}; xennetd tries again"
             )
         return problems
 
@@ -137,9 +127,10 @@ class NftTable:
     def _catch_up(self) -> None:
         """Bring the view up to date. Raises HostError if the table can't be listed."""
         try:
-            if self._events is None:
-                self._listen()
-            if self._transactions() or self._events is None:
+            if not self._events.is_open:
+                self._events.open()
+                self._outdated = True
+            if self._events.transactions() or not self._events.is_open:
                 self._outdated = True
             if not self._outdated:
                 return
@@ -150,29 +141,8 @@ class NftTable:
             elif changed and not first:
                 self._tell()
         finally:
-            if self._timer is None and (self._outdated or self._deaf):
+            if self._timer is None and (self._outdated or self._events.deaf):
                 self._timer = asyncio.get_running_loop().call_later(_AGAIN, self._poll_again)
-
-    def _listen(self) -> None:
-        try:
-            self._events = listen()
-            asyncio.get_running_loop().add_reader(self._events.fileno(), self.poll)
-        except OSError as error:
-            self._stop_listening()
-            deaf = "" if error.errno in _NO_NFTABLES else os.strerror(error.errno or errno.EIO)
-            if deaf and not self._deaf:
-                _log.error("the events of nftables can't be received", why=deaf)
-            self._deaf = deaf
-            return
-        self._deaf = ""
-        self._touches = False
-        self._outdated = True
-
-    def _stop_listening(self) -> None:
-        events, self._events = self._events, None
-        if events is not None:
-            asyncio.get_running_loop().remove_reader(events.fileno())
-            events.close()
 
     def _tell(self) -> None:
         if self._untold is None:
@@ -288,7 +258,7 @@ class NftTable:
 
     def _additions(self, wanted: Sequence[Ruleset | SetElement], *, anew: bool) -> tuple[list[str], Listing]:
         """Return the commands that apply `wanted` to the view, and the listing after them."""
-        then = _copy(self._now)
+        then = copied(self._now)
         commands: list[str] = []
         added: dict[str, list[str]] = {}
         rules: Ruleset | None = None
@@ -302,20 +272,20 @@ class NftTable:
                 continue
             key, value = plain(item.parts), plain(item.value)
             if key in then.sets[item.set]:
-                commands.append(_command("delete", item.set, [element_text(key)]))
+                commands.append(element_command("delete", item.set, [element_text(key)]))
             added.setdefault(item.set, []).append(element_text(key, value))
             then.sets[item.set][key] = value
-        commands += [_command("add", name, elements) for name, elements in added.items()]
+        commands += [element_command("add", name, elements) for name, elements in added.items()]
         if not commands:
             return [], then
         then.exists = True
         if then.unreadable or anew:
-            return self._anew(then, rules or self._kept_rules())
+            return replacement(then, rules or self._kept_rules())
         return [*declarations(), *commands], then
 
     def _removals(self, objects: Sequence[Ruleset | SetElement], *, anew: bool) -> tuple[list[str], Listing]:
         """Return the commands that remove `objects` from the view as far as they exist, and the listing after them."""
-        then = _copy(self._now)
+        then = copied(self._now)
         commands: list[str] = []
         deleted: dict[str, list[str]] = {}
         rules = self._kept_rules()
@@ -328,29 +298,17 @@ class NftTable:
             elif then.sets[item.set].get(plain(item.parts)) == plain(item.value):
                 deleted.setdefault(item.set, []).append(element_text(plain(item.parts)))
                 del then.sets[item.set][plain(item.parts)]
-        commands += [_command("delete", name, elements) for name, elements in deleted.items()]
+        commands += [element_command("delete", name, elements) for name, elements in deleted.items()]
         unreadable = then.unreadable and rules is None
         if (commands or unreadable) and not then.chains and not any(then.sets.values()):
-            return [f"delete table inet {TABLE}"], Listing()
+            return [DELETE_TABLE], Listing()
         if (commands and anew) or unreadable:
-            return self._anew(then, rules)
+            return replacement(then, rules)
         return commands, then
 
     def _kept_rules(self) -> Ruleset | None:
         """Return the rules that the table has, or had while it was readable, as far as their text is known."""
         return self._ruleset if self._now.chains or self._now.unreadable else None
-
-    def _anew(self, then: Listing, rules: Ruleset | None) -> tuple[list[str], Listing]:
-        """Return the commands that replace the table, in one transaction, by one with these rules and the sets `then`.
-
-        Returns no commands if `then` has other chains, of whose rules the text is not known.
-        """
-        chains = {chain.name: as_listed(chain) for chain in rules.chains} if rules is not None else {}
-        if then.chains and then.chains != chains:
-            return [], then
-        then.unreadable, then.chains = False, chains
-        made = changes(rules, Listing()) if rules is not None else ()
-        return [f"delete table inet {TABLE}", *declarations(), *_elements(then.sets), *made], then
 
     def _change(self, plan: _Plan, what: str) -> None:
         """Commit the commands of `plan`. After a refusal, plan and commit once more: the view may have been outdated.
@@ -371,7 +329,7 @@ class NftTable:
             refusal = self._nft.commit("\n".join(commands))
             if not refusal:
                 was, self._now = self._now, then
-                if self._transactions() > 1:
+                if self._events.transactions() > 1:
                     self._outdated = True
                     self.poll()
                 elif was.unreadable:
@@ -396,7 +354,7 @@ class NftTable:
                     return Listing()  # It has just been deleted.
                 raise
         except OSError as error:
-            if error.errno in _NO_NFTABLES:
+            if error.errno in NO_NFTABLES:
                 return Listing()
             raise HostError(f"nftables can't be used: {error.strerror}", errno=error.errno or errno.EIO) from error
         listing.dormant = bool(flags & DORMANT)
@@ -412,7 +370,7 @@ class NftTable:
         A dormant table will be readable once it is awake. Any other is made anew with the known contents.
         """
         _log.debug("nft can't print the table of xennetd", why=why.detail)
-        listing = _copy(self._now)
+        listing = copied(self._now)
         listing.exists, listing.unreadable = True, not dormant
         return listing
 
@@ -443,7 +401,7 @@ class NftTable:
             name: {key: value for key, value in was.sets[name].items() if key not in self._now.sets[name]}
             for name in sorted(LASTING)
         }
-        commands = _elements(lost)
+        commands = additions(lost)
         if commands:
             # A table that is made anew gets them then.
             later = self._now.unreadable
@@ -455,49 +413,3 @@ class NftTable:
                 for name, elements in lost.items():
                     self._now.sets[name].update(elements)
         return was != self._now
-
-    def _transactions(self) -> int:
-        """Return the number of transactions about our table in the waiting events, xennetd's own included.
-
-        Lost and unreadable events may be any number. They count as two, which makes the callers list the table again.
-        """
-        count = 0
-        while self._events is not None:
-            try:
-                data = self._events.recv(_DATAGRAM)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                count += 2
-                if error.errno != errno.ENOBUFS:
-                    self._deaf = os.strerror(error.errno or errno.EIO)
-                    self._stop_listening()  # The next call opens another socket.
-                continue
-            try:
-                for message in netlink.headers(data):
-                    if message.type == NEWGEN:
-                        count += self._touches
-                        self._touches = False
-                    elif not self._touches:
-                        self._touches = OUR_NAME in data[message.start : message.end]
-            except netlink.NetlinkFormatError:
-                count += 2
-        return count
-
-
-def _elements(sets: Mapping[str, Mapping[Parts, Parts]]) -> list[str]:
-    """Return the commands that add all elements of these sets."""
-    return [
-        _command("add", name, [element_text(key, value) for key, value in elements.items()])
-        for name, elements in sets.items()
-        if elements
-    ]
-
-
-def _command(verb: str, name: str, elements: list[str]) -> str:
-    return f"{verb} element inet {TABLE} {name} {{ {', '.join(elements)} }}"
-
-
-def _copy(listing: Listing) -> Listing:
-    sets = {name: dict(elements) for name, elements in listing.sets.items()}
-    return Listing(listing.exists, listing.dormant, listing.unreadable, dict(listing.chains), sets)
