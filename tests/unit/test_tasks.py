@@ -136,3 +136,24 @@ def test_a_connection_that_can_not_be_watched_is_ended() -> None:
 
 def _refuse(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_who_waits_for_vifs_does_not_wait_for_those_of_others() -> None:
+    async def scenario() -> None:
+        queue, slow, fast = WorkQueue(), VifId(1, 0), VifId(2, 0)
+        held = asyncio.Event()
+
+        async def look_after(vif: VifId, hinted_at: float) -> None:
+            if vif == slow:
+                await held.wait()
+
+        running = asyncio.ensure_future(queue.run(look_after))
+        sweep = asyncio.ensure_future(queue.look_at([slow, fast]))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(queue.look_at([fast]), 1.0)
+        assert not sweep.done()
+        held.set()
+        await asyncio.wait_for(sweep, 1.0)
+        running.cancel()
+
+    asyncio.run(scenario())

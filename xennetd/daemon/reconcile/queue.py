@@ -27,6 +27,19 @@ _SHORT = 0.003
 """Seconds. Twice as many calls begin together next time if these took less than this, else half as many."""
 
 
+class _Awaited:
+    """The vifs that one call of `WorkQueue.look_at` waits for."""
+
+    def __init__(self, vifs: set[VifId]) -> None:
+        self.done = asyncio.Event()
+        self._vifs = vifs
+
+    def served(self, vif: VifId) -> None:
+        self._vifs.discard(vif)
+        if not self._vifs:
+            self.done.set()
+
+
 class WorkQueue:
     """The vifs that are to be reconciled."""
 
@@ -34,8 +47,7 @@ class WorkQueue:
         self._waiting: dict[VifId | asyncio.Future[None], float] = {}
         self._wake = asyncio.Event()
         self._busy: set[VifId] = set()
-        self._awaited: set[VifId] = set()
-        self._none_awaited = asyncio.Event()
+        self._awaited: list[_Awaited] = []
         self._timers: dict[VifId, asyncio.TimerHandle] = {}
         self._runs = False
 
@@ -72,14 +84,17 @@ class WorkQueue:
 
     async def look_at(self, vifs: Sequence[VifId]) -> None:
         """Have these vifs reconciled, beginning in this order. Return when all are and none has a hint left."""
-        self._awaited.update(vifs)
-        if not self._awaited:
+        if not vifs:
             return
-        self._none_awaited.clear()
+        awaited = _Awaited(set(vifs))
+        self._awaited.append(awaited)
         for vif in vifs:
             self._waiting[vif] = self._waiting.pop(vif, time.monotonic())
         self._wake.set()
-        await self._none_awaited.wait()
+        try:
+            await awaited.done.wait()
+        finally:
+            self._awaited.remove(awaited)
 
     async def probe(self) -> None:
         """Return once a probe has gone through the queue, which proves that the queue serves hints."""
@@ -138,7 +153,6 @@ class WorkQueue:
             self._busy.discard(vif)
             if vif in self._waiting:
                 self._wake.set()
-            elif vif in self._awaited:
-                self._awaited.discard(vif)
-                if not self._awaited:
-                    self._none_awaited.set()
+            else:
+                for awaited in self._awaited:
+                    awaited.served(vif)
