@@ -309,7 +309,7 @@ async def run(
     return reconciler, audit
 
 
-async def _nothing_first(vif: VifId) -> None:
+async def _nothing_first() -> None:
     """There are no networks to look at before a vif."""
 
 

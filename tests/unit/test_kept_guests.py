@@ -122,7 +122,7 @@ class Host:
         await self.rest()
 
 
-async def _nothing_first(vif: VifId) -> None:
+async def _nothing_first() -> None:
     """There are no networks to look at before a vif."""
 
 

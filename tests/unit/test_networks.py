@@ -104,31 +104,10 @@ def test_what_guests_are_in_goes_only_when_they_have_moved(host: mock.Mock) -> N
         networks._in_force.policy = Policy(networks={"lab": replace(LAB, bridge="xn-other")})
         await networks.follow_policy()
         networks.hint()
-        await networks.catch_up(VifId(7, 0))
+        await networks.catch_up()
         host.settle.assert_not_called()
         await networks.retire()
         assert [call.args[0] for call in host.settle.call_args_list] == ["lab"]
-
-    asyncio.run(scenario())
-
-
-def test_while_networks_change_only_those_are_reconciled_that_leave(host: mock.Mock) -> None:
-    async def scenario() -> None:
-        networks = networks_of(LAB, host=host)
-        running = asyncio.create_task(networks.run())
-        leaving, *others = (VifId(domid, 0) for domid in (7, 8, 9))
-        async with networks.changing([leaving]):
-            networks.hint()
-            await networks.catch_up(leaving)
-            waiting = [asyncio.create_task(networks.catch_up(vif)) for vif in others]
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert not any(task.done() for task in waiting)
-            host.ensure.assert_not_called()
-        await asyncio.gather(*waiting)
-        host.ensure.assert_called()
-        await networks.catch_up(leaving)
-        running.cancel()
 
     asyncio.run(scenario())
 
@@ -158,7 +137,7 @@ def test_a_defect_in_a_look_at_a_network_is_that_networks_problem_until_it_is_go
         running = asyncio.create_task(networks.run())
         for _ in range(3):
             networks.hint()
-            await networks.catch_up(VifId(7, 0))
+            await networks.catch_up()
         assert [call.args[0] for call in host.ensure.call_args_list][:1] == ["lan"], "the others are looked at"
         (told,) = networks.problems()
         assert problem in told
@@ -166,7 +145,7 @@ def test_a_defect_in_a_look_at_a_network_is_that_networks_problem_until_it_is_go
         assert networks.problem("lan") is None
         fails = False
         networks.hint()
-        await networks.catch_up(VifId(7, 0))
+        await networks.catch_up()
         assert networks.problems() == []
         assert not running.done(), "the care of the networks goes on"
         running.cancel()
@@ -231,11 +210,10 @@ OWN = Link(9, "xn-lab", "bridge", group=BRIDGE_GROUP)
 SERVED = replace(LAB, dhcp=True, domain="lab.internal")
 
 
-def guests_to_move(*denied: VifId) -> mock.Mock:
+def guests_to_move() -> mock.Mock:
     """Return a reconciler's part in a reload."""
-    return mock.Mock(
-        denied=mock.AsyncMock(return_value=list(denied)), take_off=mock.AsyncMock(), follow_policy=mock.AsyncMock()
-    )
+    nobody = mock.Mock(find=mock.AsyncMock())
+    return mock.Mock(eviction=mock.Mock(return_value=nobody), follow_policy=mock.AsyncMock())
 
 
 class Real:
@@ -305,6 +283,22 @@ def test_a_reload_that_is_cancelled_leaves_the_new_policy_in_force() -> None:
         guests.triggers.hint.assert_called_once_with(VifId(7, 0))
         await real.networks.look()
         assert real.heap.objects[RULESET] == ruleset(policy)
+
+    asyncio.run(scenario())
+
+
+def test_a_defect_in_the_search_for_those_who_must_go_leaves_the_new_policy_in_force() -> None:
+    async def scenario() -> None:
+        real = Real(LAB, Heap(), UPLINK, OWN)
+        guests = guests_to_move()
+        guests.eviction.return_value.find.side_effect = LookupError("a defect")
+        guests.records = {}
+        elsewhere = replace(LAB, bridge="xn-else", uplink="wg0")
+        policy = Policy(networks={"lab": elsewhere})
+        with pytest.raises(LookupError):
+            await follow(policy, (), real.in_force, real.host, real.networks, guests)
+        assert real.in_force.policy is policy
+        assert "wg0" in real.networks._links
 
     asyncio.run(scenario())
 

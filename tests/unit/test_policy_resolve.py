@@ -20,7 +20,7 @@ from xennetd.model.vif import Fault, Vif, VifId, XenbusState
 from xennetd.policy.bridged import ANY_BRIDGE
 from xennetd.policy.load import load
 from xennetd.policy.modes import BRIDGE, ISOLATED, NAT, ROUTE
-from xennetd.policy.resolve import Resolution, denies, owned
+from xennetd.policy.resolve import Resolution, forbids, owned
 from xennetd.policy.resolve import resolve as resolve_among
 from xennetd.policy.routed import DEFAULT_ROUTE
 
@@ -191,21 +191,22 @@ def test_faults_are_the_guests_and_come_first_except_for_a_deny() -> None:
     # An established guest keeps its network in spite of a fault, and must lose it to a deny.
     denied = error(rules(Rule("r", Match(), deny="x")), faulty)
     assert isinstance(denied, Denied)
-    assert denies(rules(Rule("r", Match(), deny="x")), faulty)
+    assert forbids(rules(Rule("r", Match(), deny="x")), faulty)
 
 
-def test_a_deny_is_known_without_the_host() -> None:
+def test_who_loses_the_network_is_known_without_the_host() -> None:
     deny, allow = Rule("quarantine", Match(vm=VIF.vm), deny="x"), Rule("rest", Match(), network=LAN)
-    assert denies(rules(deny, allow), VIF)
-    assert not denies(rules(allow, deny), VIF)
-    assert not denies(rules(deny), replace(VIF, vm="another"))
+    assert forbids(rules(deny, allow), VIF)
+    assert not forbids(rules(allow, deny), VIF)
+    assert not forbids(rules(deny), replace(VIF, vm="another"))
     for spared in (
         replace(VIF, vm=None),
         replace(VIF, pinned=True),
-        replace(VIF, online=False),
         replace(VIF, script="/etc/xen/scripts/other"),
     ):
-        assert not denies(rules(deny), spared)
+        assert not forbids(rules(deny, allow), spared)
+    assert forbids(rules(allow), replace(VIF, online=False)), "it is being removed"
+    assert forbids(rules(deny, Rule("all", Match(), deny="x")), replace(VIF, vm=None)), "whatever its name is"
 
 
 def test_without_a_bridge_node_the_first_bridge_serves() -> None:

@@ -79,6 +79,7 @@ class Supervisor:
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._renamed = asyncio.Event()
+        self._begun = False
         self._looked_at_all = False
         self._prune_due = False
         self._unpruned = ""
@@ -181,6 +182,7 @@ class Supervisor:
         await self._directory.loaded.wait()
         self._hotplug_files.start(self._directory)
         await begin(self._in_force, self._networks, self._reconciler)
+        self._begun = True
         keep("DHCP", self._dhcp.work)
         keep("the care of the networks", self._networks.run)
         keep("the care of the guests", self._reconciler.run)
@@ -330,7 +332,7 @@ class Supervisor:
         self._prune_due = True
         with suppress(OSError):  # The view stays as it is.
             self._kernel.proxies.load()  # The kernel has no events for them, and a reload looks at everything.
-        if not self._directory.loaded.is_set():
+        if not self._begun:
             self._in_force.put(policy, loaded.notes)  # The start goes on with it.
             self._networks.read_policy()
             return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.record import Record
 from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.kernel.execute import StepRefused
@@ -24,7 +25,8 @@ from xennetd.plan.steps import LinkStep, SetLink, Step
 class Executor:
     """Executes Steps on the host and on the links of vifs."""
 
-    def __init__(self, kernel: Kernel, host: HostState, audit_events: AuditEvents) -> None:
+    def __init__(self, in_force: InForce, kernel: Kernel, host: HostState, audit_events: AuditEvents) -> None:
+        self._in_force = in_force
         self._kernel = kernel
         self._host = host
         self._audit_events = audit_events
@@ -32,13 +34,17 @@ class Executor:
     async def execute(self, record: Record, link: Link | None, port: PortDecision, *, tap: bool) -> list[Step]:
         """Execute the Steps of the decision about one link: the vif's tap if `tap`, else its own link.
 
-        A refusal is remembered in `record` for the next decision. Returns the executed Steps, none after a refusal.
+        A refusal is remembered in `record` for the next decision. Returns the executed Steps, none after a refusal. If
+        another policy comes into force while the host's Steps are executed, the link's are not: it may forbid them.
         """
         if not port.all_steps or link is None:
             return []
+        policy = self._in_force.policy
         try:
             if port.host:
                 await self._host.ensure(record.vif.id, port.host, record.vif.uuid)
+            if self._in_force.policy is not policy:
+                return list(port.host)
             for refused in self._kernel.execute(port.steps):
                 self._audit_events.warn(record, str(refused))
         except HostError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -16,15 +15,14 @@ from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.daemon.tasks import cause_of
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, is_guest_port
-from xennetd.model.configuration import Network
+from xennetd.model.configuration import Network, Policy
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.model.objects import RULESET, HostObject
-from xennetd.model.vif import VifId
 from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.steps import kind_of
-from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle
+from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle, ruleset
 
 _log = structlog.get_logger(__name__)
 
@@ -63,8 +61,6 @@ class Networks:
         self._lacks: dict[str, str] = {}
         self._missing: dict[str, tuple[HostStep, ...]] = {}
         self._guests_move = False
-        self._gate = asyncio.Lock()
-        self._leaving: frozenset[VifId] = frozenset()
         self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
@@ -75,25 +71,9 @@ class Networks:
         self._links = named_links(self._in_force.policy)
         self._bridges = made_bridges(self._in_force.policy)
 
-    @asynccontextmanager
-    async def changing(self, leaving: Collection[VifId]) -> AsyncIterator[None]:
-        """Let only these vifs be reconciled, and no hint be followed, until the end of the context.
-
-        A guest that loses its network is taken off before the networks change. Otherwise it would have, for a moment,
-        what the new policy gives others.
-        """
-        async with self._gate:
-            self._leaving = frozenset(leaving)
-            try:
-                yield
-            finally:
-                self._leaving = frozenset()
-
-    async def _settled(self) -> None:
-        """Wait while the networks change. Whoever waits goes on one after the other."""
-        if self._gate.locked():
-            async with self._gate:
-                pass
+    def changes_filter(self, policy: Policy) -> bool:
+        """Return whether the networks of a policy need another filter than the one in the kernel."""
+        return bool(policy.networks and self._host.difference("", (ruleset(policy),)))
 
     async def follow_policy(self) -> None:
         """Make the networks of a new policy. Host objects that only the old policy needed stay until `retire`."""
@@ -120,14 +100,11 @@ class Networks:
             for link in (change.old, change.new)
         )
 
-    async def catch_up(self, vif: VifId) -> None:
-        """Look at the networks now if there is a hint. If they are changing, wait for that.
+    async def catch_up(self) -> None:
+        """Look at the networks now if there is a hint.
 
-        The vif, which is reconciled next, then finds its network repaired, and gets no error about it.
+        A guest that is reconciled next then finds its network repaired, and gets no error about it.
         """
-        if vif in self._leaving:
-            return
-        await self._settled()
         if self._wake.is_set():
             self._wake.clear()
             try:
@@ -275,7 +252,8 @@ class Networks:
         return not network.served_link or (link is not None and link.is_own_bridge)
 
     def give_up_move(self) -> None:
-        """Note that the guests' move to a new policy has failed, and ask for a look."""
+        """Note that the guests' move to the policy in force has failed, and ask for a look."""
+        self.read_policy()
         self._guests_move = False
         self.hint()
 
@@ -299,7 +277,6 @@ class Networks:
                 patience = 1.0
             except TimeoutError:
                 patience = min(patience * 2, _RETRY_LONGEST)
-            await self._settled()
             self._wake.clear()
             try:
                 await self.look()

@@ -49,12 +49,6 @@ class WorkQueue:
         self._busy: set[VifId] = set()
         self._awaited: list[_Awaited] = []
         self._timers: dict[VifId, asyncio.TimerHandle] = {}
-        self._runs = False
-
-    @property
-    def runs(self) -> bool:
-        """Whether `run` runs."""
-        return self._runs
 
     def hint(self, vif: VifId, at: float | None = None) -> None:
         """Ask for the reconciliation of one vif. `at` is when the cause came (monotonic clock, seconds), None for now.
@@ -106,7 +100,6 @@ class WorkQueue:
     async def run(self, look_after: LookAfter) -> None:
         """Call `look_after` for every hint until cancelled. No hint is lost, and the queue can be run again."""
         self._wake.set()
-        self._runs = True
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
@@ -115,7 +108,6 @@ class WorkQueue:
                     await self._begin(tasks, look_after)
         finally:
             # Here no call runs any more. Some may have been cancelled before they began.
-            self._runs = False
             self._waiting.update(dict.fromkeys(self._busy - self._waiting.keys(), time.monotonic()))
             self._busy.clear()
 

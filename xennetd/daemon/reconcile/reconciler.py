@@ -7,15 +7,14 @@ Rule 3: whatever goes wrong while a vif is reconciled stays with that vif (`fail
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 
 import structlog
 
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.reconcile.dry_run import would_do
+from xennetd.daemon.reconcile.eviction import Eviction
 from xennetd.daemon.reconcile.executor import Executor
 from xennetd.daemon.reconcile.failures import Failures
 from xennetd.daemon.reconcile.host_state import HostState
@@ -32,7 +31,6 @@ from xennetd.daemon.toolstack.audit_events import AuditEvents
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.daemon.toolstack.reporter import ToolstackReporter
-from xennetd.dnsmasq.slices import in_slices
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import is_guest_port
 from xennetd.model.attachment import Attachment
@@ -47,18 +45,11 @@ from xennetd.plan.observation import CONNECTED, as_found, incarnation
 from xennetd.plan.refusal import not_taken
 from xennetd.plan.steps import Step
 from xennetd.policy.facts import RecordedAnswers
-from xennetd.policy.resolve import denies
 from xennetd.xenstore import backend
 from xennetd.xenstore.client import XenstoreClient
 from xennetd.xenstore.directory import Directory
 
 _log = structlog.get_logger(__name__)
-
-_DENIALS = 8
-"""For how many vifs in one go the rules are asked whether one denies the vif."""
-
-_TAKE_OFF = 5.0
-"""Seconds after which denied guests count as taken off, although the toolstack could not be told of all."""
 
 _ROUNDS = 8
 """Observations in one reconciliation, after which another program counts as changing the vif's link all the time."""
@@ -82,7 +73,7 @@ class Reconciler:
         hotplug_files: HotplugFiles,
         host: HostState,
         registry: GuestRegistry,
-        prepare: Callable[[VifId], Awaitable[None]],
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
         self._in_force = in_force
         self._kernel = kernel
@@ -99,7 +90,7 @@ class Reconciler:
         )
         self._waiters = LinkWaiters()
         self._observer = Observer(kernel.links, host, registry)
-        self._executor = Executor(kernel, host, self._audit_events)
+        self._executor = Executor(in_force, kernel, host, self._audit_events)
         self._pace = Pace()
         self._records: dict[VifId, Record] = {}
         self._failures = Failures(
@@ -155,21 +146,6 @@ class Reconciler:
             self._registry.came(vif)  # in this order, whatever the order of the reconciliations
         await self._queue.look_at(sorted(vifs, key=waits))
 
-    async def denied(self, policy: Policy) -> list[VifId]:
-        """Return the vifs that a policy denies their network."""
-        vifs = in_slices(tuple(self._directory), _DENIALS)
-        return [vif async for vif in vifs if (known := self._directory.get(vif)) is not None and denies(policy, known)]
-
-    async def take_off(self, denied: Sequence[VifId]) -> None:
-        """Reconcile vifs that the policy in force denies, even before `run` runs. Their ports go down first."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_TAKE_OFF):
-                if self._queue.runs:
-                    await self._queue.look_at(denied)
-                    return
-                for vif in denied:
-                    await self._look_after(vif, time.monotonic())
-
     async def probe(self) -> None:
         """Return once a probe has gone through the queue of hints (see `WorkQueue.probe`)."""
         await self._queue.probe()
@@ -181,6 +157,10 @@ class Reconciler:
             for owner in self._host.owners():
                 if isinstance(owner, VifId) and owner not in self._records:
                     await self._settle(owner)  # The vif went in observe mode, when nothing could be removed.
+
+    def eviction(self, policy: Policy, *, movers: bool) -> Eviction:
+        """Return who must leave the networks before they change to those of a policy (`Eviction`)."""
+        return Eviction(policy, self._directory, self._kernel, self._registry, movers=movers)
 
     async def pin(self, vif: Vif, on: bool) -> bool:
         """Stop managing a vif if `on`, else manage it again. Returns False if the vif is gone.
@@ -221,7 +201,7 @@ class Reconciler:
         before: Decision | None = None
         replaced = False
         for _ in range(_ROUNDS):
-            await self._prepare(vif_id)
+            await self._prepare()
             self._queue.served(vif_id)
             if self._is_replaced(vif_id):
                 # xenstore's events about the new vif's directory may still be on their way. Nothing may be decided from
@@ -256,8 +236,11 @@ class Reconciler:
                 self._audit_events.undone(record, done)
                 self._queue.hint_later(vif_id, wait)
                 return
-            before = decision
+            before, policy = decision, self._in_force.policy
             done += await self._executor.execute(record, link, decision.port, tap=False)
+            if self._in_force.policy is not policy:
+                before = None  # What was decided for the tap may be forbidden now.
+                continue
             done += await self._executor.execute(record, tap, decision.tap, tap=True)
         _log.warning("another program keeps changing this vif; xennetd tries again in a second", vif=str(vif_id))
         self._audit_events.undone(record, done)

@@ -7,17 +7,25 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.model.configuration import Policy
-from xennetd.model.vif import VifId
 from xennetd.policy.check import Notes
 from xennetd.policy.transition import transition
 
 
 async def begin(in_force: InForce, networks: Networks, reconciler: Reconciler) -> None:
-    """Make what networks need, at a start. Guests may still have their networks of an earlier configuration."""
-    denied = await _denied(in_force.policy, reconciler)
-    async with networks.changing(denied):
-        await reconciler.take_off(denied)
-        await networks.look()
+    """Make what networks need, at a start. Guests may still be in networks of an earlier configuration.
+
+    The policy may change meanwhile.
+    """
+    begun: Policy | None = None
+    while (policy := in_force.policy) is not begun:
+        eviction = reconciler.eviction(policy, movers=networks.changes_filter(policy))
+        if not in_force.observes:
+            await eviction.find()
+        if in_force.policy is policy:
+            if not in_force.observes:
+                eviction.carry_out()
+            await networks.look()
+            begun = policy
 
 
 async def follow(  # a reload concerns all of these
@@ -25,20 +33,22 @@ async def follow(  # a reload concerns all of these
 ) -> None:
     """Put a policy into force.
 
-    The guests that it denies are taken off, what networks need is made, the guests move, and what only the old policy
-    needed is removed. After a defect, and if the reload is cancelled, the policy is in force all the same, and
-    everything is looked at again.
+    The ports of guests that lose their network go down, what networks need is made, the guests move, and what only the
+    old policy needed is removed. After a defect, and if the reload is cancelled, the policy is in force all the same,
+    and everything is looked at again.
     """
-    denied = await _denied(policy, reconciler)
     before = in_force.enforced if in_force.enforced is not None else in_force.policy
     try:
+        eviction = reconciler.eviction(policy, movers=in_force.observes and networks.changes_filter(policy))
+        if policy.daemon.mode != "observe":
+            await eviction.find()
         for stage in transition(before, policy):
+            in_force.put(stage, notes)
+            host.supersede()
+            if not in_force.observes:
+                eviction.carry_out()
             with host.hold():
-                async with networks.changing(denied):
-                    in_force.put(stage, notes)
-                    host.supersede()
-                    await reconciler.take_off(denied)
-                    await networks.follow_policy()
+                await networks.follow_policy()
                 await reconciler.follow_policy()
             if not in_force.observes:
                 await host.release()
@@ -49,8 +59,3 @@ async def follow(  # a reload concerns all of these
         for vif in list(reconciler.records):
             reconciler.triggers.hint(vif)
         raise
-
-
-async def _denied(policy: Policy, reconciler: Reconciler) -> list[VifId]:
-    """Return the vifs to take off before networks change: they would have what the policy gives others meanwhile."""
-    return [] if policy.daemon.mode == "observe" else await reconciler.denied(policy)
