@@ -242,13 +242,13 @@ class TestAtAStart:
 import asyncio
 from pathlib import Path
 from xennetd.daemon.reconcile.eviction import Eviction
-find = Eviction.find
+begin = Eviction.begin
 async def slow(self):
-    await find(self)
+    await begin(self)
     while Path({str(arm)!r}).exists() and not Path({str(go)!r}).exists():
         Path({str(found)!r}).touch()
         await asyncio.sleep(0.01)
-Eviction.find = slow
+Eviction.begin = slow
 """
         with closing(Gated(xenstored, tmp_path, defect=defect)) as xennetd:
             xennetd.run(networks(STORE, EDGE))

@@ -2,14 +2,14 @@
 
 A guest that a configuration denies, or moves, is looked at in its turn, and networks are made before. Until its look it
 would have what the configuration gives its former network: a way out, a subnet, a forwarded port. So its ports go down
-first.
-Rule: nothing is awaited between the moment at which a policy comes into force, `carry_out`, and the change of networks.
+first. That takes the kernel a millisecond each, so others have the loop in between.
+Rule: nothing is awaited between the moment at which a policy comes into force, `finish`, and the change of networks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import structlog
 
@@ -28,48 +28,69 @@ from xennetd.xenstore.directory import Directory
 _log = structlog.get_logger(__name__)
 
 _AT_A_TIME = 2
-"""For how many vifs the rules are evaluated before others have the loop: two thousand rules take 2 ms."""
+"""Vifs for which the rules are evaluated before others have the loop: two thousand rules take 2 ms."""
 
 _ATTEMPTS = 3
-"""How often ports are taken down that the kernel leaves up, because it is short of memory for example."""
+"""Attempts to take ports down that the kernel leaves up, because it is short of memory for example."""
 
 
 class Eviction:
     """The guests that a policy leaves no network.
 
     With `movers`, those too whose link is not where the policy puts it: where no earlier policy is known, a guest's
-    former network may have changed as well (`policy.transition` is for the way between two policies).
+    former network may have changed as well (`policy.transition` is for the way between two policies). No vif in
+    `leaving` may be reconciled: the policy that is still in force would bring its port up again.
     """
 
-    def __init__(
-        self, policy: Policy, directory: Directory, kernel: Kernel, others: OtherGuests, *, movers: bool
+    def __init__(  # it needs most of what a reconciliation needs
+        self,
+        policy: Policy,
+        directory: Directory,
+        kernel: Kernel,
+        others: OtherGuests,
+        leaving: set[VifId],
+        *,
+        movers: bool,
     ) -> None:
         self._policy = policy
         self._directory = directory
         self._kernel = kernel
         self._others = others
+        self._leaving = leaving
         self._movers = movers
         self._judged: dict[VifId, tuple[Vif, Link | None, bool]] = {}
         self._tap_names: Counter[str] = Counter()
 
-    async def find(self) -> None:
-        """Find out who must go, and let others have the loop meanwhile."""
+    async def begin(self) -> None:
+        """Take the ports down of all who must go, before the policy comes into force."""
         self._read_names()
         async for vif in in_slices(tuple(self._directory), _AT_A_TIME):
-            self._must_go(vif)
+            if self._must_go(vif):
+                self._leaving.add(vif)
+                self._take_down([vif])
 
-    def carry_out(self) -> None:
-        """Take the ports down of all who must go, also of those that have come or changed since `find`."""
+    def finish(self) -> None:
+        """Take those ports down that are up again, and those of vifs that have come or changed since `begin`."""
         self._read_names()
         evicted = [vif for vif in self._directory if self._must_go(vif)]
         for _ in range(_ATTEMPTS):
-            ports = [link for vif in evicted for link in self._ports(vif)]
-            if not ports:
-                return
+            if not self._take_down(evicted):
+                break
+        self.end()
+
+    def end(self) -> None:
+        """Let all vifs be reconciled again."""
+        self._leaving.clear()
+
+    def _take_down(self, vifs: Iterable[VifId]) -> bool:
+        """Try to take the ports of vifs down. Returns whether one was up."""
+        ports = [link for vif in vifs for link in self._ports(vif)]
+        if ports:
             try:
                 self._kernel.execute(tuple(step for link in ports for step in stop(link)))
             except (StepRefused, *Shortage) as error:
-                _log.warning("the ports of guests that lose their network could not be taken down", why=str(error))
+                _log.warning("the port of a guest that loses its network could not be taken down", why=str(error))
+        return bool(ports)
 
     def _must_go(self, vif_id: VifId) -> bool:
         """Return whether a guest with a port that is up must go. The answer holds until its vif or its link changes."""

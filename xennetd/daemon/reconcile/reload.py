@@ -20,12 +20,13 @@ async def begin(in_force: InForce, networks: Networks, reconciler: Reconciler) -
     while (policy := in_force.policy) is not begun:
         eviction = reconciler.eviction(policy, movers=networks.changes_filter(policy))
         if not in_force.observes:
-            await eviction.find()
+            await eviction.begin()
         if in_force.policy is policy:
             if not in_force.observes:
-                eviction.carry_out()
+                eviction.finish()
             await networks.look()
             begun = policy
+        eviction.end()
 
 
 async def follow(  # a reload concerns all of these
@@ -38,15 +39,15 @@ async def follow(  # a reload concerns all of these
     and everything is looked at again.
     """
     before = in_force.enforced if in_force.enforced is not None else in_force.policy
+    eviction = reconciler.eviction(policy, movers=in_force.observes and networks.changes_filter(policy))
     try:
-        eviction = reconciler.eviction(policy, movers=in_force.observes and networks.changes_filter(policy))
         if policy.daemon.mode != "observe":
-            await eviction.find()
+            await eviction.begin()
         for stage in transition(before, policy):
             in_force.put(stage, notes)
             host.supersede()
             if not in_force.observes:
-                eviction.carry_out()
+                eviction.finish()
             with host.hold():
                 await networks.follow_policy()
                 await reconciler.follow_policy()
@@ -54,6 +55,7 @@ async def follow(  # a reload concerns all of these
                 await host.release()
             await networks.retire()
     except BaseException:
+        eviction.end()
         in_force.put(policy, notes)
         networks.give_up_move()
         for vif in list(reconciler.records):
