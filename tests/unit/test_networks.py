@@ -212,7 +212,7 @@ SERVED = replace(LAB, dhcp=True, domain="lab.internal")
 
 def guests_to_move() -> mock.Mock:
     """Return a reconciler's part in a reload."""
-    nobody = mock.Mock(begin=mock.AsyncMock())
+    nobody = mock.Mock(find=mock.AsyncMock())
     return mock.Mock(eviction=mock.Mock(return_value=nobody), follow_policy=mock.AsyncMock())
 
 
@@ -291,7 +291,7 @@ def test_a_defect_in_the_search_for_those_who_must_go_leaves_the_new_policy_in_f
     async def scenario() -> None:
         real = Real(LAB, Heap(), UPLINK, OWN)
         guests = guests_to_move()
-        guests.eviction.return_value.begin.side_effect = LookupError("a defect")
+        guests.eviction.return_value.find.side_effect = LookupError("a defect")
         guests.records = {}
         elsewhere = replace(LAB, bridge="xn-else", uplink="wg0")
         policy = Policy(networks={"lab": elsewhere})

@@ -79,8 +79,7 @@ class Supervisor:
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._renamed = asyncio.Event()
-        self._begun = False
-        self._looked_at_all = False
+        self._looked_at_all = asyncio.Event()
         self._prune_due = False
         self._unpruned = ""
         self._tasks = Tasks()
@@ -182,14 +181,13 @@ class Supervisor:
         await self._directory.loaded.wait()
         self._hotplug_files.start(self._directory)
         await begin(self._in_force, self._networks, self._reconciler)
-        self._begun = True
         keep("DHCP", self._dhcp.work)
         keep("the care of the networks", self._networks.run)
         keep("the care of the guests", self._reconciler.run)
         keep("the hooks", self._hooks.work)
         keep("the watchdog", partial(self._manager.watchdog, self._reconciler.probe))
         await self._reconciler.look_at_all()
-        self._looked_at_all = True
+        self._looked_at_all.set()
         keep("the care of renamed links", self._follow_renames)
         self._prune_due = True
         await self._prune()
@@ -216,7 +214,7 @@ class Supervisor:
 
     async def _prune(self) -> None:
         """Remove marked host objects without an owner, once the needs of every vif are known."""
-        due = self._looked_at_all and (self._prune_due or self._host.withholds)
+        due = self._looked_at_all.is_set() and (self._prune_due or self._host.withholds)
         if due and not self._in_force.observes and self._host.knows_all:
             self._prune_due = False
             try:
@@ -324,6 +322,8 @@ class Supervisor:
                 errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
         if errors:
             return errors
+        if self._directory.loaded.is_set():
+            await self._looked_at_all.wait()  # What the start has done to guests is told to all by then.
         try:
             self._runtime.claim(observing=policy.daemon.mode == "observe")
         except HostError as error:
@@ -332,7 +332,8 @@ class Supervisor:
         self._prune_due = True
         with suppress(OSError):  # The view stays as it is.
             self._kernel.proxies.load()  # The kernel has no events for them, and a reload looks at everything.
-        if not self._begun:
+        if not self._directory.loaded.is_set():
+            self._in_force.enforced = None
             self._in_force.put(policy, loaded.notes)  # The start goes on with it.
             self._networks.read_policy()
             return []

@@ -77,11 +77,17 @@ def resolve(policy: Policy, vif: Vif, host: HostView, others: OtherGuests) -> Re
     HostError for an object that the host lacks, or that another guest has. Its `waits_on` names the links, and the
     other things, whose change may help.
     """
-    unknown, requests = _requests(policy, vif, host, others)
-    if unknown is not None:
-        return Resolution(None, unknown, requests)
-    (request,) = requests
-    rule, network = request.rule, request.network
+
+    def request_for(rule: Rule | None) -> AttachmentRequest:
+        network = rule.network if rule is not None else None
+        return AttachmentRequest(policy, vif, rule, network, host, others, ruleset(policy))
+
+    try:
+        rule = first_match(policy.rules, vif)
+    except XennetdError as error:
+        return Resolution(None, error, tuple(map(request_for, _candidates(policy.rules, vif))))
+    request = request_for(rule)
+    network = request.network
     module = _module(request)
     assignment = _assignment(
         module.mode.name,
@@ -104,39 +110,11 @@ def forbids(policy: Policy, vif: Vif) -> bool:
         return False
     if vif.removing:
         return True
-    if not any(rule.deny is not None and holds(rule.match, vif) is not False for rule in policy.rules):
-        return False
     try:
         rule = first_match(policy.rules, vif)
     except PolicyError:
         return not _candidates(policy.rules, vif)
     return rule is not None and rule.deny is not None
-
-
-def keeps(policy: Policy, vif: Vif, host: HostView, others: OtherGuests, link: Link, master: str | None) -> bool:
-    """Return whether a vif's link may stay where it is: `Resolution.keeps`, without the outcome.
-
-    True for a vif that xennetd leaves alone.
-    """
-    if vif.pinned or not owned(policy, vif):
-        return True
-    _, requests = _requests(policy, vif, host, others)
-    return any(_module(request).keeps(request, link, master) for request in requests)
-
-
-def _requests(
-    policy: Policy, vif: Vif, host: HostView, others: OtherGuests
-) -> tuple[XennetdError | None, tuple[AttachmentRequest, ...]]:
-    """Return the request of the rule that applies; or why this is unknown, and those of all rules that may apply."""
-
-    def request_for(rule: Rule | None) -> AttachmentRequest:
-        network = rule.network if rule is not None else None
-        return AttachmentRequest(policy, vif, rule, network, host, others, ruleset(policy))
-
-    try:
-        return None, (request_for(first_match(policy.rules, vif)),)
-    except XennetdError as error:
-        return error, tuple(map(request_for, _candidates(policy.rules, vif)))
 
 
 @lru_cache(256)

@@ -15,14 +15,14 @@ from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.daemon.tasks import cause_of
 from xennetd.kernel.links import DEFAULT_ROUTES, LinkChange, is_guest_port
-from xennetd.model.configuration import Network, Policy
+from xennetd.model.configuration import Network
 from xennetd.model.errors import HostError, PolicyError, XennetdError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.link import HostView
 from xennetd.model.objects import RULESET, HostObject
 from xennetd.plan.difference import HostStep, Make
 from xennetd.plan.steps import kind_of
-from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle, ruleset
+from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle
 
 _log = structlog.get_logger(__name__)
 
@@ -70,10 +70,6 @@ class Networks:
         """Take over the names of links and bridges from the policy in force."""
         self._links = named_links(self._in_force.policy)
         self._bridges = made_bridges(self._in_force.policy)
-
-    def changes_filter(self, policy: Policy) -> bool:
-        """Return whether the networks of a policy need another filter than the one in the kernel."""
-        return bool(policy.networks and self._host.difference("", (ruleset(policy),)))
 
     async def follow_policy(self) -> None:
         """Make the networks of a new policy. Host objects that only the old policy needed stay until `retire`."""

@@ -93,7 +93,6 @@ class Reconciler:
         self._executor = Executor(in_force, kernel, host, self._audit_events)
         self._pace = Pace()
         self._records: dict[VifId, Record] = {}
-        self._evicted: set[VifId] = set()
         self._failures = Failures(
             in_force, kernel.links, self._records, self._queue, self._executor, self._reporter, self._audit_events
         )
@@ -159,9 +158,14 @@ class Reconciler:
                 if isinstance(owner, VifId) and owner not in self._records:
                     await self._settle(owner)  # The vif went in observe mode, when nothing could be removed.
 
-    def eviction(self, policy: Policy, *, movers: bool) -> Eviction:
+    def eviction(self, policy: Policy) -> Eviction:
         """Return who must leave the networks before they change to those of a policy (`Eviction`)."""
-        return Eviction(policy, self._directory, self._kernel, self._registry, self._evicted, movers=movers)
+
+        def known_tap(vif: VifId) -> Link | None:
+            record = self._records.get(vif)
+            return self._tap_of(record) if record is not None else None
+
+        return Eviction(policy, self._directory, self._kernel, known_tap)
 
     async def pin(self, vif: Vif, on: bool) -> bool:
         """Stop managing a vif if `on`, else manage it again. Returns False if the vif is gone.
@@ -184,8 +188,6 @@ class Reconciler:
         await self._queue.run(self._look_after)
 
     async def _look_after(self, vif: VifId, hinted_at: float) -> None:
-        if vif in self._evicted:
-            return  # All vifs are looked at when the eviction is over.
         record = self._records.get(vif)
         if record is not None and self._directory.get(vif) is not None:
             pause = record.broken_until - time.monotonic()

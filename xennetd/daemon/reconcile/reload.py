@@ -14,19 +14,13 @@ from xennetd.policy.transition import transition
 async def begin(in_force: InForce, networks: Networks, reconciler: Reconciler) -> None:
     """Make what networks need, at a start. Guests may still be in networks of an earlier configuration.
 
-    The policy may change meanwhile.
+    Until this returns no vif may be reconciled, and no other policy may come into force.
     """
-    begun: Policy | None = None
-    while (policy := in_force.policy) is not begun:
-        eviction = reconciler.eviction(policy, movers=networks.changes_filter(policy))
-        if not in_force.observes:
-            await eviction.begin()
-        if in_force.policy is policy:
-            if not in_force.observes:
-                eviction.finish()
-            await networks.look()
-            begun = policy
-        eviction.end()
+    if not in_force.observes:
+        eviction = reconciler.eviction(in_force.policy)
+        await eviction.begin()
+        eviction.finish()
+    await networks.look()
 
 
 async def follow(  # a reload concerns all of these
@@ -34,19 +28,20 @@ async def follow(  # a reload concerns all of these
 ) -> None:
     """Put a policy into force.
 
-    The ports of guests that lose their network go down, what networks need is made, the guests move, and what only the
+    The ports of guests that it denies go down, what networks need is made, the guests move, and what only the
     old policy needed is removed. After a defect, and if the reload is cancelled, the policy is in force all the same,
     and everything is looked at again.
     """
     before = in_force.enforced if in_force.enforced is not None else in_force.policy
-    eviction = reconciler.eviction(policy, movers=in_force.observes and networks.changes_filter(policy))
+    eviction = reconciler.eviction(policy)
     try:
         if policy.daemon.mode != "observe":
-            await eviction.begin()
-        for stage in transition(before, policy):
+            await (eviction.begin() if in_force.observes else eviction.find())
+        stages = transition(before, policy)
+        for stage in stages:
             in_force.put(stage, notes)
             host.supersede()
-            if not in_force.observes:
+            if stage is stages[0] and not in_force.observes:
                 eviction.finish()
             with host.hold():
                 await networks.follow_policy()
@@ -55,8 +50,8 @@ async def follow(  # a reload concerns all of these
                 await host.release()
             await networks.retire()
     except BaseException:
-        eviction.end()
         in_force.put(policy, notes)
+        host.supersede()
         networks.give_up_move()
         for vif in list(reconciler.records):
             reconciler.triggers.hint(vif)
