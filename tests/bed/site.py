@@ -12,6 +12,7 @@ knows the way in. Forwarding is off on the host, in every way, until somebody sw
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 from tests.bed.netns import Host, NetNs
@@ -44,6 +45,17 @@ def sysctl(namespace: NetNs, **values: str | int) -> None:
             Path("/proc/sys/net", name.replace("__", "/")).write_text(str(value))
 
 
+def _wait_until_local(namespace: NetNs, addresses: tuple[str, ...], seconds: float = 5.0) -> None:
+    """Wait for the local routes of IPv6 addresses. The kernel adds them later, even without DAD (addrconf_dad_work)."""
+    deadline = time.monotonic() + seconds
+    while True:
+        routes = namespace.run("ip", "-6", "route", "show", "table", "local").stdout
+        if not (missing := [address for address in addresses if f"local {address} " not in routes]):
+            return
+        assert time.monotonic() < deadline, f"no local route for {missing}"
+        time.sleep(0.005)
+
+
 class Site:
     """Gives `host` its uplink and what lies beyond."""
 
@@ -72,6 +84,8 @@ class Site:
             f"route add default via {ROUTER6}",
         )
         ip(self.internet, *(_route(prefix) for prefix in _BEHIND_THE_HOST))
+        for namespace, addresses in ((host, (HOST6,)), (self.internet, (ROUTER6, SERVER6))):
+            _wait_until_local(namespace, addresses)
         # Who answers for another's address is to come after its owner: the kernel takes up to 0.8 s for that.
         sysctl(host, ipv4__neigh__eth0__proxy_delay=0, ipv6__neigh__eth0__proxy_delay=0)
 

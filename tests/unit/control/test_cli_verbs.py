@@ -152,8 +152,10 @@ def test_a_monitor_waits_for_ever(served: Served, path: str, monkeypatch: pytest
     monkeypatch.setattr(connection, "TIMEOUT", 0.1)
     replies = connection.stream(path, "Monitor")
     assert next(replies)["event"] is None
-    threading.Timer(0.4, served.record, (Event(EventKind.DETACH, "late"),)).start()
+    timer = threading.Timer(0.4, served.record, (Event(EventKind.DETACH, "late"),))
+    timer.start()
     assert next(replies)["event"]["message"] == "late"
+    timer.join()  # It asks the server's loop to note that all is done.
 
 
 def test_monitor_tells_of_lost_events(path: str, run: Run) -> None:
