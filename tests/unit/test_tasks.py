@@ -157,3 +157,40 @@ def test_who_waits_for_vifs_does_not_wait_for_those_of_others() -> None:
         running.cancel()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("in_a_group", [False, True])
+def test_a_task_whose_clean_up_fails_ends_all_the_same(in_a_group: bool) -> None:
+    """Its own, or that of a task in its group. Whoever stops the daemon would wait for ever."""
+    runs = 0
+
+    async def fails_once() -> None:
+        nonlocal runs
+        runs += 1
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            if runs == 1:
+                raise OSError("the clean-up has failed")
+
+    async def run() -> None:
+        if not in_a_group:
+            return await fails_once()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_once())
+
+    async def serve() -> None:
+        async with asyncio.TaskGroup() as group:
+            Tasks().keep(group, "the care of the guests", run)
+            await asyncio.sleep(0.01)
+            raise _Done
+
+    async def main() -> bool:
+        serving = asyncio.create_task(serve())
+        done, _ = await asyncio.wait({serving}, timeout=1.0)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        return serving in done
+
+    assert asyncio.run(main())
+    assert runs == 1

@@ -18,6 +18,7 @@ from functools import partial
 import structlog
 
 from xennetd import __version__
+from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.adapters import kernel_adapters
 from xennetd.daemon.answers import Answers
 from xennetd.daemon.aside import aside
@@ -286,6 +287,7 @@ class Supervisor:
             try:
                 problems = await self.reload()
             except Exception:
+                heed_cancellation()
                 _log.exception("a reload failed because of a defect in xennetd; please report it")
             else:
                 for problem in problems:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from xennetd.cancellation import heed_cancellation
 from xennetd.model.errors import EventsLost, XennetdError
 from xennetd.model.text import visible
 
@@ -63,6 +64,7 @@ class Tasks:
             except EventsLost:
                 raise
             except Exception as error:
+                heed_cancellation()
                 pause = self._failed(purpose, error)
             await asyncio.sleep(pause)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from xennetd.cancellation import heed_cancellation
 from xennetd.dnsmasq.process import CONFIGURATION, DnsmasqRefused, Runner, digest, pid_of
 
 _log = structlog.get_logger()
@@ -82,6 +83,7 @@ class Keeper:
                             return
                     timeout = await self._converge()
                 except Exception as refusal:
+                    heed_cancellation()
                     if not isinstance(refusal, DnsmasqRefused | OSError):
                         _log.exception("a dnsmasq could not be kept running", instance=self._directory.name)
                     timeout = self._pause

@@ -21,6 +21,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from xennetd.cancellation import heed_cancellation
 from xennetd.model.errors import ToolstackError
 from xennetd.model.vif import Vif, VifId
 from xennetd.xenstore.client import XenstoreClient
@@ -159,6 +160,7 @@ class Directory:
                 await self._follow()
             except ToolstackError as error:
                 self._client.close()
+                heed_cancellation()
                 self._report(error.sentence)
             except Exception:
                 self._client.close()

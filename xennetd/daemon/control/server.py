@@ -30,6 +30,7 @@ from asyncvarlink import (
 from asyncvarlink.conversion import ConversionError
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
+from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.control.interface import Caller, Control, Daemon, Refused
 from xennetd.daemon.control.listener import Listener
 from xennetd.daemon.control.peers import MAX_PEERS, Crowd, Peer, PeerError, refuse, uid_of
@@ -235,6 +236,7 @@ async def _answer(
     except PeerError:
         raise
     except Exception as error:
+        heed_cancellation()
         refusal = _refusal(error, call)
     if begun:
         raise PeerError("a reply can't be finished")

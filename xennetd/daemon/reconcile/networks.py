@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
@@ -279,6 +280,7 @@ class Networks:
             except BaseException:
                 self._wake.set()
                 raise
+            heed_cancellation()  # `look` takes any exception for the network's.
 
 
 def _fight(name: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.tasks import cause_of
 from xennetd.model.event import Event, EventKind
@@ -135,6 +136,7 @@ class Hooks:
                 if hooks:
                     await self._run(job, hooks)
             except Exception as error:
+                heed_cancellation()
                 _log.exception("hooks could not be run", dev=job.dev)
                 self._failed(job, f"could not be run: {cause_of(error)}")
             finally:
