@@ -174,10 +174,11 @@ def test_a_task_whose_clean_up_fails_ends_all_the_same(in_a_group: bool) -> None
                 raise OSError("the clean-up has failed")
 
     async def run() -> None:
-        if not in_a_group:
-            return await fails_once()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fails_once())
+        if in_a_group:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails_once())
+        else:
+            await fails_once()
 
     async def serve() -> None:
         async with asyncio.TaskGroup() as group:
@@ -188,8 +189,9 @@ def test_a_task_whose_clean_up_fails_ends_all_the_same(in_a_group: bool) -> None
     async def main() -> bool:
         serving = asyncio.create_task(serve())
         done, _ = await asyncio.wait({serving}, timeout=1.0)
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait({serving})
         return serving in done
 
     assert asyncio.run(main())
