@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -247,10 +248,18 @@ class World:
         self.running = True
         return "alive"
 
+    def _stop(self) -> None:
+        """Stop the daemon. Its journal names the tasks that do not end."""
+        try:
+            assert self.daemon.terminate() == 0, self.daemon.stderr()[-3000:]
+        except subprocess.TimeoutExpired:
+            told = self.daemon.stderr()[-6000:]
+            raise AssertionError(f"it does not stop after {self.story[-20:]}:\n{told}") from None
+
     def _restart(self) -> str:
         if not self.running:
             return ""
-        assert self.daemon.terminate() == 0, self.daemon.stderr()[-3000:]
+        self._stop()
         self.running = False
         for _ in range(self.random.choice((0, 1, 2))):
             self.happen()
@@ -347,7 +356,7 @@ class World:
         eventually(lambda: not self.daemon.ask("list"), 20.0, 0.05)
         self.daemon.reload(STAND_IN)
         eventually(lambda: not any(STATE.iterdir()), 20.0, 0.05)  # A dnsmasq takes its time to end.
-        assert self.daemon.terminate() == 0, self.daemon.stderr()[-3000:]
+        self._stop()
         self.running = False
         assert not RUNTIME.exists()
 

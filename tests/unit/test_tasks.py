@@ -11,7 +11,7 @@ import pytest
 
 from xennetd.daemon import tasks as module
 from xennetd.daemon.reconcile.queue import WorkQueue
-from xennetd.daemon.tasks import Tasks, cause_of, heed_callbacks
+from xennetd.daemon.tasks import Tasks, cause_of, heed_callbacks, place_of
 from xennetd.model.errors import EventsLost, HostError
 from xennetd.model.vif import VifId
 
@@ -196,3 +196,19 @@ def test_a_task_whose_clean_up_fails_ends_all_the_same(in_a_group: bool) -> None
 
     assert asyncio.run(main())
     assert runs == 1
+
+
+def test_the_place_where_a_task_waits_is_the_innermost() -> None:
+    async def inner() -> None:
+        await asyncio.Event().wait()
+
+    async def outer() -> None:
+        await inner()
+
+    async def main() -> None:
+        task = asyncio.create_task(outer())
+        await asyncio.sleep(0)
+        assert place_of(task).startswith("Event.wait:")
+        task.cancel()
+
+    asyncio.run(main())

@@ -34,7 +34,7 @@ from xennetd.daemon.reconcile.reconciler import Reconciler
 from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.daemon.reconcile.reload import begin, follow
 from xennetd.daemon.runtime_dir import RuntimeDirectory
-from xennetd.daemon.tasks import Tasks, heed_callbacks
+from xennetd.daemon.tasks import Tasks, heed_callbacks, tell_unended
 from xennetd.daemon.toolstack.hooks import Hooks
 from xennetd.daemon.toolstack.hotplug_files import HotplugFiles
 from xennetd.dnsmasq.services import DhcpHosts, DhcpServices
@@ -54,6 +54,9 @@ _log = structlog.get_logger()
 
 _STATUS_INTERVAL = 5.0
 """Seconds between two updates of systemd's status line."""
+
+_LONG_STOP = 2.0
+"""Seconds after which a stop takes long. It takes a tenth of one; the unit's TimeoutStopSec= is 5 s."""
 
 SIGNALS_FOR_LATER = frozenset({signal.SIGHUP, signal.SIGUSR2})
 """Signals that would end the process before it has handlers for them. They are blocked until then, and wait."""
@@ -163,6 +166,7 @@ class Supervisor:
                 main = tasks.create_task(self._main(tasks, control))
                 await self._stop.wait()
                 self._manager.stopping()
+                asyncio.get_running_loop().call_later(_LONG_STOP, tell_unended)
                 main.cancel()
                 raise _Stopped
         except* _Stopped:

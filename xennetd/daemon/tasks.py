@@ -79,6 +79,25 @@ class Tasks:
         return pause
 
 
+def tell_unended() -> None:
+    """Log each task that has not ended, with the place where it waits. The journal then says why a stop takes long."""
+    for task in asyncio.all_tasks():
+        _log.warning("a task has not ended although xennetd stops", task=task.get_name(), waits_in=place_of(task))
+
+
+def place_of(task: asyncio.Task[Any]) -> str:
+    """Return the innermost place at which a task waits, `function:line`; empty if it can't be told."""
+    place = ""
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is None:
+            break
+        place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return place
+
+
 def cause_of(error: BaseException) -> str:
     """Return the cause of an exception in one line: of the first one in a group."""
     while isinstance(error, BaseExceptionGroup):
