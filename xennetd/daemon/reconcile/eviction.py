@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
+from xennetd.daemon.reconcile.taps import is_guests_tap, tap_by_name
 from xennetd.daemon.shortage import Shortage
 from xennetd.dnsmasq.slices import in_slices
 from xennetd.kernel.execute import StepRefused
 from xennetd.kernel.kernel import Kernel
 from xennetd.model.configuration import Policy
-from xennetd.model.link import GUEST_PORT_ADDRESS, Link
+from xennetd.model.link import Link
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan.port import stop
 from xennetd.policy.resolve import forbids
@@ -80,7 +81,8 @@ class Eviction:
                 try:
                     self._kernel.execute(stop(link))
                 except (StepRefused, *Shortage) as error:
-                    _log.warning("the port of a guest that is denied could not be taken down", why=str(error))
+                    text = "the port of a denied guest could not be taken down; xennetd tries again"
+                    _log.warning(text, vif=str(vif), why=str(error))
                 except Exception as error:
                     _log.exception("a defect in xennetd, please report it", vif=str(vif), exc_info=error)
         return found
@@ -115,17 +117,11 @@ class Eviction:
 
         A tap of a name from a `vifname` may be another program's, or that of another vif with the same `vifname`.
         """
-        if vif.type != "vif_ioemu":
-            return None
-        links = self._kernel.links
-        tap = links.link(vif.id.tap)
-        if tap is None or tap.kind != "tun":
-            tap = links.link(vif.tap_name)
-            if tap is None or tap.kind != "tun" or (vif.tap_status is None and tap.address != GUEST_PORT_ADDRESS):
-                return None
-            if any(known.tap_name == vif.tap_name and not self._must_go(known.id) for known in self._others(vif)):
-                return None
-        return tap
+        tap = tap_by_name(vif, self._kernel.links)
+        if tap is None or tap.name == vif.id.tap:
+            return tap
+        others_stay = any(other.tap_name == vif.tap_name and not self._must_go(other.id) for other in self._others(vif))
+        return tap if is_guests_tap(vif, tap) and not others_stay else None
 
     def _others(self, vif: Vif) -> Iterator[Vif]:
         for other in self._directory:

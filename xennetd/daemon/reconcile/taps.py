@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from xennetd.daemon.record import Record
 from xennetd.model.link import GUEST_PORT_ADDRESS, HostView, Link
 from xennetd.model.value import replace
+from xennetd.model.vif import Vif
 from xennetd.plan.observation import incarnation
 
 
@@ -17,18 +18,31 @@ def tap_of(record: Record, links: HostView, namesakes: Callable[[str], Iterable[
     emulated NIC, or its tap does not exist. A new tap is noted in the record's memory.
     """
     vif = record.vif
-    if vif.type != "vif_ioemu":
+    tap = tap_by_name(vif, links)
+    if tap is None:
         return None
-    tap = links.link(vif.id.tap)
-    if tap is None or tap.kind != "tun":
-        tap = links.link(vif.tap_name)
-        if tap is None or tap.kind != "tun":
-            return None
-        if not _is_its(record, tap, [other for other in namesakes(tap.name) if other is not record]):
-            return None
+    if tap.name != vif.id.tap and not _is_its(
+        record, tap, [other for other in namesakes(tap.name) if other is not record]
+    ):
+        return None
     if record.memory.tap_link != incarnation(tap):
         record.memory = replace(record.memory, tap_link=incarnation(tap))
     return tap
+
+
+def tap_by_name(vif: Vif, links: HostView) -> Link | None:
+    """Return the tap with QEMU's name for the vif's emulated NIC, or else with xennetd's name for it."""
+    if vif.type == "vif_ioemu":
+        for name in (vif.id.tap, vif.tap_name):
+            tap = links.link(name)
+            if tap is not None and tap.kind == "tun":
+                return tap
+    return None
+
+
+def is_guests_tap(vif: Vif, tap: Link) -> bool:
+    """Return whether a tap that has the name from a `vifname` is a guest's at all, and not another program's."""
+    return vif.tap_status is not None or tap.address == GUEST_PORT_ADDRESS
 
 
 def _is_its(record: Record, tap: Link, others: list[Record]) -> bool:
@@ -40,5 +54,4 @@ def _is_its(record: Record, tap: Link, others: list[Record]) -> bool:
         return True
     if any(other.memory.tap_link == incarnation(tap) for other in others):
         return False
-    is_guest_tap = record.vif.tap_status is not None or tap.address == GUEST_PORT_ADDRESS
-    return is_guest_tap and (not record.vif.removing or all(other.vif.removing for other in others))
+    return is_guests_tap(record.vif, tap) and (not record.vif.removing or all(other.vif.removing for other in others))
