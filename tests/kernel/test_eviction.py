@@ -16,25 +16,28 @@ import pytest
 
 from tests.bed.echoes import Echoes
 from tests.bed.guest import Bed, Guest
-from tests.bed.netns import FE_FF, NetNs, Tap
 from tests.bed.site import ROUTER4, SERVER4, Site, ip
 from tests.bed.systemd import Journal
 from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import Inhabit, MakeGuest
-from tests.kernel.defective import Defective
 from tests.kernel.every_mode import networks, policy
-from tests.kernel.verdict import connected, refused
+from tests.kernel.gated import (
+    DENY,
+    EDGE,
+    ELSEWHERE,
+    FORWARD,
+    LAB,
+    OBSERVE,
+    STORE,
+    WITH_IPV6,
+    Gated,
+    filters,
+    is_off,
+    tap_of,
+)
+from tests.kernel.verdict import connected
 from tests.kernel.wait import eventually, paused
-
-LAB = '[network.lab]\nmode = "nat"\nsubnets = ["10.77.0.0/24"]\nuplink = "eth0"\n'
-STORE = LAB.replace('"nat"', '"isolated"').replace('uplink = "eth0"\n', "")
-ELSEWHERE = LAB.replace('"eth0"', '"up1"')
-WITH_IPV6 = LAB.replace('/24"]', '/24", "fd77::/64"]')
-FORWARD = LAB + 'forward = [{ proto = "tcp", port = 8080, to = "10.77.0.11:80" }]\n'
-EDGE = '[network.edge]\nmode = "route"\n'
-OBSERVE = '[daemon]\nmode = "observe"'
-DENY = policy("lab-*", 'deny = "gone"')
 
 Change = Callable[[Guest], object]
 
@@ -49,75 +52,6 @@ CHANGES = {
     "a second subnet": (networks(LAB, EDGE), networks(EDGE) + DENY + WITH_IPV6),
     "a forwarded port": (networks(LAB, EDGE), networks(EDGE) + DENY + FORWARD),
 }
-
-
-class Gated(Defective):
-    """A daemon that does not look at its guests while the gate is closed, as if thousands of others came first."""
-
-    def __init__(self, xenstored: Xenstored, directory: Path, *, defect: str = "") -> None:
-        gate = directory / "gate"
-        defect = f"""
-{defect}
-import asyncio
-from pathlib import Path
-from xennetd.daemon.reconcile.reconciler import Reconciler
-look_at_all = Reconciler.look_at_all
-async def gated(self):
-    while not Path({str(gate)!r}).exists():
-        await asyncio.sleep(0.02)
-    await look_at_all(self)
-Reconciler.look_at_all = gated
-run = Reconciler.run
-async def run_gated(self):
-    while not Path({str(gate)!r}).exists():
-        await asyncio.sleep(0.02)
-    await run(self)
-Reconciler.run = run_gated
-"""
-        super().__init__(xenstored, directory, defect=defect)
-        self.gate = gate
-
-    def run(self, config: str) -> None:
-        self.gate.touch()
-        self.configure(config)
-        self.start()
-
-    def begin_again(self, config: str, change: Callable[[], object] = lambda: None) -> None:
-        """Start again with another configuration; `change` happens while no daemon runs."""
-        self.kill9()
-        change()
-        self.gate.unlink()
-        self.configure(config)
-        self.start(ready=False)
-
-    def begin_reload(self, config: str) -> None:
-        self.gate.unlink()
-        self.configure(config)
-        self.signal(signal.SIGHUP)
-
-    def finish(self) -> None:
-        self.gate.touch()
-        self.wait_ready()
-
-
-def filters(host: NetNs) -> str:
-    """The rules and the forwarded ports. The other sets may change before."""
-    listed = host.run("nft", "list", "table", "inet", "xennetd").stdout
-    forwarded = host.run("nft", "list", "map", "inet", "xennetd", "forward4", check=False).stdout
-    return listed[listed.index("chain ") :] + forwarded
-
-
-def is_off(host: NetNs, guest: Guest) -> bool:
-    """Whether a guest's port carries no frames."""
-    link = host.links()[guest.vif.netdev]
-    return "master" not in link and "UP" not in link["flags"]
-
-
-def tap_of(bed: Bed, guest: Guest) -> Tap:
-    """Give a guest the tap of an emulated NIC, which is attached."""
-    tap = bed.host.tap(guest.vif.tap)
-    bed.toolstack.xs.until(f"{guest.vif.backend}/xennetd-tap", "connected", 5.0)
-    return tap
 
 
 @pytest.fixture
@@ -249,67 +183,6 @@ Eviction.begin = slow
                 assert "UP" not in site.host.links()[windows.vif.tap]["flags"]
             xennetd.finish()
             tap.close()
-
-
-@pytest.mark.parametrize("way", ["start", "reload"])
-def test_a_tap_that_may_be_another_guests_stays(
-    bed: Bed, site: Site, guest: MakeGuest, xennetd: Gated, way: str
-) -> None:
-    """Two guests have the same `vifname`. One is denied, and has no tap yet."""
-    bed.host.bridge("xenbr0")
-    allow = networks(STORE) + policy("lan-*", 'network = "lan"') + '[network.lan]\nmode = "bridge"\nbridge = "xenbr0"\n'
-    xennetd.run(allow)
-    win = guest("lan-1", VifSpec(type="vif_ioemu", vifname="win"))
-    tap = tap_of(bed, win)
-    ip(site.host, f"link set win-emu address {FE_FF}")
-    connected(bed, win.vif)
-    guest("lab-1", VifSpec(type="vif_ioemu", vifname="win"))
-    was = filters(site.host)
-    (xennetd.begin_again if way == "start" else xennetd.begin_reload)(
-        DENY.join([allow.replace("lab-*", "no"), LAB.replace("lab", "out").replace("77", "79")])
-    )
-    eventually(lambda: filters(site.host) != was)
-    link = site.host.links()["win-emu"]
-    assert "UP" in link["flags"]
-    assert link["master"] == "xenbr0"
-    xennetd.finish()
-    tap.close()
-
-
-@pytest.mark.parametrize("way", ["start", "reload"])
-def test_a_tap_of_another_program_stays(bed: Bed, site: Site, guest: MakeGuest, xennetd: Gated, way: str) -> None:
-    """An administrator's tap has the name that the tap of the guest would have."""
-    bed.host.bridge("xenbr0")
-    xennetd.run(networks(STORE, EDGE))
-    tap = bed.host.tap("vpn-emu")
-    ip(site.host, "link set vpn-emu address 02:00:00:00:12:34", "link set vpn-emu master xenbr0", "link set vpn-emu up")
-    win = guest("lab-1", VifSpec(type="vif_ioemu", vifname="vpn"))
-    connected(bed, win.vif)
-    was = filters(site.host)
-    (xennetd.begin_again if way == "start" else xennetd.begin_reload)(networks(EDGE) + DENY + LAB)
-    eventually(lambda: filters(site.host) != was)
-    link = site.host.links()["vpn-emu"]
-    assert "UP" in link["flags"]
-    assert link["master"] == "xenbr0"
-    tap.close()
-
-
-@pytest.mark.parametrize("way", ["start", "reload"])
-def test_a_renamed_tap_goes_down_if_all_who_may_have_it_are_denied(
-    bed: Bed, site: Site, guest: MakeGuest, xennetd: Gated, way: str
-) -> None:
-    xennetd.run(networks(STORE, EDGE))
-    win = guest("lab-1", VifSpec(type="vif_ioemu", vifname="win"))
-    tap = tap_of(bed, win)
-    connected(bed, win.vif)
-    refused(bed, guest("lab-2", VifSpec(type="vif_ioemu", vifname="win")).vif)
-    was = filters(site.host)
-    (xennetd.begin_again if way == "start" else xennetd.begin_reload)(networks(EDGE) + DENY + LAB)
-    eventually(lambda: filters(site.host) != was)
-    links = site.host.links()
-    assert "UP" not in links["win"]["flags"]
-    assert "UP" not in links["win-emu"]["flags"]
-    tap.close()
 
 
 def test_a_search_that_fails_keeps_no_filter_out(

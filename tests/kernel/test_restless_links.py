@@ -47,7 +47,7 @@ def test_a_start_and_a_look_end_and_nothing_is_missed(host: Host, monkeypatch: p
     async def follow() -> None:
         kernel = Kernel(lambda changes: None, lambda: None)
         restless = Restless(kernel._requests._socket, host)
-        kernel._requests._socket = restless  # type: ignore[assignment]
+        kernel._requests._socket = restless  # type: ignore[assignment] # a socket with changes in between
         # when
         started = time.monotonic()
         kernel.start()

@@ -96,7 +96,7 @@ def test_a_peer_that_waits_for_the_daemon_never_makes_room(path: str) -> None:
         async def reload() -> list[str]:
             return (await hang(begun, go))[0]
 
-        daemon.reload = reload  # type: ignore[method-assign]
+        daemon.reload = reload  # type: ignore[method-assign] # this test plays it
         waiting = [await Peer.connect(path) for _ in range(3)]
         for peer in waiting:
             peer.send("Reload")
@@ -142,7 +142,7 @@ def test_where_all_wait_root_comes_in_and_no_other_newcomer(path: str) -> None:
 
     async def main() -> None:
         daemon, go = FakeDaemon(), asyncio.Event()
-        daemon.check = lambda: hang([], go)  # type: ignore[method-assign]
+        daemon.check = lambda: hang([], go)  # type: ignore[method-assign] # this test plays it
         async with serving(daemon, Audit(Journal("/nonexistent")), path) as server:
             await scenario(go, lambda: sum(peer.waits for peer in server._crowd._heard))
 

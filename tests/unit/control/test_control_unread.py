@@ -185,7 +185,7 @@ def test_who_takes_no_bytes_for_long_is_disconnected_but_no_monitor_and_none_who
             await asyncio.sleep(0.7)
             return []
 
-        daemon.reload = reload  # type: ignore[method-assign]
+        daemon.reload = reload  # type: ignore[method-assign] # this test plays it
         waiting, deaf, watching = [await Peer.connect(path) for _ in range(3)]
         waiting.send("Reload")
         for peer, asked in ((deaf, "List"), (watching, "Monitor")):
@@ -215,7 +215,7 @@ def test_a_reply_that_fails_after_its_beginning_ends_the_connection(path: str) -
         raise ValueError
 
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
-        daemon.vifs = failing  # type: ignore[method-assign]
+        daemon.vifs = failing  # type: ignore[method-assign] # this test plays it
         peer = await Peer.connect(path)
         peer.send("List")
         received = await asyncio.wait_for(peer.reader.read(), 5)
@@ -244,8 +244,8 @@ def test_problems_and_notes_are_made_while_they_are_sent(path: str) -> None:
             yield f"{what} {number} " + "x" * 200
 
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
-        daemon.status_problems = lambda: many("problem")  # type: ignore[method-assign]
-        daemon.status_notes = lambda: many("note")  # type: ignore[method-assign]
+        daemon.status_problems = lambda: many("problem")  # type: ignore[method-assign] # this test plays it
+        daemon.status_notes = lambda: many("note")  # type: ignore[method-assign] # this test plays it
         peer = await Peer.connect(path)
         peer.transport.pause_reading()
         peer.send("Status")
