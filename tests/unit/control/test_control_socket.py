@@ -234,6 +234,6 @@ def test_a_socket_that_takes_the_place_of_ours_as_we_stop_is_not_removed(path: s
             with socket.socket(socket.AF_UNIX) as other:
                 other.bind(path)
 
-    listener.socket = Closing()  # type: ignore[assignment] # a socket that tells of its close()
+    listener.socket = Closing()  # type: ignore[assignment] # another takes its place as it is closed
     listener.close()
     assert os.path.exists(path)
