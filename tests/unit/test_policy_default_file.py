@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from xennetd.config.schema import DAEMON, FORWARD, MATCH, RULE
+from xennetd.config.topology_schema import SECTIONS as TOPOLOGY
 from xennetd.model.configuration import DaemonConfig, Match, Policy
 from xennetd.policy.check import check
 from xennetd.policy.host_notes import HostNotes
@@ -38,6 +39,10 @@ def test_every_key_is_explained() -> None:
     assert {network["mode"] for network in data["network"].values()} == set(MODES)
     assert {key for forward in data["network"]["lab"]["forward"] for key in forward} == FORWARD.keys()
     assert {key for rule in data["policy"] for key in rule} == RULE.keys()
+    links = {kind: {key for link in data[kind].values() for key in link} for kind in TOPOLOGY}
+    assert {key for keys in links.values() for key in keys} == {key for keys in TOPOLOGY.values() for key in keys}
+    common = {"mac", "mtu", "addresses", "ports"}
+    assert all(keys >= TOPOLOGY[kind].keys() - common for kind, keys in links.items())
     assert MATCH.keys() == {field.name for field in fields(Match)}
     assert all(re.search(rf"^#   {key} +\S", TEXT, re.MULTILINE) for key in MATCH)
 

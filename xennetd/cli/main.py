@@ -39,7 +39,7 @@ exit status:
   2  the command line is wrong
   3  xennetd can't be reached
 
-Members of the group xennet may read; only root may reload, retry, pin and unpin.
+Members of the group xennet may read; only root may plan, apply, reload, retry, pin and unpin.
 """
 
 Verb = Callable[[argparse.Namespace], int]
@@ -150,6 +150,21 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "Otherwise the problems that the daemon has under the new policy are printed, as status shows them.",
         "  xennetctl check && xennetctl reload",
     )  # fmt: skip
+    plan = _add(
+        commands, "plan", verbs.plan, "what apply would do to the host's own links",
+        "Show what apply would do with the configuration files as they are now: which bridges, bonds, VLANs, ports and "
+        "addresses of the host it would make, change and remove, in the words of ip(8). Nothing is changed.",
+        "  xennetctl plan",
+    )  # fmt: skip
+    _add_json(plan, "a JSON object with the lists steps and problems")
+    apply = _add(
+        commands, "apply", verbs.apply, "put the host's own links into force",
+        "Make the host's links as the sections [nic.NAME], [bond.NAME], [vlan.NAME], [bridge.NAME] and [dummy.NAME] of "
+        "the configuration say, now and at each start. If anything would lock somebody out, nothing is done, and the "
+        "exit status is 1. A reload does not change the host's links.",
+        "  xennetctl plan\n  xennetctl apply",
+    )  # fmt: skip
+    _add_json(apply, "a JSON object with the lists steps and problems")
     for name, run, help_, description, example in (
         ("retry", verbs.retry, "try to attach an interface again",
          "Try at once to attach an interface again that is in error. xennetd tries by itself when a missing thing "

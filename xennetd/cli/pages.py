@@ -164,3 +164,31 @@ def event(record: Values) -> Line:
         (printable(record["event"]).ljust(8) + GAP, _EVENT_STYLES.get(record["event"], "name")),
         (printable(record["message"]), ""),
     ]
+
+
+def plan(result: Values) -> list[Line]:
+    """Return the page of `xennetctl plan`, which says what an apply would do."""
+    lines = _problems(result)
+    if result["steps"]:
+        lines += [[("apply would do this:", "head")], *([(f"  {printable(step)}", "")] for step in result["steps"])]
+    elif not result["refused"]:
+        lines.append([("The host's links are as the configuration says.", "good")])
+    if result["steps"] and result["problems"]:
+        lines.append([("It would be refused, and nothing would be changed.", "bad")])
+    return lines
+
+
+def applied(result: Values) -> list[Line]:
+    """Return the page of `xennetctl apply`, which says what was done."""
+    lines = _problems(result)
+    if result["refused"]:
+        return [*lines, [("Nothing was changed.", "bad")]]
+    if result["steps"]:
+        lines += [[("done:", "head")], *([(f"  {printable(step)}", "")] for step in result["steps"])]
+    elif not result["problems"]:
+        lines.append([("The host's links were as the configuration says.", "good")])
+    return lines
+
+
+def _problems(result: Values) -> list[Line]:
+    return [[("! ", "bad"), (printable(problem), "bad")] for problem in result["problems"]]

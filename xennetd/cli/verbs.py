@@ -93,6 +93,26 @@ def reload(arguments: argparse.Namespace) -> int:
     return FINE
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    """Print what `apply` would do. The status is NO if it would refuse."""
+    result = connection.call(arguments.control, "Plan", timeout=connection.RELOAD_TIMEOUT)["plan"]
+    if arguments.json:
+        _print_json(result)
+    else:
+        screen.show(pages.plan(result))
+    return NO if result["problems"] else FINE
+
+
+def apply(arguments: argparse.Namespace) -> int:
+    """Put the host's topology into force, and print what was done. The status is NO if anything was not."""
+    result = connection.call(arguments.control, "Apply", timeout=connection.RELOAD_TIMEOUT)["plan"]
+    if arguments.json:
+        _print_json(result)
+    else:
+        screen.show(pages.applied(result))
+    return NO if result["problems"] else FINE
+
+
 def check(arguments: argparse.Namespace) -> int:
     """Check FILE here, or the host's configuration by the daemon, which knows the host; without a daemon also here."""
     result: pages.Values | None = None

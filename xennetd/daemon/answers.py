@@ -13,8 +13,10 @@ from xennetd import __version__
 from xennetd.config.problem import printable
 from xennetd.daemon.check_process import Checked, check_apart
 from xennetd.daemon.host_checks import curable
+from xennetd.daemon.loading import Loaded
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
+from xennetd.daemon.reconcile.host_topology import HostTopology
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
@@ -26,7 +28,8 @@ from xennetd.kernel.sysctls import Sysctls
 from xennetd.model.dump import TextOnce, to_json
 from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
-from xennetd.model.status import DaemonStatus, NetworkStatus, VifState, VifStatus
+from xennetd.model.status import DaemonStatus, NetworkStatus, Planned, VifState, VifStatus
+from xennetd.model.topology import Topology
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes, errors_of, lacking, remarks_of, unprotected
@@ -36,7 +39,8 @@ from xennetd.xenstore.directory import Directory
 class Answers:
     """Implements `control.interface.Daemon`.
 
-    `config` is the configuration file named on the command line, None for the default files. `reload` reads the
+    `config` is the configuration file named on the command line, None for the default files. `load` returns what the
+    files say now. `reload` reads the
     configuration again, puts it into force and returns its problems. `ready` returns whether the daemon has told
     systemd that it is ready.
     """
@@ -50,6 +54,7 @@ class Answers:
         directory: Directory,
         reconciler: Reconciler,
         networks: Networks,
+        topology: HostTopology,
         dhcp: DhcpServices,
         audit: Audit,
         manager: ServiceManager,
@@ -57,6 +62,7 @@ class Answers:
         runtime: RuntimeDirectory,
         *,
         config: str | None,
+        load: Callable[[], Awaitable[Loaded]],
         reload: Callable[[], Awaitable[list[str]]],
         ready: Callable[[], bool],
     ) -> None:
@@ -67,12 +73,14 @@ class Answers:
         self._directory = directory
         self._reconciler = reconciler
         self._networks = networks
+        self._topology = topology
         self._dhcp = dhcp
         self._audit = audit
         self._manager = manager
         self._tasks = tasks
         self._runtime = runtime
         self._config = config
+        self._load = load
         self._reload = reload
         self._ready = ready
         self._started = time.time()
@@ -142,6 +150,7 @@ class Answers:
         yield from self._kernel.problems()
         yield from self._table.problems()
         yield from self._reconciler.problems()
+        yield from self._topology.problems()
         yield from self._networks.problems()
         yield from self._dhcp.problems()
 
@@ -159,6 +168,7 @@ class Answers:
             if record.attachment is not None and record.state is not VifState.ERROR:
                 yield from (f"{record.title}: {warning}" for warning in record.attachment.warnings)
         yield from self._reconciler.notes()
+        yield from self._topology.notes()
         yield from self._networks.remarks()
         yield from self._sysctls.notes()
         yield from (note.sentence for note in remarks_of(self.notes()))
@@ -219,6 +229,31 @@ class Answers:
         Returns the problems of the new configuration. With any problem the old policy stays in force.
         """
         return await self._reload()
+
+    async def plan(self) -> Planned:
+        """Return what an apply of the topology in the configuration files, as they are on disk now, would do."""
+        topology = await self._wanted()
+        if isinstance(topology, Planned):
+            return topology
+        plan = await self._topology.plan(topology)
+        return Planned([step.describe() for step in plan.steps], list(plan.refusals))
+
+    async def apply(self) -> Planned:
+        """Put the topology in the configuration files into force. Returns what was done, and what could not be done."""
+        topology = await self._wanted()
+        if isinstance(topology, Planned):
+            return topology
+        if self._in_force.observes:
+            return Planned([], ["xennetd only observes (daemon.mode): it applies nothing"], refused=True)
+        applied = await self._topology.apply(topology)
+        return Planned(list(applied.done), list(applied.problems), refused=applied.refused)
+
+    async def _wanted(self) -> Topology | Planned:
+        """Return the topology of the files or, with problems in them, the refusal of it."""
+        loaded = await self._load()
+        if loaded.policy is None or loaded.problems:
+            return Planned([], list(loaded.problems), refused=True)
+        return loaded.policy.topology
 
     async def check(self) -> Checked:
         """Return the problems and the notes of the configuration files as they are on disk now."""

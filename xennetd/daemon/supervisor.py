@@ -23,11 +23,12 @@ from xennetd.daemon.adapters import kernel_adapters
 from xennetd.daemon.answers import Answers
 from xennetd.daemon.aside import aside
 from xennetd.daemon.control.server import ControlServer
-from xennetd.daemon.loading import load_files
+from xennetd.daemon.loading import Loaded, load_files
 from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.host_topology import HostTopology
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
 from xennetd.daemon.reconcile.reconciler import Reconciler
@@ -99,6 +100,7 @@ class Supervisor:
         self._sysctls = Sysctls(self._kernel.links, self._table)
         adapters = kernel_adapters(self._kernel, self._table, self._sysctls)
         self._host = HostState({**adapters, "dnsmasq": self._dhcp, "dhcp host": hosts})
+        self._topology = HostTopology(self._in_force, self._kernel, audit)
         self._networks = Networks(self._in_force, self._kernel.links, self._host, audit, self._cured)
         registry = GuestRegistry(hosts.lease, hosts.leased, self._networks.problem)
         self._reconciler = Reconciler(
@@ -121,12 +123,14 @@ class Supervisor:
             self._directory,
             self._reconciler,
             self._networks,
+            self._topology,
             self._dhcp,
             audit,
             self._manager,
             self._tasks,
             self._runtime,
             config=config,
+            load=self._load,
             reload=self.reload,
             ready=lambda: self._ready,
         )
@@ -181,6 +185,8 @@ class Supervisor:
         self._table.start()
         self._sysctls.start()
         keep("the view of the kernel", self._kernel.watch)
+        await self._topology.start()
+        keep("the care of the host's topology", self._topology.run)
         self._manager.status("waiting for xenstored")
         keep("the view of xenstore", self._directory.run)
         await self._directory.loaded.wait()
@@ -272,6 +278,7 @@ class Supervisor:
         with suppress(HostError):  # The next change tries again, or the next prune.
             self._sysctls.forget_deleted(observes=self._in_force.observes)
         self._reconciler.triggers.links_changed(changes)
+        self._topology.links_changed(changes)
         self._networks.links_changed(changes)
         if any(map(_renames, changes)):
             self._renamed.set()
@@ -280,6 +287,7 @@ class Supervisor:
         self._reconciler.triggers.wake(awaited)
 
     def _links_lost(self) -> None:
+        self._topology.hint()
         self._networks.hint()
         for vif in {*self._directory, *self._reconciler.records}:
             self._reconciler.triggers.try_again(vif)  # The lost events may have been what a vif in error waits for.
@@ -314,10 +322,14 @@ class Supervisor:
             self._audit.record(Event(EventKind.RELOAD, outcome, error=problems[0] if problems else None))
             return problems
 
-    async def _reload(self) -> list[str]:
+    async def _load(self) -> Loaded:
+        """Return what the configuration files say now. Raises HostError."""
         links = tuple(self._kernel.links)
+        return await aside(partial(load_files, self._config, links, observe=self._observe))
+
+    async def _reload(self) -> list[str]:
         try:
-            loaded = await aside(partial(load_files, self._config, links, observe=self._observe))
+            loaded = await self._load()
         except HostError as error:
             return [error.detail]
         policy, errors = loaded.policy, list(loaded.problems)

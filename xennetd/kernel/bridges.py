@@ -106,11 +106,15 @@ class HostAddresses:
     An address that a network wants on its own bridge is xennetd's, whoever added it, and gets the mark. All others that
     an administrator adds stay unmarked and are never touched. A kernel that keeps no protocol numbers (Linux before
     5.18) shows no mark: there xennetd removes only what an owner gives up, and finds nothing of earlier runs.
+    `may_have` says which links are meant: bridges that xennetd made or, for the topology's addresses, any link.
     """
 
-    def __init__(self, links: Links, ask: Ask) -> None:
+    def __init__(
+        self, links: Links, ask: Ask, may_have: Callable[[Link], bool] = lambda link: link.is_own_bridge
+    ) -> None:
         self._links = links
         self._ask = ask
+        self._may_have = may_have
 
     def present(self, wanted: HostAddress) -> HostAddress | None:
         """Return the address if its link has it, with or without the mark, else None."""
@@ -126,10 +130,10 @@ class HostAddresses:
         """
         for host_address in wanted:
             link = self._links.link(host_address.link)
-            if link is None or not link.is_own_bridge:
+            if link is None or not self._may_have(link):
                 raise HostError(
                     f'{host_address.address} can\'t be given to "{host_address.link}": '
-                    "xennetd has no bridge of that name",
+                    "xennetd has no link of that name",
                     errno=errno.ENODEV,
                     waits_on=frozenset({host_address.link}),
                 )
@@ -146,7 +150,7 @@ class HostAddresses:
         """Take marked addresses off marked bridges. A missing address or link is no error."""
         for host_address in objects:
             link = self._links.link(host_address.link)
-            if link is None or not link.is_own_bridge:
+            if link is None or not self._may_have(link):
                 continue
             if host_address.address in link.addresses and self._is_marked(link, host_address):
                 ack = self._ask(rtnl_ip.delete_address, link.index, host_address.address)
@@ -158,7 +162,7 @@ class HostAddresses:
         return [
             HostAddress(link.name, address)
             for link in self._links.bridges()
-            if link.is_own_bridge
+            if self._may_have(link)
             for address in sorted(self._links.marked_addresses(link.index), key=str)
         ]
 

@@ -169,6 +169,10 @@ class Kernel:
         self.poll()
         return ack
 
+    def read_link(self, index: int) -> list[bytes]:
+        """Return the datagrams of the kernel's answer about one link, without the link's details in the view."""
+        return self._requests.ask_one(get_link, index)
+
     def look_at(self, index: int) -> None:
         """Read one link again. The kernel changes some properties of a link without an event."""
         self._tell(self.links.feed(self._requests.ask_one(get_link, index)))

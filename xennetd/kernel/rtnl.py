@@ -22,7 +22,7 @@ from xennetd.kernel.netlink import (
     request,
     text_of,
 )
-from xennetd.model.link import IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
+from xennetd.model.link import IFF_NOARP, IFF_UP, IN6_ADDR_GEN_MODE_NONE, Link
 from xennetd.model.vif import VifId
 from xennetd.plan.properties import PORT_FLAGS
 
@@ -214,6 +214,7 @@ def set_link(  # noqa: PLR0913 # a parameter for each property that a request ca
     index: int,
     *,
     up: bool | None = None,
+    arp: bool | None = None,
     name: str | None = None,
     address: str | None = None,
     mtu: int | None = None,
@@ -228,6 +229,8 @@ def set_link(  # noqa: PLR0913 # a parameter for each property that a request ca
     An empty `alias` removes the alias.
     """
     flags, change = (0, 0) if up is None else (int(up), IFF_UP)
+    if arp is not None:
+        flags, change = flags | (0 if arp else IFF_NOARP), change | IFF_NOARP
     body = _IFINFOMSG.pack(0, 0, index, flags, change)
     if name is not None:
         body += _name(name)

@@ -14,6 +14,7 @@ from typing import Literal
 from xennetd.model.link import is_link_name
 from xennetd.model.objects import Ruleset
 from xennetd.model.places import CONTROL
+from xennetd.model.topology import Topology
 from xennetd.model.value import replace
 
 
@@ -182,7 +183,7 @@ class Policy:
 
     `ruleset` is the filter that follows from the networks (`policy.network_needs.ruleset`), None until it is computed.
     `port_flags` are the bridge port's flags that policy decides for every guest: those that any rule names. All other
-    flags are left as they are.
+    flags are left as they are. `topology` are the host's own links, which only `xennetctl apply` puts into force.
     """
 
     daemon: DaemonConfig = DaemonConfig()
@@ -191,3 +192,4 @@ class Policy:
     files: tuple[str, ...] = ()
     ruleset: Ruleset | None = field(default=None, compare=False)
     port_flags: frozenset[str] = frozenset()
+    topology: Topology = field(default_factory=Topology)

@@ -23,6 +23,7 @@ class EventKind(Enum):
     HOOK = ("hook", "7ceb3f9f8ba5420d8419459d3ab9447e")
     WARNING = ("warning", "f1f02dbd86884bc9b7e9ab30e44679f5")
     RELOAD = ("reload", "5e9ab80fe28340c19b48e57c687ee6a3")
+    APPLY = ("apply", "8fc1bd351e8f4c61b83a9257ae7e3bb4")
 
     def __init__(self, label: str, message_id: str) -> None:
         self.label = label

@@ -10,10 +10,11 @@ from typing import Protocol
 from msgspec import Struct
 
 from xennetd.model.ip import IPAddress, IPInterface, IPNetwork
-from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
+from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP, TOPOLOGY_GROUP
 from xennetd.model.vif import VifId
 
 IFF_UP = 0x1
+IFF_NOARP = 0x80
 
 IFNAMSIZ = 16
 """The size of a link's name in bytes, with its terminating NUL (linux/if.h)."""
@@ -84,9 +85,19 @@ class Link(Struct, frozen=True):
         return self.kind == "bridge" and (self.group == BRIDGE_GROUP or self.unmarked)
 
     @property
+    def is_of_topology(self) -> bool:
+        """Whether xennetd made the link for the host's own topology."""
+        return self.group == TOPOLOGY_GROUP
+
+    @property
     def up(self) -> bool:
         """Whether the link is administratively up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def has_no_arp(self) -> bool:
+        """Whether the host neither asks nor answers there by ARP (`ip link set arp off`)."""
+        return bool(self.flags & IFF_NOARP)
 
 
 class LinkGoal(Struct, frozen=True):

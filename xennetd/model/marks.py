@@ -15,6 +15,9 @@ own addresses (1 to 3). Linux before 5.18 does not keep the number: an address h
 BRIDGE_GROUP = 0x786E
 """The link group (`ip link set group`) of bridges that xennetd made: "xn" as a number."""
 
+TOPOLOGY_GROUP = 0x786D
+"""The link group of the links that xennetd made for the host's own topology. Links that were there have no mark."""
+
 GUEST_GROUP = 0x786F
 """The link group of routed guests' interfaces. The link's kind can't be the mark: netback's links have no kind."""
 

@@ -9,7 +9,7 @@ of the objects that must exist first; a key that no owner wants is ignored. `req
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from xennetd.model.ip import IPAddress, IPInterface
 from xennetd.model.marks import BRIDGE_GROUP, TABLE
@@ -50,9 +50,23 @@ class HostObject(Protocol):
         ...
 
 
+@runtime_checkable
+class DescribesChange(Protocol):
+    """A host object that has words of its own for a change in place."""
+
+    def describe_change(self, was: object) -> str:
+        """Return the line about the change from `was`, an object with the same key, to this object."""
+        ...
+
+
 def bridge_key(name: str) -> Key:
     """Return the key of the bridge with this link name."""
     return Key("bridge", name)
+
+
+def link_key(name: str) -> Key:
+    """Return the key of the link of the host's own topology with this name."""
+    return Key("link", name)
 
 
 def sysctl_key(version: int, link: str, key: str) -> Key:
@@ -101,7 +115,7 @@ class ManagedBridge:
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """An address of the host on a bridge that xennetd made. `address` has the subnet's prefix length.
+    """An address of the host on a bridge that xennetd made, or on a link of the topology, with its prefix length.
 
     `marked`: the address carries ADDRESS_PROTOCOL, where the kernel keeps it. An observed address may lack the mark.
     """
@@ -117,8 +131,8 @@ class HostAddress:
 
     @property
     def requires(self) -> Keys:
-        """The bridge, and for an IPv6 address the sysctl that switches IPv6 on there."""
-        needed = {bridge_key(self.link)}
+        """The link, and for an IPv6 address the sysctl that switches IPv6 on there."""
+        needed = {bridge_key(self.link), link_key(self.link)}
         if self.address.version == 6:
             needed.add(sysctl_key(6, self.link, "disable_ipv6"))
         return frozenset(needed)

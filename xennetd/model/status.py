@@ -71,6 +71,18 @@ class NetworkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What an apply of the host's topology would do, or has done: `steps` in the words of ip(8).
+
+    `problems` are sentences: why nothing is done (`refused`), or what could not be done.
+    """
+
+    steps: list[str]
+    problems: list[str]
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon as a whole.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xennetd.model.objects import HostObject, Key
+from xennetd.model.objects import DescribesChange, HostObject, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Change:
 
     def describe(self) -> str:
         """Return the line that plan, log, audit and tests show."""
+        if isinstance(self.object, DescribesChange):
+            return self.object.describe_change(self.was)
         return f"change to {self.object.describe()}"
 
 

@@ -1,7 +1,7 @@
 """From configuration text to Policy. Every file is read to its end, and all problems of all files are reported at once.
 
-Files merge as follows. A key of `[daemon]` may be given in one file only, and so may a network. Rules are evaluated in
-the order of the files, and within a file from top to bottom.
+Files merge as follows. A key of `[daemon]` may be given in one file only, and so may a network and a link. Rules
+are evaluated in the order of the files, and within a file from top to bottom.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from typing import Any
 from xennetd.config.document import Document, Place, parse
 from xennetd.config.problem import Problem, Problems, shown
 from xennetd.config.schema import DAEMON, RULE, read_table
+from xennetd.config.topology_schema import SECTIONS as TOPOLOGY
 from xennetd.model.configuration import DaemonConfig, Policy
 from xennetd.model.text import visible
+from xennetd.model.topology import Topology
 from xennetd.policy.clashes import check_addresses, check_networks
 from xennetd.policy.modes import MODES
 from xennetd.policy.network_needs import compile_ruleset
 from xennetd.policy.network_reader import NetworkDraft, read_network
 from xennetd.policy.rule_reader import RuleDraft, read_rule
+from xennetd.policy.topology_checks import check_topology
+from xennetd.policy.topology_reader import LinkDraft, read_link
 
-_SECTIONS = ("daemon", "network", "policy")
+_SECTIONS = ("daemon", "network", "policy", *TOPOLOGY)
 
 
 def load(sources: Sequence[tuple[str, bytes]], problems: Problems = ()) -> Policy | Problems:
@@ -62,6 +66,8 @@ class _Merged:
         self.daemon_places: dict[str, Place] = {}
         self.network_places: dict[str, Place] = {}
         self.rule_places: dict[str, Place] = {}
+        self.links: dict[str, LinkDraft] = {}
+        self.link_places: dict[str, Place] = {}
 
     def add(self, document: Document) -> None:
         for section, value in document.data.items():
@@ -73,6 +79,8 @@ class _Merged:
                     self.add_networks(place, value)
                 case "policy":
                     self.add_rules(place, value)
+                case _ if section in TOPOLOGY:
+                    self.add_links(place, section, value)
                 case _:
                     self.problems.append(place.problem("unknown section", allowed=_SECTIONS, like=section))
 
@@ -107,6 +115,13 @@ class _Merged:
         if draft is not None and first:
             self.networks[name] = draft
 
+    def add_links(self, place: Place, kind: str, value: object) -> None:
+        for name, settings in (self.table(place, value, f"[{kind}.NAME]") or {}).items():
+            first = self.first(self.link_places, name, place / name)
+            table = self.table(place / name, settings, f"[{(place / name).key}]")
+            if table is not None and (draft := read_link(place / name, kind, name, table, self.problems)) and first:
+                self.links[name] = draft
+
     def add_rules(self, place: Place, value: object) -> None:
         if not isinstance(value, list):
             self.problems.append(place.problem("must be written as [[policy]]", found=shown(value)))
@@ -125,6 +140,7 @@ class _Merged:
         """Return the policy. The caller must discard it if a problem has been reported."""
         daemon = DaemonConfig(**self.daemon)
         check_networks(tuple(self.networks.values()), self.problems)
+        check_topology(self.links, tuple(self.networks.values()), self.problems)
         check_addresses(self.rules, self.networks, self.problems)
         for draft in self.rules:
             self.check_network(draft)
@@ -135,7 +151,8 @@ class _Merged:
         rules = tuple(draft.complete(networks.get(draft.network or "")) for draft in self.rules)
         filtered = tuple(networks.values()) if not self.problems else ()
         port_flags = frozenset(flag for rule in rules for flag, _ in rule.flags)
-        return Policy(daemon, networks, rules, files, compile_ruleset(filtered), port_flags)
+        topology = Topology(tuple(draft.link for draft in self.links.values()))
+        return Policy(daemon, networks, rules, files, compile_ruleset(filtered), port_flags, topology)
 
     def check_network(self, draft: RuleDraft) -> None:
         if draft.network is None or draft.network in self.network_places or not self.complete:

@@ -15,7 +15,7 @@ from xennetd.daemon.control.server import ControlServer
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
 from xennetd.model.event import Event
-from xennetd.model.status import DaemonStatus, NetworkStatus, VifStatus
+from xennetd.model.status import DaemonStatus, NetworkStatus, Planned, VifStatus
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
@@ -59,6 +59,7 @@ class FakeDaemon:
         self.problems: list[str] = []
         self.refusal: str | None = None
         self.bug: Exception | None = None
+        self.planned = Planned(["ip link set eth1 master xenbr1"], [])
         self.asked: list[str] = []
         self.listed = 0
         self.checks = 0
@@ -112,6 +113,13 @@ class FakeDaemon:
     async def reload(self) -> list[str]:
         self.asked.append("reload")
         return self.problems
+
+    async def plan(self) -> Planned:
+        return self.planned
+
+    async def apply(self) -> Planned:
+        self.asked.append("apply")
+        return self.planned
 
     async def check(self) -> tuple[list[str], list[str]]:
         self.checks += 1

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.unit.control.command import BUFFERED, HOSTILE, Run, command
 from tests.unit.control.peer import NOBODY, as_user, needs_root
 from xennetd.cli import connection, main
 from xennetd.model.event import Event, EventKind
+from xennetd.model.status import Planned
 from xennetd.model.vif import VifId
 
 
@@ -193,7 +195,51 @@ class speaking:
         self._socket.close()
 
 
-@pytest.mark.parametrize("verb", [["status"], ["list"], ["show", "x"], ["monitor"], ["reload"], ["pin", "x"]])
+@pytest.mark.parametrize(
+    ("planned", "plan", "apply"),
+    [
+        (
+            Planned(["ip link set eth1 master xenbr1"], []),
+            (0, "apply would do this:\n  ip link set eth1 master xenbr1\n", ""),
+            (0, "done:\n  ip link set eth1 master xenbr1\n", ""),
+        ),
+        (
+            Planned([], []),
+            (0, "The host's links are as the configuration says.\n", ""),
+            (0, "The host's links were as the configuration says.\n", ""),
+        ),
+        (
+            Planned([], ["x.toml:1: a: b"], refused=True),
+            (1, "! x.toml:1: a: b\n", ""),
+            (1, "! x.toml:1: a: b\nNothing was changed.\n", ""),
+        ),
+        (
+            Planned(["ip link set eth0 master b"], ["eth0 has 192.0.2.1/24"]),
+            (
+                1,
+                "! eth0 has 192.0.2.1/24\napply would do this:\n  ip link set eth0 master b\n"
+                "It would be refused, and nothing would be changed.\n",
+                "",
+            ),
+            (1, "! eth0 has 192.0.2.1/24\ndone:\n  ip link set eth0 master b\n", ""),
+        ),
+    ],
+    ids=["steps", "nothing to do", "a file with a problem", "refused, or done in part"],
+)
+def test_plan_and_apply_say_what_and_why_not(
+    planned: Planned, plan: tuple[int, str, str], apply: tuple[int, str, str], served: Served, run: Run
+) -> None:
+    served.daemon.planned = planned
+    assert run("plan") == plan
+    assert run("apply") == apply
+    assert served.daemon.asked == ["apply"]
+    code, out, _ = run("plan", "--json")
+    assert (code, json.loads(out)) == (plan[0], asdict(planned))
+
+
+@pytest.mark.parametrize(
+    "verb", [["status"], ["list"], ["show", "x"], ["monitor"], ["reload"], ["pin", "x"], ["plan"], ["apply"]]
+)
 def test_without_a_daemon_each_verb_exits_3_and_says_what_to_do(verb: list[str], run: Run, path: str) -> None:
     status, out, err = run(*verb)
     assert (status, out) == (3, "")

@@ -16,13 +16,17 @@ from tests.unit.fuzz.target import Broken, Target
 from xennetd.config.document import Document, parse
 from xennetd.config.lines import KeyPath
 from xennetd.config.schema import DAEMON, FORWARD, MATCH, NETWORK_KEYS, RULE
+from xennetd.config.topology_schema import SECTIONS as TOPOLOGY
 from xennetd.model.configuration import Policy
 from xennetd.model.dump import to_json
 from xennetd.model.vif import Vif, VifId, XenbusState
+from xennetd.plan.difference import by_key, in_order
+from xennetd.plan.topology_plan import topology_plan
 from xennetd.policy.check import check
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.load import load
 from xennetd.policy.network_needs import named_links, needs, obstacle
+from xennetd.policy.topology_objects import TopologyFacts, topology_objects
 from xennetd.render.dnsmasq_files import services
 
 _LINES: tuple[str, ...] = (
@@ -31,6 +35,8 @@ _LINES: tuple[str, ...] = (
     'subnets = ["10.77.0.0/24", "fd77::/64"]', 'network = "lab"', 'ip = ["10.77.0.5"]', "'' = 0", '"a\\u0085b" = 1',
     'deny = "no"', "match = { }", "x = [[[[[{}]]]]]", "x = '''\n'''", 'x = """\\\n"""', "d = 1979-05-27T07:32:00Z",
     "t = 07:32:00", "i = 0x" + "f" * 5000, "f = 1e400", "n = -nan", "# \u2028", "[a.b]", "[[a.b]]", "[a]\nb = 1",
+    "[bridge.xenbr0]", "[bond.bond0]", '[vlan."bond0.5"]', "[vlan.a]\nparent = 'b'", "[vlan.b]\nparent = 'a'",
+    "[dummy.d]", "[nic.eth0]", 'ports = ["eth0"]', 'ports = ["bond0.5", "d"]', "addresses = []",
     "x = " + "[" * 400 + "]" * 400, "x = " + "{a=" * 300 + "1" + "}" * 300, ".".join("a" * 500) + " = 1",
 )  # fmt: skip
 _VALUES: tuple[str, ...] = (
@@ -38,8 +44,12 @@ _VALUES: tuple[str, ...] = (
     '"[fd77::5]:80"', '"web-1:80"', '"[.*"', '"[!]"', '"[z-a]*"', '"*"', '"00:16:3e:*"', '"stable"', '"link-local"',
     "true", "false", "0", "-1", "65536", "9223372036854775808", "1.5", "[]", "{}", '""', '"\\u0000"', '"\\ud7ff"',
     '"\\U0010ffff"', '"vif7.0"', '"lo"', '"all"', '"eth0"', '"xn-lab"', '"stateful"', '"nat66"', '"observe"',
+    '"802.3ad"', '"bond0"', '"eth0.5"', '["eth0", "bond0"]', '["192.0.2.1/24"]', '"02:00:00:00:00:01"', "4094", "9000",
 )  # fmt: skip
-_KEYS = tuple({*DAEMON, *NETWORK_KEYS, *FORWARD, *MATCH, *RULE, "mode", "daemon", "network", "policy", "match"})
+TOPOLOGY_KEYS = {*TOPOLOGY, *(key for keys in TOPOLOGY.values() for key in keys)}
+_KEYS = tuple(
+    {*DAEMON, *NETWORK_KEYS, *FORWARD, *MATCH, *RULE, *TOPOLOGY_KEYS, "mode", "daemon", "network", "policy", "match"}
+)
 WORDS = tuple(word.encode() for word in (*_LINES, *_VALUES, *sorted(_KEYS)))
 
 
@@ -120,6 +130,11 @@ def _use(policy: Policy) -> None:
             raise Broken(f"a note that is not printable: {note.sentence!a}")
     json.dumps(to_json(policy)).encode()
     named_links(policy)
+    wanted = by_key(topology_objects(policy.topology, TopologyFacts(machine="one")))
+    for item in in_order(wanted):
+        if not item.describe().isprintable():
+            raise Broken(f"an object that is not printable: {item.describe()!a}")
+    topology_plan(wanted, {}, {})
     for network in policy.networks.values():
         obstacle(network, host.links)
         for needed in needs(policy, network, host.links):
@@ -131,4 +146,4 @@ def _use(policy: Policy) -> None:
         check_resolution(policy, host, vif)
 
 
-CONFIGURATION = (Target("toml", run, (), seeds, by_records(b"\n", WORDS), 0.03, b"\n", largest=8192),)
+CONFIGURATION = (Target("toml", run, (), seeds, by_records(b"\n", WORDS), 0.03, b"\n", largest=16384),)

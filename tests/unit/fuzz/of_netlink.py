@@ -6,11 +6,13 @@ from functools import cache
 
 from tests.unit.fuzz.mutation import BODIES, netlinkwise
 from tests.unit.fuzz.target import Broken, Target, recorded
-from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
 from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import NLMSG_DONE, NLMSG_ERROR, NetlinkFormatError
 from xennetd.kernel.rtnl_ip import RTM_NEWNEIGH
+from xennetd.kernel.rtnl_topology import add_link
 from xennetd.model.link import Link
+from xennetd.model.link_settings import SETTINGS, setting_words
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
@@ -90,12 +92,17 @@ def look_around(links: Links) -> None:
 
 
 def run_answers(data: bytes) -> None:
-    """Read the acknowledgements and proxy entries in the kernel's answers."""
+    """Read the acknowledgements, proxy entries and details of links in the kernel's answers."""
     for message in netlink.headers(data):
         if message.type in (NLMSG_ERROR, NLMSG_DONE):
             netlink.parse_ack(data, message).text.encode()
         elif message.type == RTM_NEWNEIGH:
             rtnl_ip.parse_proxy(data, message)
+        elif message.type == rtnl.RTM_NEWLINK:
+            details = rtnl_topology.parse_details(data, message)
+            add_link(0, details.kind if details.kind in SETTINGS else "dummy", "x", 1, {})
+            for name, value in details.settings.items():
+                setting_words(details.kind, name, value)
         else:
             netlink.attributes(data, message.start + BODIES.get(message.type, 4), message.end)
 
@@ -103,6 +110,7 @@ def run_answers(data: bytes) -> None:
 NETLINK = (
     Target("rtnetlink-events", run_events, (NetlinkFormatError,), seeds, netlinkwise, 0.08, largest=8192),
     Target("rtnetlink-answers", run_answers, (NetlinkFormatError,),
-           lambda: [*recorded("netlink_answers"), *recorded("nft_events"), *recorded("netlink_messages")[-20:]],
+           lambda: [*recorded("netlink_answers"), *recorded("nft_events"), *recorded("netlink_messages")[-20:],
+                    *base()],
            netlinkwise, 0.15),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from asyncvarlink.interface import AnnotatedResult
 from xennetd.daemon.control.replies import Composed, Rows, Text
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.event import Event
-from xennetd.model.status import DaemonStatus, VifStatus
+from xennetd.model.status import DaemonStatus, Planned, VifStatus
 from xennetd.model.vif import VifId
 
 INTERFACE = "org.xennetd.Control"
@@ -61,6 +61,14 @@ class Daemon(Protocol):
 
     async def reload(self) -> list[str]:
         """Read the configuration again and return its problems. With any problem the old policy stays in force."""
+        ...
+
+    async def plan(self) -> Planned:
+        """Return what an apply of the host's topology in the configuration files would do. Raises XennetdError."""
+        ...
+
+    async def apply(self) -> Planned:
+        """Put the host's topology in the configuration files into force. Raises XennetdError."""
         ...
 
     async def check(self) -> tuple[list[str], list[str]]:
@@ -274,6 +282,21 @@ class Control(VarlinkInterface, name=INTERFACE):
         self._require_root("Reload")
         if problems := await self._daemon.reload():
             raise Rejected(problems=list(problems))
+
+    @varlinkmethod(return_parameter="plan")
+    async def Plan(self) -> Planned:
+        """Return what Apply would do with the configuration files as they are now, and why it would refuse."""
+        self._require_root("Plan")
+        return await self._daemon.plan()
+
+    @varlinkmethod(return_parameter="plan")
+    async def Apply(self) -> Planned:
+        """Put the host's topology in the configuration files into force, now and over reboots.
+
+        With a reason to refuse nothing changes.
+        """
+        self._require_root("Apply")
+        return await self._daemon.apply()
 
     @varlinkmethod
     async def Check(self) -> _Checked:

@@ -1,0 +1,125 @@
+"""The topology's plan: from any configuration to any other, whatever else the host has; and what it refuses."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xennetd.model.link_objects import HostLink, HostPort
+from xennetd.model.objects import HostAddress, HostObject, Key
+from xennetd.model.topology import Topology, TopologyLink
+from xennetd.plan.difference import Change, Make, Remove, by_key
+from xennetd.plan.topology_plan import topology_plan
+from xennetd.policy.topology_objects import TopologyFacts, topology_objects
+
+NICS = ("eth0", "eth1", "eth2")
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Any topology that can be built: NICs, bonds of them, VLANs on both, bridges of what is free, dummies."""
+    free, links = list(NICS), list[TopologyLink]()
+
+    def some(names: list[str]) -> tuple[str, ...]:
+        taken = draw(st.lists(st.sampled_from(names), unique=True, max_size=2)) if names else []
+        for name in taken:
+            names.remove(name)
+        return tuple(taken)
+
+    for name in draw(st.lists(st.sampled_from(["bond0", "bond1"]), unique=True)):
+        links.append(TopologyLink("bond", name, some(free), settings=(("mode", draw(st.sampled_from([1, 4]))),)))
+    parents = free + [link.name for link in links]
+    for parent, vid in draw(st.sets(st.tuples(st.sampled_from(parents), st.integers(1, 3)))) if parents else ():
+        links.append(TopologyLink("vlan", f"{parent}.{vid}", parent=parent, settings=(("id", vid),)))
+    free = [*free, *(link.name for link in links)]
+    for name in draw(st.lists(st.sampled_from(["xenbr0", "xenbr1"]), unique=True)):
+        mtu = draw(st.sampled_from([None, 1400]))
+        addresses = draw(st.sampled_from([None, (), (ip_interface("192.0.2.1/24"),)]))
+        links.append(TopologyLink("bridge", name, some(free), mtu=mtu, addresses=addresses))
+    if draw(st.booleans()):
+        links.append(TopologyLink("dummy", "d0"))
+    return Topology(tuple(links))
+
+
+def objects(topology: Topology) -> dict[Key, HostObject]:
+    return by_key(topology_objects(topology, TopologyFacts(machine="one")))
+
+
+class Kernel:
+    """What a kernel has, and what it refuses: a port of no link, a link of no parent, an address on nothing."""
+
+    def __init__(self, there: dict[Key, HostObject]) -> None:
+        self.there = dict(there)
+
+    def execute(self, step: Make | Change | Remove) -> None:
+        wanted = step.object
+        if isinstance(step, Remove):
+            self.there.pop(wanted.key, None)
+            if isinstance(wanted, HostLink):  # The kernel takes with it what is on it.
+                self.there = {
+                    key: each
+                    for key, each in self.there.items()
+                    if not (isinstance(each, HostPort) and wanted.name in {each.link, each.master})
+                    and not (isinstance(each, HostAddress) and each.link == wanted.name)
+                }
+            return
+        for needed in wanted.requires:
+            assert needed.kind in {"bridge", "sysctl"} or needed in self.there, f"{wanted.describe()} before {needed}"
+        self.there[wanted.key] = wanted
+
+
+@given(topologies(), topologies())
+def test_any_configuration_leads_to_any_other(before: Topology, after: Topology) -> None:
+    """Two rounds at most: what went with a link that others stood on is made again in the second."""
+    foreign = by_key([HostLink("bridge", "foreign"), HostPort("tap0", "foreign"), *(HostLink("nic", n) for n in NICS)])
+    kernel = Kernel({**foreign, **objects(before)})
+    desired = objects(after)
+    surplus = {
+        key: each
+        for key, each in objects(before).items()
+        if key not in desired and not (isinstance(each, HostLink) and each.kind == "nic")
+    }
+    for _ in range(2):
+        observed = {key: each for key, each in kernel.there.items() if key in desired or key in surplus}
+        for step in topology_plan(desired, observed, {}).steps:
+            kernel.execute(step)
+    assert {key: each for key, each in kernel.there.items() if key not in foreign} == {
+        key: each for key, each in desired.items() if key not in foreign
+    }
+    assert all(kernel.there[key] == each for key, each in foreign.items())
+    assert topology_plan(desired, {key: kernel.there[key] for key in desired}, {}).steps == ()
+
+
+@given(topologies())
+def test_what_is_there_needs_no_step(topology: Topology) -> None:
+    assert topology_plan(objects(topology), objects(topology), {}).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "refused"),
+    [((), False), (("fe80::1/64",), False), (("192.0.2.1/24",), True), (("2001:db8::1/64", "fe80::1/64"), True)],
+    ids=["none", "link-local", "IPv4", "IPv6"],
+)
+def test_a_port_keeps_its_host_reachable(addresses: tuple[str, ...], refused: bool) -> None:
+    desired = by_key([HostLink("bridge", "xenbr0"), HostLink("nic", "eth0"), HostPort("eth0", "xenbr0")])
+    held = {"eth0": [ip_interface(each) for each in addresses]}
+    plan = topology_plan(desired, {}, held)
+    assert bool(plan.refusals) == refused
+    assert all("eth0 has " in each and "fe80" not in each for each in plan.refusals)
+    assert topology_plan(desired, desired, held).refusals == (), "it is a port already"
+
+
+def test_an_address_that_goes_in_the_same_apply_is_no_reason_to_refuse() -> None:
+    address = HostAddress("eth0", ip_interface("192.0.2.1/24"))
+    desired = by_key([HostLink("bridge", "xenbr0"), HostPort("eth0", "xenbr0")])
+    held = {"eth0": [address.address]}
+    assert topology_plan(desired, by_key([address]), held).refusals == ()
+
+
+def test_another_kind_of_link_is_not_replaced() -> None:
+    desired = by_key([HostLink("bridge", "xenbr0")])
+    (refusal,) = topology_plan(desired, by_key([HostLink("nic", "xenbr0")]), {}).refusals
+    assert refusal == '"xenbr0" can\'t be a bridge: there is a link of another kind with that name'

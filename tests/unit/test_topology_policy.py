@@ -1,0 +1,213 @@
+"""The sections of the host's own topology: what they mean, and what is refused with file, line and key."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv6Interface
+
+import pytest
+
+from tests.unit.test_policy_load import lines, policy
+from xennetd.model.link_objects import HostLink, HostPort
+from xennetd.model.objects import HostAddress
+from xennetd.model.topology import Topology, TopologyLink
+from xennetd.policy.topology_objects import TopologyFacts, derived_mac, topology_objects
+
+BONDED = """
+[nic.lan0]
+mac = "52:54:00:AB:00:01"
+mtu = 9000
+[bond.bond0]
+ports = ["lan0", "eth1"]
+mode = "active-backup"
+primary = "lan0"
+[vlan."bond0.100"]
+[vlan.storage]
+parent = "bond0"
+id = 200
+protocol = "802.1ad"
+[bridge.xenbr0]
+ports = ["bond0.100"]
+addresses = ["192.0.2.5/24", "2001:db8::5/64"]
+[bridge.guests]
+addresses = []
+vlan_aware = true
+stp = true
+forward_delay = 4
+[dummy.d0]
+"""
+
+
+def test_everything_that_can_be_said() -> None:
+    topology = policy(BONDED).topology
+    assert topology.links == (
+        TopologyLink("nic", "lan0", mac="52:54:00:ab:00:01", mtu=9000),
+        TopologyLink("bond", "bond0", ("lan0", "eth1"), settings=(("mode", 1), ("primary", "lan0"))),
+        TopologyLink("vlan", "bond0.100", parent="bond0", settings=(("id", 100),)),
+        TopologyLink("vlan", "storage", parent="bond0", settings=(("id", 200), ("protocol", 0x88A8))),
+        TopologyLink(
+            "bridge",
+            "xenbr0",
+            ("bond0.100",),
+            addresses=(IPv4Interface("192.0.2.5/24"), IPv6Interface("2001:db8::5/64")),
+        ),
+        TopologyLink(
+            "bridge",
+            "guests",
+            settings=(("forward_delay", 400), ("stp_state", 1), ("vlan_filtering", 1)),
+            addresses=(),
+        ),
+        TopologyLink("dummy", "d0"),
+    )
+    assert topology.names == {"lan0", "eth1", "bond0", "bond0.100", "storage", "xenbr0", "guests", "d0"}
+
+
+def test_files_share_a_topology() -> None:
+    assert len(policy("[bridge.a]\n", "[bridge.b]\n").topology.links) == 2
+    assert lines("[bridge.a]\n", "[dummy.a]\n") == ["1.toml:1: dummy.a: given already at 0.toml:1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[vlan."eth0.4095"]', '0.toml:1: vlan."eth0.4095": no VLAN has this number, found 4095'),
+        ('[vlan."eth0.0"]', '0.toml:1: vlan."eth0.0".parent: missing: the name does not have the form PARENT.ID'),
+        ("[vlan.x]\nparent = 'eth0'\nid = 0", "0.toml:3: vlan.x.id: not valid, found 0"),
+        ("[bridge.averylongname123]", "0.toml:1: bridge.averylongname123: not valid"),
+        ('[bridge."vif7.0"]', '0.toml:1: bridge."vif7.0": the name of a guest\'s interface'),
+        ("[bridge.a]\nports = ['lo']", "0.toml:2: bridge.a.ports[1]: the host's loopback"),
+        ("[bridge.a]\nports = ['e', 'e']", '0.toml:2: bridge.a.ports[2]: given twice, found "e"'),
+        (
+            "[bridge.a]\nports = ['e']\n[bridge.b]\nports = ['e']",
+            "0.toml:4: bridge.b.ports[1]: a port of bridge.a already, at 0.toml:2; a link is a port of one link",
+        ),
+        ("[vlan.a]\nparent = 'b'\nid = 1\n[vlan.b]\nparent = 'a'\nid = 1", "0.toml:1: vlan.a: a circle: a on b on a"),
+        ("[bridge.a]\nports = ['a.5']\n[vlan.'a.5']", "0.toml:1: bridge.a: a circle: a on a.5 on a"),
+        (
+            "[bond.b]\nmode = '802.3ad'\nports = ['eth0', 'eth1.5']\n[vlan.'eth1.5']",
+            '0.toml:3: bond.b.ports[2]: a bond\'s ports are NICs, and this is vlan."eth1.5" at 0.toml:4',
+        ),
+        ("[bond.b]", "0.toml:1: bond.b.mode: missing"),
+        ("[bond.b]\nmode = 'lacp'", '0.toml:2: bond.b.mode: not valid, found "lacp"'),
+        (
+            "[bond.b]\nmode = '802.3ad'\nprimary = 'eth0'\nports = ['eth0']",
+            "0.toml:3: bond.b.primary: only for modes active-backup",
+        ),
+        (
+            "[bond.b]\nmode = 'active-backup'\nprimary = 'eth9'",
+            "0.toml:3: bond.b.primary: not one of the bond's ports",
+        ),
+        ("[bond.b]\nmode = 'balance-rr'\nlacp_rate = 'fast'", "0.toml:3: bond.b.lacp_rate: only for mode 802.3ad"),
+        ("[bond.b]\nmode = 'balance-rr'\narp_interval = 9", "0.toml:3: bond.b.arp_interval: needs arp_ip_target"),
+        (
+            "[bond.b]\nmode = '802.3ad'\narp_interval = 9\narp_ip_target = ['192.0.2.1']",
+            "0.toml:3: bond.b.arp_interval: not for modes 802.3ad",
+        ),
+        (
+            "[bond.b]\nmode = 'balance-rr'\narp_interval = 9\nmiimon = 9\narp_ip_target = ['192.0.2.1']",
+            "0.toml:3: bond.b.arp_interval: not beside miimon",
+        ),
+        (
+            "[bond.b]\nmode = 'balance-rr'\nports = ['eth0']\n[vlan.'eth0.5']",
+            '0.toml:4: vlan."eth0.5".parent: a port of bond.b at 0.toml:3: put the VLAN on the bond',
+        ),
+        (
+            "[vlan.a]\nparent = 'e'\nid = 5\n[vlan.'e.5']",
+            '0.toml:4: vlan."e.5": the same VLAN of e as vlan.a at 0.toml:1',
+        ),
+        ("[bridge.a]\nstp = true\nforward_delay = 1", "0.toml:3: bridge.a.forward_delay: too short: with stp"),
+        ("[bridge.a]\ngroup_fwd_mask = 1", "0.toml:2: bridge.a.group_fwd_mask: not valid, found 1"),
+        ("[bridge.a]\nmac = '01:00:00:00:00:00'", "0.toml:2: bridge.a.mac: a multicast address"),
+        ("[bridge.a]\naddresses = ['10.0.0.0/24']", "0.toml:2: bridge.a.addresses[1]: not an address of a host"),
+        ("[bridge.a]\naddresses = ['10.0.0.1']", "0.toml:2: bridge.a.addresses[1]: not valid"),
+        ("[bridge.a]\naddresses = 'adopt'", '0.toml:2: bridge.a.addresses: must be an array, found "adopt"'),
+        (
+            "[bridge.a]\naddresses = ['10.0.0.1/24']\n[dummy.b]\naddresses = ['10.0.0.1/8']",
+            "0.toml:4: dummy.b.addresses[1]: given already at 0.toml:2",
+        ),
+        (
+            "[bridge.a]\nports = ['b']\n[dummy.b]\naddresses = ['10.0.0.1/8']",
+            "0.toml:4: dummy.b.addresses: this link is a port of bridge.a at 0.toml:2: give that link the addresses",
+        ),
+        (
+            "[bridge.a]\nmtu = 9000\nports = ['e']\n[nic.e]\nmtu = 1500",
+            "0.toml:2: bridge.a.mtu: larger than 1500, the mtu of nic.e at 0.toml:4",
+        ),
+        (
+            "[nic.a]\nmac = '00:16:3e:00:00:01'\n[nic.b]\nmac = '00:16:3E:00:00:01'",
+            "0.toml:4: nic.b.mac: given already at 0.toml:2: two names for one NIC",
+        ),
+        ("[nic.a]\nmac = '00:16:3e:00:00:01'\npath = '0000:01:00.0'", "0.toml:3: nic.a.path: not beside mac"),
+        (
+            "[bridge.xn-lab]\n[network.lab]\nmode = 'isolated'",
+            "0.toml:1: bridge.xn-lab: belongs to network.lab at 0.toml:2, which makes it itself",
+        ),
+        (
+            "[dummy.d]\n[network.lan]\nmode = 'bridge'\nbridge = 'd'",
+            "0.toml:4: network.lan.bridge: dummy.d at 0.toml:1 is no bridge",
+        ),
+        (
+            "[bridge.a]\naddresses = ['10.77.0.9/16']\n[network.lab]\nmode = 'isolated'\nsubnets = ['10.77.0.0/24']",
+            "0.toml:2: bridge.a.addresses[1]: overlaps 10.77.0.0/24, network.lab.subnets[1] at 0.toml:5",
+        ),
+        ("[bridge]\na = 1", "0.toml:2: bridge.a: must be written as [bridge.a], found 1"),
+        ("[bridge.a]\nport = []", '0.toml:2: bridge.a.port: unknown key; did you mean "ports"?'),
+    ],
+    ids=lambda value: value.replace("\n", " ")[:40] if value.startswith("[") else "",
+)
+def test_what_can_not_be_built_is_refused(text: str, said: str) -> None:
+    found = lines(text)
+    assert any(line.startswith(said) for line in found), found
+    assert len(found) <= 2, found
+
+
+def test_names_of_nics_that_are_found_stand_for_the_kernels() -> None:
+    facts = TopologyFacts({"lan0": "enp1s0"}, {"enp1s0": "52:54:00:ab:00:01"}, "machine")
+    objects = topology_objects(policy(BONDED).topology, facts)
+    assert HostPort("enp1s0", "bond0") in objects
+    (nic,) = (each for each in objects if isinstance(each, HostLink) and each.name == "enp1s0")
+    assert (nic.kind, nic.mac, nic.mtu, nic.found) == ("nic", None, 9000, "MAC 52:54:00:ab:00:01")
+    bond = next(each for each in objects if isinstance(each, HostLink) and each.name == "bond0")
+    assert dict(bond.made_with) == {"mode": 1, "primary": "enp1s0", "miimon": 100}
+    assert HostAddress("xenbr0", IPv4Interface("192.0.2.5/24")) in objects
+
+
+def test_a_new_bridge_has_the_mac_of_its_nic_or_one_of_its_own_that_stays() -> None:
+    facts = TopologyFacts({"lan0": "enp1s0"}, {"enp1s0": "52:54:00:ab:00:01"}, "machine")
+    made = {each.key.name: each for each in topology_objects(policy(BONDED).topology, facts)}
+    through, alone = made["xenbr0"], made["guests"]
+    assert isinstance(through, HostLink)
+    assert isinstance(alone, HostLink)
+    assert through.initial_mac == "52:54:00:ab:00:01"
+    assert (alone.initial_mac, alone.silent, through.silent) == (derived_mac("machine", "guests"), True, False)
+    assert derived_mac("machine", "guests") != derived_mac("another machine", "guests")
+    assert int(derived_mac("machine", "guests")[:2], 16) & 3 == 2  # locally administered, of one device
+
+
+def test_a_bridge_that_looks_for_loops_keeps_its_delay_and_others_have_none() -> None:
+    loops, plain = (
+        next(each for each in topology_objects(policy(text).topology, TopologyFacts()) if isinstance(each, HostLink))
+        for text in ("[bridge.a]\nstp = true", "[bridge.a]")
+    )
+    assert dict(loops.made_with) == {"stp_state": 1}
+    assert dict(plain.made_with) == {"forward_delay": 0}
+
+
+def test_words_are_those_of_ip() -> None:
+    objects = {str(each.key): each.describe() for each in topology_objects(policy(BONDED).topology, TopologyFacts())}
+    assert objects["link bond0.100"] == "ip link add link bond0 bond0.100 group 30829 type vlan id 100; set up"
+    assert objects["link storage"].endswith("type vlan id 200 protocol 802.1ad; set up")
+    assert objects["link bond0"].endswith("type bond miimon 100 mode active-backup primary lan0; set up")
+    assert "arp off group 30829 type bridge forward_delay 400 stp_state 1 vlan_filtering 1" in objects["link guests"]
+    assert objects["link lan0"] == "ip link set lan0 mtu 9000 up"
+    was = HostLink("bridge", "a", settings=(("mcast_snooping", 1),), mtu=1500, up=False)
+    wanted = HostLink("bridge", "a", settings=(("mcast_snooping", 0),), mtu=1400)
+    assert wanted.describe_change(was) == "ip link set a mtu 1400 up type bridge mcast_snooping 0"
+    vlan = HostLink("vlan", "v", parent="e", settings=(("id", 5),))
+    assert vlan.describe_change(HostLink("vlan", "v", parent="e", settings=(("id", 4),))).startswith(
+        "ip link delete v;"
+    )
+
+
+def test_no_section_is_no_topology() -> None:
+    assert policy("").topology == Topology()
+    assert not policy("").topology

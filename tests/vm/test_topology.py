@@ -1,0 +1,159 @@
+"""The host's own bonds, VLANs and dummies, on a kernel that has them all, under the shipped unit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.bed.guest import Guest
+from tests.bed.netns import NetNs
+from tests.bed.toolstack import VifSpec
+from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, run, until
+
+MakeGuest = Callable[..., Guest]
+
+FILE = CONFIGURATION / "test.toml"
+STATE = Path("/var/lib/xennetd/topology.json")
+
+VLANS_ON_A_BOND = """
+[bond.bond0]
+ports = ["leg0", "leg1"]
+mode = "active-backup"
+miimon = 50
+[vlan."bond0.100"]
+[vlan."bond0.200"]
+[bridge.service]
+ports = ["bond0.100"]
+addresses = ["10.100.0.254/24"]
+[bridge.management]
+ports = ["bond0.200"]
+addresses = []
+"""
+
+
+@pytest.fixture
+def wire(host: Machine, service: None) -> Iterator[NetNs]:
+    """A switch beyond the host's leg0 and leg1, with a machine in the VLANs 100 and 200, and one without a tag.
+
+    After the test nothing of the topology is left.
+    """
+    beyond = host.guest("switch")
+    beyond.rtnl.add_bridge("wire")
+    beyond.rtnl.set("wire", up=True)
+    for leg in ("leg0", "leg1"):
+        host.rtnl.add_veth(leg, leg, beyond.fd)
+        beyond.rtnl.set(leg, master="wire", up=True)
+    beyond.rtnl.add_address("wire", "10.100.0.9/24")
+    for vid in (100, 200):
+        beyond.run("ip", "link", "add", "link", "wire", f"wire.{vid}", "up", "type", "vlan", "id", str(vid))
+        beyond.rtnl.add_address(f"wire.{vid}", f"10.{vid}.0.1/24")
+    yield beyond
+    FILE.write_text("")
+    apply("")
+
+
+def plan() -> list[str]:
+    answer = json.loads(run("xennetctl", "plan", "--json").stdout)
+    assert answer["problems"] == []
+    steps: list[str] = answer["steps"]
+    return steps
+
+
+def apply(text: str) -> list[str]:
+    """Put the topology of a configuration into force. Afterwards there is nothing left to do."""
+    FILE.write_text(text)
+    answer = json.loads(run("xennetctl", "apply", "--json").stdout)
+    assert answer["problems"] == [], answer
+    assert plan() == []
+    steps: list[str] = answer["steps"]
+    return steps
+
+
+def info(host: Machine, name: str) -> dict[str, object]:
+    link = host.link(name)
+    assert link is not None, name
+    data: dict[str, object] = link["linkinfo"]["info_data"]
+    return data
+
+
+def test_guests_are_in_vlans_on_a_bond_and_survive_the_loss_of_a_leg(
+    host: Machine, wire: NetNs, guest: MakeGuest
+) -> None:
+    before = set(host.links())
+    apply(VLANS_ON_A_BOND)
+    assert (info(host, "bond0")["mode"], info(host, "bond0")["miimon"]) == ("active-backup", 50)
+    assert info(host, "bond0.100")["id"] == 100
+    until(lambda: host.ping("10.100.0.1"))
+    web = guest("web", VifSpec(bridge="service"), address="10.100.0.5/24")
+    backup = guest("backup", VifSpec(bridge="management"), address="10.200.0.5/24")
+    for each, router in ((web, "10.100.0.1"), (backup, "10.200.0.1")):
+        each.connect()
+        until(partial(each.ping, router))
+    assert not web.ping("10.100.0.9"), "this address answers without a tag only"
+    assert not web.ping("10.200.0.5")
+    assert host.addresses("management") == []
+    do("ip", "link", "set", "leg0", "down")
+    until(lambda: web.ping("10.100.0.1"))
+    for each in (web, backup):
+        each.detach()
+    apply("")
+    assert set(host.links()) == before
+
+
+def test_the_second_leg_and_another_mode_come_in_place(host: Machine, wire: NetNs) -> None:
+    one_leg = VLANS_ON_A_BOND.replace(', "leg1"', "")
+    apply(one_leg)
+    index = (host.link("bond0") or {})["ifindex"]
+    until(lambda: host.ping("10.100.0.1"))
+    assert "ip link set leg1 master bond0" in apply(VLANS_ON_A_BOND)
+    apply(VLANS_ON_A_BOND.replace("miimon = 50", 'miimon = 50\nprimary = "leg1"'))
+    assert info(host, "bond0")["primary"] == "leg1"
+    apply(VLANS_ON_A_BOND.replace('"active-backup"', '"802.3ad"\nlacp_rate = "fast"'))
+    assert (info(host, "bond0")["mode"], info(host, "bond0")["ad_lacp_rate"]) == ("802.3ad", "fast")
+    assert (host.link("bond0") or {})["ifindex"] == index
+    assert {(host.link(leg) or {})["master"] for leg in ("leg0", "leg1")} == {"bond0"}
+
+
+def test_a_vlan_with_another_number_is_made_anew_with_what_is_on_it(host: Machine, wire: NetNs) -> None:
+    apply('[vlan.v]\nparent = "leg0"\nid = 300\n[bridge.b]\nports = ["v"]\n')
+    steps = apply('[vlan.v]\nparent = "leg0"\nid = 301\nprotocol = "802.1ad"\n[bridge.b]\nports = ["v"]\n')
+    assert any(step.startswith("ip link delete v; ip link add link leg0 v ") for step in steps), steps
+    assert (info(host, "v")["id"], info(host, "v")["protocol"]) == (301, "802.1ad")
+    assert (host.link("v") or {})["master"] == "b"
+
+
+def test_a_bridge_on_a_dummy(host: Machine, wire: NetNs, guest: MakeGuest) -> None:
+    apply('[dummy.dummy7]\n[bridge.b]\nports = ["dummy7"]\naddresses = ["10.7.0.254/24"]\nvlan_aware = true\n')
+    assert info(host, "b")["vlan_filtering"] == 1
+    web = guest("web", VifSpec(bridge="b"), address="10.7.0.1/24")
+    web.connect()
+    until(lambda: web.ping("10.7.0.254"))
+
+
+def test_it_is_there_again_when_the_daemon_starts_on_a_bare_kernel(host: Machine, wire: NetNs) -> None:
+    apply(VLANS_ON_A_BOND)
+    assert oct(STATE.stat().st_mode & 0o777) == "0o600"
+    do("systemctl", "stop", UNIT)
+    for name in ("service", "management", "bond0.100", "bond0.200", "bond0"):
+        do("ip", "link", "delete", name)
+    do("systemctl", "start", UNIT)
+    until(lambda: host.ping("10.100.0.1"))
+    assert plan() == []
+
+
+def test_a_nic_that_is_plugged_in_late_gets_its_place(host: Machine, wire: NetNs) -> None:
+    apply(VLANS_ON_A_BOND)
+    do("systemctl", "stop", UNIT)
+    for name in ("leg0", "bond0"):
+        do("ip", "link", "delete", name)
+    do("systemctl", "start", UNIT)
+    assert 'there is no NIC "leg0"' in run("xennetctl", "status").stdout
+    until(lambda: host.ping("10.100.0.1"))
+    host.rtnl.add_veth("leg0", "leg2", wire.fd)
+    wire.rtnl.set("leg2", master="wire", up=True)
+    until(lambda: (host.link("leg0") or {}).get("master") == "bond0")
+    until(lambda: plan() == [])

@@ -1,0 +1,280 @@
+"""The adapters for `HostLink` and `HostPort`: the links of the host's own topology, and their ports.
+
+A link that xennetd makes has the link group TOPOLOGY_GROUP, and only such links are removed. A link that was there
+already is adopted: it gets what is wanted of it, and stays when nobody wants it any more.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from xennetd.kernel import netlink, rtnl, rtnl_topology
+from xennetd.kernel.bridges import Ask
+from xennetd.kernel.links import Links, is_guest_port
+from xennetd.kernel.netlink import Ack
+from xennetd.kernel.refused import refused
+from xennetd.kernel.rtnl_topology import LinkDetails
+from xennetd.model.errors import HostError
+from xennetd.model.link import IN6_ADDR_GEN_MODE_EUI64, IN6_ADDR_GEN_MODE_NONE, Link
+from xennetd.model.link_objects import HostLink, HostPort
+from xennetd.model.link_settings import FIXED
+from xennetd.model.marks import TOPOLOGY_GROUP
+from xennetd.model.topology import SettingValue, Topology
+from xennetd.model.value import replace
+
+Read = Callable[[int], Sequence[bytes]]
+"""`Kernel.read_link`: returns the datagrams of the kernel's answer about the link with this index."""
+
+_NOT_NOW = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.EPERM, errno.EACCES})
+"""How the kernel refuses a setting of a bond that is up, or that has ports (bond_opt_check_deps())."""
+
+
+class HostLinks:
+    """The links of the host's own topology."""
+
+    def __init__(self, links: Links, ask: Ask, read: Read) -> None:
+        self._links = links
+        self._ask = ask
+        self._read = read
+
+    def details(self, index: int) -> LinkDetails | None:
+        """Return the details of the link with this index, None if there is none."""
+        for data in self._read(index):
+            for message in netlink.headers(data):
+                if message.type == rtnl.RTM_NEWLINK:
+                    return rtnl_topology.parse_details(data, message)
+        return None
+
+    def find_nics(self, topology: Topology) -> dict[str, str]:
+        """Return the names of the NICs that a topology finds by MAC or bus device, by their names in the topology.
+
+        A NIC's MAC is its permanent one, where it has one: a bond gives all its ports one MAC.
+        """
+        sought = [link for link in topology if link.kind == "nic" and (link.mac or link.path)]
+        names: dict[str, str] = {}
+        for link in self._links if sought else ():
+            if link.kind in {"bridge", "bond", "vlan", "dummy"} or is_guest_port(link):
+                continue
+            details = self.details(link.index)
+            if details is None:
+                continue
+            mac = details.permanent_mac or link.address
+            for nic in sought:
+                if mac == nic.mac or (details.bus_device and details.bus_device == nic.path):
+                    names.setdefault(nic.name, link.name)
+        return names
+
+    def present(self, wanted: HostLink) -> HostLink | None:
+        """Return the link with the wanted name as it is now, as far as the wanted one has values; None without one."""
+        link = self._links.link(wanted.name)
+        if link is None:
+            return None
+        found = replace(
+            wanted,
+            mac=link.address if wanted.mac is not None else None,
+            mtu=link.mtu if wanted.mtu is not None else None,
+            silent=_is_silent(link) if wanted.silent is not None else None,
+            up=link.up,
+        )
+        if wanted.kind == "nic":
+            return found
+        details = self.details(link.index) or LinkDetails()
+        if details.kind != wanted.kind:
+            return replace(found, kind="nic", settings=())
+        parent = self._links.by_index(details.parent)
+        values = {name: self._value(name, details.settings.get(name)) for name, _ in wanted.settings}
+        return replace(
+            found,
+            parent=parent.name if wanted.parent and parent is not None else "",
+            settings=tuple((name, value) for name, value in values.items() if value is not None),
+        )
+
+    def _value(self, name: str, value: SettingValue | None) -> SettingValue | None:
+        if name != "primary" or not isinstance(value, int):
+            return value
+        link = self._links.by_index(value)
+        return link.name if link is not None else None
+
+    def apply(self, wanted: Sequence[HostLink]) -> None:
+        """Make missing links, and change existing ones. Raises HostError for the first that can't be as wanted."""
+        for item in wanted:
+            if self.present(item) == item:
+                continue
+            link = self._links.link(item.name)
+            if link is None:
+                link = self._make(item)
+            elif item.kind != "nic":
+                link = self._change(item, link)
+            self._finish(item, link)
+
+    def _make(self, wanted: HostLink) -> Link:
+        if wanted.kind == "nic":
+            found = f" with the {wanted.found}" if wanted.found else ""
+            raise HostError(
+                f'there is no NIC "{wanted.name}"{found}: what is built on it waits',
+                errno=errno.ENODEV,
+                waits_on=frozenset({wanted.name}),
+            )
+        parent = self._index(wanted.parent) if wanted.parent else 0
+        settings = self._indexed({name: value for name, value in wanted.made_with if name != "primary"})
+        self._must(
+            wanted,
+            rtnl_topology.add_link,
+            wanted.kind,
+            wanted.name,
+            TOPOLOGY_GROUP,
+            settings,
+            parent=parent,
+            mac=wanted.mac or wanted.initial_mac,
+        )
+        return self._link(wanted)
+
+    def _change(self, wanted: HostLink, link: Link) -> Link:
+        """Give a link its settings; a VLAN with another number or parent is made anew, if xennetd made it."""
+        now = self.present(wanted)
+        if now is None or now.kind != wanted.kind:
+            kind = (self.details(link.index) or LinkDetails()).kind
+            raise HostError(
+                f'"{wanted.name}" can\'t be made: there is a {kind or "link"} of that name; '
+                f"remove it, or give the {wanted.kind} another name",
+                errno=errno.EEXIST,
+                waits_on=frozenset({wanted.name}),
+            )
+        had = dict(now.settings)
+        wrong = {name: value for name, value in wanted.settings if had.get(name) != value}
+        if now.parent != wanted.parent or not FIXED.isdisjoint(wrong):
+            if not link.is_of_topology:
+                raise HostError(
+                    f'"{wanted.name}" can\'t be changed to `{wanted.describe()}`: xennetd did not make it; '
+                    "remove it, and xennetd makes another one",
+                    errno=errno.EEXIST,
+                    waits_on=frozenset({wanted.name}),
+                )
+            self._must(wanted, rtnl.delete_link, link.index)
+            return self._make(wanted)
+        if wrong:
+            request = (rtnl_topology.change_settings, link.index, wanted.kind, self._indexed(wrong))
+            ack = self._ask(*request)
+            if ack.errno in _NOT_NOW and wanted.kind == "bond":
+                # Its ports come back with the next Steps.
+                for port in [port for port in self._links if port.master == link.index]:
+                    self._must(wanted, rtnl.set_link, port.index, master=0)
+                self._must(wanted, rtnl.set_link, link.index, up=False)
+                ack = self._ask(*request)
+            if ack.errno:
+                raise refused(wanted, ack)
+        return self._link(wanted)
+
+    def _finish(self, wanted: HostLink, link: Link) -> None:
+        """Set what links of all kinds have, and bring the link up."""
+        properties: dict[str, object] = {}
+        if wanted.mac is not None and wanted.kind != "nic" and link.address != wanted.mac:
+            properties["address"] = wanted.mac
+        if wanted.mtu is not None and link.mtu != wanted.mtu:
+            properties["mtu"] = wanted.mtu
+        if wanted.silent is not None and _is_silent(link) != wanted.silent:
+            properties["arp"] = not wanted.silent
+            mode = IN6_ADDR_GEN_MODE_NONE if wanted.silent else IN6_ADDR_GEN_MODE_EUI64
+            if self._links.has_ipv6:
+                properties["addr_gen_mode"] = mode
+        if properties:
+            self._must(wanted, rtnl.set_link, link.index, **properties)
+        if not link.up:
+            self._must(wanted, rtnl.set_link, link.index, up=True)
+
+    def _must(self, wanted: HostLink, request: Callable[..., bytes], *args: object, **kwargs: object) -> None:
+        ack = self._ask(request, *args, **kwargs)
+        if ack.errno:
+            raise refused(wanted, ack)
+
+    def _link(self, wanted: HostLink) -> Link:
+        link = self._links.link(wanted.name)
+        if link is None:
+            raise HostError(
+                f'"{wanted.name}" was removed a moment ago', errno=errno.ENODEV, waits_on=frozenset({wanted.name})
+            )
+        return link
+
+    def _index(self, name: str) -> int:
+        link = self._links.link(name)
+        if link is None:
+            raise HostError(f'there is no link "{name}"', errno=errno.ENODEV, waits_on=frozenset({name}))
+        return link.index
+
+    def _indexed(self, settings: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+        return {name: self._index(str(value)) if name == "primary" else value for name, value in settings.items()}
+
+    def remove(self, objects: Sequence[HostLink]) -> None:
+        """Delete links that xennetd made. Others stay, and a missing one is no error.
+
+        Raises HostError for a link with guests on it.
+        """
+        for item in objects:
+            link = self._links.link(item.name)
+            if link is None or not link.is_of_topology:
+                continue
+            guests = [port.name for port in self._links if port.master == link.index and is_guest_port(port)]
+            if guests:
+                raise HostError(
+                    f'"{item.name}" stays while guests are on it: {", ".join(sorted(guests))}', errno=errno.EBUSY
+                )
+            ack = self._ask(rtnl.delete_link, link.index)
+            if ack.errno not in (0, errno.ENODEV):
+                raise refused(item, ack)
+
+    def list_owned(self) -> Collection[HostLink]:
+        """Return all links that xennetd made for a topology, by kind and name only."""
+        ours = [link for link in self._links if link.is_of_topology]
+        return [HostLink(link.kind, link.name) for link in ours if link.kind in {"bridge", "bond", "vlan", "dummy"}]  # type: ignore[arg-type] # a LinkKind
+
+
+class HostPorts:
+    """The ports of the topology's bonds and bridges. Guests' ports are none of them."""
+
+    def __init__(self, links: Links, ask: Ask) -> None:
+        self._links = links
+        self._ask = ask
+
+    def present(self, wanted: HostPort) -> HostPort | None:
+        """Return what the link is a port of now, None if of nothing."""
+        link = self._links.link(wanted.link)
+        master = self._links.by_index(link.master) if link is not None and link.master else None
+        return HostPort(wanted.link, master.name) if master is not None else None
+
+    def apply(self, wanted: Sequence[HostPort]) -> None:
+        """Make links ports. A bond takes only links that are down, and brings them up."""
+        for item in wanted:
+            link, master = self._links.link(item.link), self._links.link(item.master)
+            if link is None or master is None:
+                missing = item.link if link is None else item.master
+                raise HostError(f'there is no link "{missing}"', errno=errno.ENODEV, waits_on=frozenset({missing}))
+            if link.master == master.index:
+                continue
+            of_bond = master.kind == "bond"
+            # One request: between two, another program could bring the link up again.
+            self._must(item, link.index, master=master.index, up=False if of_bond else None)
+            if of_bond or not link.up:
+                self._must(item, link.index, up=True)
+
+    def _must(self, item: HostPort, index: int, **properties: object) -> None:
+        ack = self._ask(rtnl.set_link, index, **properties)
+        if ack.errno:
+            raise refused(item, ack)
+
+    def remove(self, objects: Sequence[HostPort]) -> None:
+        """Take ports out of the link that they are a port of by us. A port of another link by now stays there."""
+        for item in objects:
+            if self.present(item) == item:
+                link = self._links.link(item.link)
+                ack = self._ask(rtnl.set_link, link.index, master=0) if link is not None else Ack(0)
+                if ack.errno not in (0, errno.ENODEV):
+                    raise refused(item, ack)
+
+    def list_owned(self) -> Collection[HostPort]:
+        """Return none: a port has no mark. The topology that was in force says which ports it had."""
+        return ()
+
+
+def _is_silent(link: Link) -> bool:
+    return link.has_no_arp and link.addr_gen_mode == IN6_ADDR_GEN_MODE_NONE

@@ -1,0 +1,70 @@
+"""The host's own topology as the configuration has it: NICs, bonds, VLANs, bridges and dummies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from xennetd.model.ip import IPInterface
+
+LinkKind = Literal["nic", "bond", "vlan", "bridge", "dummy"]
+
+SettingValue = int | str | tuple[str, ...]
+"""A value as the kernel has it: a number, the name of a link, or IPv4 addresses."""
+
+Settings = tuple[tuple[str, SettingValue], ...]
+"""Settings of one kind of link (`model.link_settings.SETTINGS`), sorted by name. A name occurs once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyLink:
+    """`[KIND.NAME]`: one link of the host. What is None or missing in `settings` is left as it is.
+
+    `ports` are the names of the links that a bond or a bridge has as ports. `parent` is the name of the link that a
+    VLAN is on. `mac` is the link's MAC; of a NIC it is the permanent MAC by which the NIC is found, whatever its name
+    is. `path` is the name of a NIC's bus device (`0000:01:00.0`). `mtu` is in bytes. `addresses` are the host's
+    addresses on the link; with an empty tuple the host is silent there.
+    """
+
+    kind: LinkKind
+    name: str
+    ports: tuple[str, ...] = ()
+    parent: str = ""
+    settings: Settings = ()
+    mac: str | None = None
+    path: str | None = None
+    mtu: int | None = None
+    addresses: tuple[IPInterface, ...] | None = None
+
+    @property
+    def title(self) -> str:
+        """The link's table in the configuration, without brackets."""
+        return f'{self.kind}."{self.name}"' if "." in self.name else f"{self.kind}.{self.name}"
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """The names of the links that this link is built on."""
+        return (self.parent,) if self.parent else self.ports
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All links that the configuration names. Every other link is left alone."""
+
+    links: tuple[TopologyLink, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.links)
+
+    def __iter__(self) -> Iterator[TopologyLink]:
+        return iter(self.links)
+
+    def link(self, name: str) -> TopologyLink | None:
+        """Return the link with this name, None if the configuration names none."""
+        return next((link for link in self.links if link.name == name), None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all links, and of the links that they are built on."""
+        return frozenset(name for link in self.links for name in (link.name, *link.below))
