@@ -198,7 +198,9 @@ def test_words_are_those_of_ip() -> None:
     assert objects["link storage"].endswith("type vlan id 200 protocol 802.1ad; set up")
     assert objects["link bond0"].endswith("type bond miimon 100 mode active-backup primary lan0; set up")
     assert "arp off group 30829 type bridge forward_delay 400 stp_state 1 vlan_filtering 1" in objects["link guests"]
-    assert objects["link lan0"] == "ip link set lan0 mtu 9000 up"
+    assert objects["link lan0"] == "wait for the NIC lan0 (MAC 52:54:00:ab:00:01)"
+    down = HostLink("nic", "lan0", mtu=1500, up=False)
+    assert HostLink("nic", "lan0", mtu=9000).describe_change(down) == "ip link set lan0 mtu 9000 up"
     was = HostLink("bridge", "a", settings=(("mcast_snooping", 1),), mtu=1500, up=False)
     wanted = HostLink("bridge", "a", settings=(("mcast_snooping", 0),), mtu=1400)
     assert wanted.describe_change(was) == "ip link set a mtu 1400 up type bridge mcast_snooping 0"

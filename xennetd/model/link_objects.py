@@ -48,10 +48,10 @@ class HostLink:
         return tuple(sorted({**dict(self.initial), **dict(self.settings)}.items()))
 
     def describe(self) -> str:
-        """Return the ip(8) command that makes the link, or that brings a NIC up."""
+        """Return the ip(8) command that makes the link. A NIC that is missing is waited for."""
         if self.kind == "nic":
-            return " ".join(("ip link set", self.name, *_words(None, self.mtu, self.silent), "up"))
-        words = _words(self.mac or self.initial_mac, self.mtu, self.silent)
+            return f"wait for the NIC {self.name}" + (f" ({self.found})" if self.found else "")
+        words = _words(self.mac or self.initial_mac, self.mtu, self.silent or None)
         on = [f"link {self.parent}"] if self.parent else []
         kind = f"group {TOPOLOGY_GROUP} type {self.kind}"
         options = _options(self.kind, dict(self.made_with))

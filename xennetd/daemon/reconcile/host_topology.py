@@ -18,8 +18,8 @@ from typing import Any
 
 import structlog
 
-from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.care import take_care
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.shortage import Shortage, shortage
@@ -43,9 +43,6 @@ _log = structlog.get_logger(__name__)
 
 _ROUNDS = 8
 """How often Steps are executed until the host is as wanted. A bond that lost its ports for a change needs two."""
-
-_RETRY_LONGEST = 60.0
-"""Seconds between two attempts at what can't be made now, at most."""
 
 _MACHINE_ID = Path("/etc/machine-id")
 
@@ -243,21 +240,7 @@ class HostTopology:
 
     async def run(self) -> None:
         """Look after every hint. While something can't be made, look again after a growing pause."""
-        patience = 1.0
-        while True:
-            try:
-                async with asyncio.timeout(patience if self._failed else None):
-                    await self._wake.wait()
-                patience = 1.0
-            except TimeoutError:
-                patience = min(patience * 2, _RETRY_LONGEST)
-            self._wake.clear()
-            try:
-                await self.look()
-            except BaseException:
-                self._wake.set()
-                raise
-            heed_cancellation()
+        await take_care(self._wake, self.look, lambda: bool(self._failed))
 
 
 _WHOLE = Key("topology", "")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.observability.audit import Audit
+from xennetd.daemon.reconcile.care import take_care
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
@@ -26,10 +26,6 @@ from xennetd.plan.steps import kind_of
 from xennetd.policy.network_needs import lacks, made_bridges, named_links, needs, obstacle
 
 _log = structlog.get_logger(__name__)
-
-_RETRY_LONGEST = 60.0
-"""Seconds between two attempts at a network with a problem, at most."""
-
 
 _UNDONE = 0.05
 """Seconds until a network is looked at again whose objects were gone again just after they were made."""
@@ -266,21 +262,7 @@ class Networks:
 
     async def run(self) -> None:
         """Look at the networks after every hint. While a network has a problem, look again after a growing pause."""
-        patience = 1.0
-        while True:
-            try:
-                async with asyncio.timeout(patience if self._problems else None):
-                    await self._wake.wait()
-                patience = 1.0
-            except TimeoutError:
-                patience = min(patience * 2, _RETRY_LONGEST)
-            self._wake.clear()
-            try:
-                await self.look()
-            except BaseException:
-                self._wake.set()
-                raise
-            heed_cancellation()  # `look` takes any exception for the network's.
+        await take_care(self._wake, self.look, lambda: bool(self._problems))
 
 
 def _fight(name: str) -> str:
