@@ -108,18 +108,18 @@ def test_a_port_keeps_its_host_reachable(addresses: tuple[str, ...], refused: bo
     held = {"eth0": [ip_interface(each) for each in addresses]}
     plan = topology_plan(desired, {}, held)
     assert bool(plan.refusals) == refused
-    assert all("eth0 has " in each and "fe80" not in each for each in plan.refusals)
-    assert topology_plan(desired, desired, held).refusals == (), "it is a port already"
+    assert all("eth0 has " in each and "fe80" not in each for each in plan.refusals.values())
+    assert topology_plan(desired, desired, held).refusals == {}, "it is a port already"
 
 
 def test_an_address_that_goes_in_the_same_apply_is_no_reason_to_refuse() -> None:
     address = HostAddress("eth0", ip_interface("192.0.2.1/24"))
     desired = by_key([HostLink("bridge", "xenbr0"), HostPort("eth0", "xenbr0")])
     held = {"eth0": [address.address]}
-    assert topology_plan(desired, by_key([address]), held).refusals == ()
+    assert topology_plan(desired, by_key([address]), held).refusals == {}
 
 
 def test_another_kind_of_link_is_not_replaced() -> None:
     desired = by_key([HostLink("bridge", "xenbr0")])
-    (refusal,) = topology_plan(desired, by_key([HostLink("nic", "xenbr0")]), {}).refusals
+    (refusal,) = topology_plan(desired, by_key([HostLink("nic", "xenbr0")]), {}).refusals.values()
     assert refusal == '"xenbr0" can\'t be a bridge: there is a link of another kind with that name'

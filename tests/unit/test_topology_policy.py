@@ -119,7 +119,8 @@ def test_files_share_a_topology() -> None:
         ("[bridge.a]\nmac = '01:00:00:00:00:00'", "0.toml:2: bridge.a.mac: a multicast address"),
         ("[bridge.a]\naddresses = ['10.0.0.0/24']", "0.toml:2: bridge.a.addresses[1]: not an address of a host"),
         ("[bridge.a]\naddresses = ['10.0.0.1']", "0.toml:2: bridge.a.addresses[1]: not valid"),
-        ("[bridge.a]\naddresses = 'adopt'", '0.toml:2: bridge.a.addresses: must be an array, found "adopt"'),
+        ("[bridge.a]\naddresses = 'adapt'", '0.toml:2: bridge.a.addresses: must be an array, found "adapt"'),
+        ("[nic.a]\naddresses = 'adopt'", '0.toml:2: nic.a.addresses: must be an array, found "adopt"'),
         (
             "[bridge.a]\naddresses = ['10.0.0.1/24']\n[dummy.b]\naddresses = ['10.0.0.1/8']",
             "0.toml:4: dummy.b.addresses[1]: given already at 0.toml:2",
@@ -148,6 +149,11 @@ def test_files_share_a_topology() -> None:
         (
             "[bridge.a]\naddresses = ['10.77.0.9/16']\n[network.lab]\nmode = 'isolated'\nsubnets = ['10.77.0.0/24']",
             "0.toml:2: bridge.a.addresses[1]: overlaps 10.77.0.0/24, network.lab.subnets[1] at 0.toml:5",
+        ),
+        (
+            "[vlan.'e.1']\n[vlan.'e.2']\n[bridge.a]\nports = ['e.1']\naddresses = 'adopt'\n"
+            "[bridge.b]\nports = ['e.2']\naddresses = 'adopt'",
+            "0.toml:8: bridge.b.addresses: bridge.a at 0.toml:3 adopts already what e has",
         ),
         ("[bridge]\na = 1", "0.toml:2: bridge.a: must be written as [bridge.a], found 1"),
         ("[bridge.a]\nport = []", '0.toml:2: bridge.a.port: unknown key; did you mean "ports"?'),

@@ -17,6 +17,7 @@ from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, run, until
 MakeGuest = Callable[..., Guest]
 
 FILE = CONFIGURATION / "test.toml"
+UNMANAGED = Path("/run/systemd/network/05-test.network")
 STATE = Path("/var/lib/xennetd/topology.json")
 
 VLANS_ON_A_BOND = """
@@ -47,13 +48,22 @@ def wire(host: Machine, service: None) -> Iterator[NetNs]:
     for leg in ("leg0", "leg1"):
         host.rtnl.add_veth(leg, leg, beyond.fd)
         beyond.rtnl.set(leg, master="wire", up=True)
-    beyond.rtnl.add_address("wire", "10.100.0.9/24")
+    untagged = host.guest("untagged")
+    beyond.rtnl.add_veth("untagged", "eth0", untagged.fd)
+    beyond.rtnl.set("untagged", master="wire", up=True)
+    untagged.rtnl.set("eth0", up=True)
+    untagged.rtnl.add_address("eth0", "10.100.0.9/24")
     for vid in (100, 200):
         beyond.run("ip", "link", "add", "link", "wire", f"wire.{vid}", "up", "type", "vlan", "id", str(vid))
         beyond.rtnl.add_address(f"wire.{vid}", f"10.{vid}.0.1/24")
+    # The machine's networkd takes every link that it is not told to leave alone, and gives it IPv6.
+    UNMANAGED.parent.mkdir(parents=True, exist_ok=True)
+    UNMANAGED.write_text("[Match]\nName=service management bond0* leg* dummy7 b v\n[Link]\nUnmanaged=yes\n")
+    do("networkctl", "reload")
     yield beyond
-    FILE.write_text("")
     apply("")
+    UNMANAGED.unlink()
+    do("networkctl", "reload")
 
 
 def plan() -> list[str]:
@@ -124,6 +134,35 @@ def test_a_vlan_with_another_number_is_made_anew_with_what_is_on_it(host: Machin
     assert any(step.startswith("ip link delete v; ip link add link leg0 v ") for step in steps), steps
     assert (info(host, "v")["id"], info(host, "v")["protocol"]) == (301, "802.1ad")
     assert (host.link("v") or {})["master"] == "b"
+
+
+def test_addresses_are_adopted_through_all_that_is_new_on_the_way(host: Machine, wire: NetNs) -> None:
+    """A bond takes only a port that is down, which loses its routes and its IPv6 addresses by that."""
+    for command in (
+        "link set leg0 up",
+        "address add 10.100.0.7/24 dev leg0",
+        "address add 2001:db8::7/64 dev leg0 nodad",
+        "route add 10.1.0.0/16 via 10.100.0.1",
+        "-6 route add 2001:db8:9::/48 via 2001:db8::1",
+        "rule add iif leg0 table 100 priority 1000",
+    ):
+        do("ip", *command.split())
+    before = entries(host, "leg0")
+    adopts = VLANS_ON_A_BOND.replace('["10.100.0.254/24"]', '"adopt"')
+    apply(adopts)
+    assert entries(host, "service") == before
+    until(lambda: host.ping("10.100.0.1"))
+    apply("")
+    assert entries(host, "leg0") == before
+    do("ip", "rule", "delete", "priority", "1000")
+
+
+def entries(host: Machine, link: str) -> list[str]:
+    """The addresses, routes and rules of a link, without its name."""
+    texts = [host.run("ip", *what).stdout for what in (("route",), ("-6", "route"), ("rule",))]
+    found = [line.strip() for text in texts for line in text.splitlines() if f" {link} " in f"{line} "]
+    found += [each for each in host.addresses(link) if not each.startswith("fe80")]
+    return sorted(each.replace(f" {link}", " LINK") for each in found if not each.startswith("fe80"))
 
 
 def test_a_bridge_on_a_dummy(host: Machine, wire: NetNs, guest: MakeGuest) -> None:

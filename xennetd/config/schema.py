@@ -32,9 +32,9 @@ class Field:
     msgspec converts the value to `type`; then `accepts` must return True, or else `refusal` is reported. `make` turns
     the text into the value for the policy; where it raises ValueError, the error's text is reported. Either `hint`
     describes the valid values in a phrase, or `choices` lists them all. With `many` the value is a non-empty array of
-    such values, with `may_be_empty` also an empty one. `port_flag` names the bridge port's flag that the value decides.
-    `attribute` names the attribute of `model.configuration.Rule` that gets the value of a key of [[policy]], where it
-    is not called like the key.
+    such values, with `may_be_empty` also an empty one, and `alone` is a text that may stand in its place. `port_flag`
+    names the bridge port's flag that the value decides. `attribute` names the attribute of `model.configuration.Rule`
+    that gets the value of a key of [[policy]], where it is not called like the key.
     """
 
     type: Any
@@ -44,6 +44,7 @@ class Field:
     choices: tuple[str, ...] = ()
     many: bool = False
     may_be_empty: bool = False
+    alone: str = ""
     make: Callable[[Any], Any] | None = None
     port_flag: str = ""
     attribute: str = ""
@@ -57,6 +58,8 @@ class Field:
         """Return the value for the policy. If `value` is not valid, add to `problems` and return None."""
         if not self.many:
             return self._read_one(place, value, problems)
+        if self.alone and value == self.alone:
+            return self.alone
         if not isinstance(value, list) or not (value or self.may_be_empty):
             found = "an empty array" if value == [] else shown(value)
             text = "must be an array" if self.may_be_empty else "must be a non-empty array"

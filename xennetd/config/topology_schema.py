@@ -32,8 +32,16 @@ _PORTS = replace(_LINK, many=True, may_be_empty=True)
 _FLAG = Field(bool, "true or false", make=int)
 _MAC = Field(str, 'a MAC of one device, such as "00:16:3e:00:00:01"', make=mac_address)
 _MTU = Field(_Mtu, "a whole number of bytes from 68 to 65535")
+ADOPT = "adopt"
+"""The value of `addresses` with which a link takes over what the links below it have."""
+
 _ADDRESSES = Field(
-    str, 'addresses with their prefix length, such as "192.0.2.1/24"', many=True, may_be_empty=True, make=host_address
+    str,
+    f'addresses with their prefix length, such as "192.0.2.1/24", or "{ADOPT}"',
+    many=True,
+    may_be_empty=True,
+    alone=ADOPT,
+    make=host_address,
 )
 _PAUSE = Field(_Milliseconds, "milliseconds, a whole number from 0 to 60000")
 
@@ -51,7 +59,7 @@ SECTIONS: Mapping[str, Fields] = {
         "mac": _MAC,
         "path": Field(str, 'the name of a bus device, such as "0000:01:00.0"', make=bus_device),
         "mtu": _MTU,
-        "addresses": _ADDRESSES,
+        "addresses": replace(_ADDRESSES, alone="", hint='addresses with their prefix length, such as "192.0.2.1/24"'),
     },
     "bond": {
         "ports": _PORTS,

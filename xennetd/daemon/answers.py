@@ -236,7 +236,7 @@ class Answers:
         if isinstance(topology, Planned):
             return topology
         plan = await self._topology.plan(topology)
-        return Planned([step.describe() for step in plan.steps], list(plan.refusals))
+        return Planned([step.describe() for step in plan.steps], list(plan.refusals.values()))
 
     async def apply(self) -> Planned:
         """Put the topology in the configuration files into force. Returns what was done, and what could not be done."""

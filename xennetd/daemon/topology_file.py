@@ -33,6 +33,7 @@ class _Link(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     path: str | None = None
     mtu: int | None = None
     addresses: tuple[str, ...] | None = None
+    adopts: bool = False
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
@@ -110,6 +111,7 @@ def _entry(link: TopologyLink) -> _Link:
         path=link.path,
         mtu=link.mtu,
         addresses=None if link.addresses is None else tuple(map(str, link.addresses)),
+        adopts=link.adopts,
     )
 
 
@@ -124,4 +126,5 @@ def _link(entry: _Link) -> TopologyLink:
         path=entry.path,
         mtu=entry.mtu,
         addresses=None if entry.addresses is None else tuple(map(ip_interface, entry.addresses)),
+        adopts=entry.adopts,
     )

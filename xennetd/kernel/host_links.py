@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from xennetd.kernel import netlink, rtnl, rtnl_topology
+from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
 from xennetd.kernel.bridges import Ask
 from xennetd.kernel.links import Links, is_guest_port
 from xennetd.kernel.netlink import Ack
@@ -180,6 +180,9 @@ class HostLinks:
                 properties["addr_gen_mode"] = mode
         if properties:
             self._must(wanted, rtnl.set_link, link.index, **properties)
+        for address in link.addresses if wanted.silent else ():
+            if address.is_link_local:  # made before the link was silent
+                self._must(wanted, rtnl_ip.delete_address, link.index, address)
         if not link.up:
             self._must(wanted, rtnl.set_link, link.index, up=True)
 
@@ -277,4 +280,5 @@ class HostPorts:
 
 
 def _is_silent(link: Link) -> bool:
-    return link.has_no_arp and link.addr_gen_mode == IN6_ADDR_GEN_MODE_NONE
+    speaks = any(address.is_link_local for address in link.addresses)
+    return link.has_no_arp and link.addr_gen_mode == IN6_ADDR_GEN_MODE_NONE and not speaks

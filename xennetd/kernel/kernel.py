@@ -173,6 +173,10 @@ class Kernel:
         """Return the datagrams of the kernel's answer about one link, without the link's details in the view."""
         return self._requests.ask_one(get_link, index)
 
+    def dump(self, request: Callable[[int], bytes]) -> list[bytes]:
+        """Return the datagrams of the dump that a request, built from a sequence number, asks for. Raises OSError."""
+        return self._requests.dump_of(request)
+
     def look_at(self, index: int) -> None:
         """Read one link again. The kernel changes some properties of a link without an event."""
         self._tell(self.links.feed(self._requests.ask_one(get_link, index)))

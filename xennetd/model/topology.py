@@ -24,7 +24,8 @@ class TopologyLink:
     `ports` are the names of the links that a bond or a bridge has as ports. `parent` is the name of the link that a
     VLAN is on. `mac` is the link's MAC; of a NIC it is the permanent MAC by which the NIC is found, whatever its name
     is. `path` is the name of a NIC's bus device (`0000:01:00.0`). `mtu` is in bytes. `addresses` are the host's
-    addresses on the link; with an empty tuple the host is silent there.
+    addresses on the link; with an empty tuple the host is silent there. With `adopts` the link takes over what the host
+    has of addresses, routes and rules on the links that it is built on.
     """
 
     kind: LinkKind
@@ -36,6 +37,7 @@ class TopologyLink:
     path: str | None = None
     mtu: int | None = None
     addresses: tuple[IPInterface, ...] | None = None
+    adopts: bool = False
 
     @property
     def title(self) -> str:
@@ -63,6 +65,24 @@ class Topology:
     def link(self, name: str) -> TopologyLink | None:
         """Return the link with this name, None if the configuration names none."""
         return next((link for link in self.links if link.name == name), None)
+
+    def below(self, link: TopologyLink) -> tuple[str, ...]:
+        """Return the names of all links that a link is built on, directly or not, the nearest first."""
+        found: dict[str, None] = {}
+        waiting = list(link.below)
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                found[name] = None
+                lower = self.link(name)
+                waiting += lower.below if lower is not None else ()
+        return tuple(found)
+
+    def base(self, link: TopologyLink) -> str | None:
+        """Return the name of the first NIC that a link is built on, None without one."""
+        lower = (self.link(name) for name in self.below(link))
+        nics = (name for name, each in zip(self.below(link), lower, strict=True) if each is None or each.kind == "nic")
+        return next(nics, None)
 
     @property
     def names(self) -> frozenset[str]:

@@ -7,20 +7,23 @@ Rule 2: a link of another kind, or a VLAN that xennetd did not make, is never re
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xennetd.model.ip import IPInterface
 from xennetd.model.link_objects import HostLink, HostPort
-from xennetd.model.objects import HostAddress, HostObject, Key
+from xennetd.model.objects import HostObject, Key
 from xennetd.plan.difference import Change, HostStep, Remove, difference
+
+_ADDRESSES = ("address", "ip address")
+"""The kinds of keys of an address: one that the configuration gives to a link, and one that another link adopts."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyPlan:
-    """The Steps of an apply, and the sentences that say why it is refused as a whole."""
+    """The Steps of an apply, and the sentences that say of an object why the apply is refused as a whole."""
 
     steps: tuple[HostStep, ...] = ()
-    refusals: tuple[str, ...] = ()
+    refusals: Mapping[Key, str] = field(default_factory=dict)
 
 
 def topology_plan(
@@ -34,15 +37,15 @@ def topology_plan(
     host's links by their names.
     """
     steps = difference(desired, observed)
-    removed = {step.object.key for step in steps if isinstance(step, Remove)}
-    refusals = [*_cut_off(steps, removed, addresses), *_replaced(steps)]
-    return TopologyPlan(steps, tuple(refusals))
+    removed = {str(step.object.key) for step in steps if isinstance(step, Remove)}
+    refusals = {**_cut_off(steps, removed, addresses), **_replaced(steps)}
+    return TopologyPlan(steps, refusals)
 
 
 def _cut_off(
-    steps: Collection[HostStep], removed: Collection[Key], addresses: Mapping[str, Collection[IPInterface]]
-) -> list[str]:
-    refusals = []
+    steps: Collection[HostStep], removed: Collection[str], addresses: Mapping[str, Collection[IPInterface]]
+) -> dict[Key, str]:
+    refusals = {}
     for step in steps:
         port = step.object
         if not isinstance(port, HostPort) or isinstance(step, Remove):
@@ -50,20 +53,21 @@ def _cut_off(
         held = [
             str(address)
             for address in addresses.get(port.link, ())
-            if not address.is_link_local and HostAddress(port.link, address).key not in removed
+            if not address.is_link_local
+            and not {f"{kind} {address} on {port.link}" for kind in _ADDRESSES} & set(removed)
         ]
         if held:
-            refusals.append(
+            refusals[port.key] = (
                 f"{port.link} has {', '.join(held)}, which nobody could reach any more once it is a port of "
-                f"{port.master}: take the addresses off {port.link}, or leave {port.link} out of the ports"
+                f'{port.master}: set addresses = "adopt" where they are to be, or take them off {port.link}'
             )
     return refusals
 
 
-def _replaced(steps: Collection[HostStep]) -> list[str]:
-    return [
-        f'"{wanted.name}" can\'t be a {wanted.kind}: there is a link of another kind with that name'
+def _replaced(steps: Collection[HostStep]) -> dict[Key, str]:
+    return {
+        wanted.key: f'"{wanted.name}" can\'t be a {wanted.kind}: there is a link of another kind with that name'
         for step in steps
         if isinstance(step, Change) and isinstance(wanted := step.object, HostLink)
         if isinstance(step.was, HostLink) and step.was.kind != wanted.kind
-    ]
+    }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from xennetd.config.document import Place
 from xennetd.config.problem import Problem, shown
 from xennetd.model.ip import IPAddress
+from xennetd.model.topology import Topology
 from xennetd.policy.network_reader import NetworkDraft
 from xennetd.policy.topology_reader import LinkDraft
 
@@ -27,6 +28,7 @@ def check_topology(drafts: Mapping[str, LinkDraft], networks: Sequence[NetworkDr
     _check_masters(drafts, problems)
     _check_cycles(drafts, problems)
     _check_vlans(drafts, problems)
+    _check_adoptions(drafts, problems)
     _check_nics(drafts, problems)
     _check_addresses(drafts, networks, problems)
     _check_bridges_of_networks(drafts, networks, problems)
@@ -154,6 +156,19 @@ def _check_cycles(drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> N
             else:
                 path.pop()
                 done.add(name)
+
+
+def _check_adoptions(drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> None:
+    """Report a link that two links adopt from."""
+    topology = Topology(tuple(draft.link for draft in drafts.values()))
+    first: dict[str, LinkDraft] = {}
+    for draft in drafts.values():
+        for name in topology.below(draft.link) if draft.link.adopts else ():
+            earlier = first.setdefault(name, draft)
+            if earlier is not draft:
+                text = f"{earlier.place.key} at {earlier.place} adopts already what {name} has"
+                problems.append((draft.place / "addresses").problem(text))
+                break
 
 
 def _check_vlans(drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> None:

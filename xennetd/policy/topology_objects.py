@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xennetd.model.link_objects import HostLink, HostPort
@@ -49,7 +49,7 @@ def _link(link: TopologyLink, topology: Topology, facts: TopologyFacts) -> HostL
         settings=tuple((name, _real(value, facts) if name == "primary" else value) for name, value in link.settings),
         mac=None if nic else link.mac,
         mtu=link.mtu,
-        silent=None if link.addresses is None else not link.addresses,
+        silent=False if link.adopts else None if link.addresses is None else not link.addresses,
         initial=_initial(link),
         initial_mac=_initial_mac(link, topology, facts) if link.kind == "bridge" and link.mac is None else None,
         found=_found_by(link),
@@ -82,8 +82,9 @@ def _initial_mac(link: TopologyLink, topology: Topology, facts: TopologyFacts) -
     A bridge whose MAC nobody has set takes the lowest one of its ports, and another one with each port that comes or
     goes.
     """
-    for nic in _nics_below(link, topology, frozenset()):
-        mac = facts.macs.get(_real(nic, facts))
+    for name in topology.below(link):
+        lower = topology.link(name)
+        mac = facts.macs.get(_real(name, facts)) if lower is None or lower.kind == "nic" else None
         if mac is not None:
             return mac
     return derived_mac(facts.machine, link.name)
@@ -93,12 +94,3 @@ def derived_mac(machine: str, name: str) -> str:
     """Return the MAC of a link without a NIC below it, locally administered, and of this host alone."""
     digest = hashlib.blake2s(f"{machine}/{name}".encode(), digest_size=5).digest()
     return ":".join(("02", *(f"{byte:02x}" for byte in digest)))
-
-
-def _nics_below(link: TopologyLink, topology: Topology, above: frozenset[str]) -> Iterable[str]:
-    for name in link.below:
-        lower = topology.link(name)
-        if lower is None or lower.kind == "nic":
-            yield name
-        elif name not in above:
-            yield from _nics_below(lower, topology, above | {name})

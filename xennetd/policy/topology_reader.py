@@ -12,7 +12,7 @@ from typing import Any, cast
 from xennetd.config.document import Place
 from xennetd.config.problem import Problem, shown
 from xennetd.config.schema import read_table
-from xennetd.config.topology_schema import LINK_NAME, SECTIONS, SETTINGS_OF
+from xennetd.config.topology_schema import ADOPT, LINK_NAME, SECTIONS, SETTINGS_OF
 from xennetd.model.topology import LinkKind, Settings, TopologyLink
 
 _PARENT_AND_ID = re.compile(r"(?P<parent>.+)\.(?P<id>[1-9][0-9]{0,3})", re.DOTALL)
@@ -40,6 +40,7 @@ def read_link(place: Place, kind: str, name: str, table: dict[str, Any], problem
         parent, settings = _on_parent(place, name, values, faulty, problems)
     if kind == "nic" and {"mac", "path"} <= values.keys():
         problems.append((place / "path").problem("not beside mac: a NIC is found by one of the two"))
+    adopts = values.get("addresses") == ADOPT
     link = TopologyLink(
         cast(LinkKind, kind),
         name,
@@ -49,7 +50,8 @@ def read_link(place: Place, kind: str, name: str, table: dict[str, Any], problem
         mac=values.get("mac"),
         path=values.get("path"),
         mtu=values.get("mtu"),
-        addresses=values.get("addresses"),
+        addresses=values.get("addresses") if not adopts else None,
+        adopts=adopts,
     )
     return LinkDraft(place, link, frozenset(faulty))
 

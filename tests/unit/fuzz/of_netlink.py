@@ -9,8 +9,10 @@ from tests.unit.fuzz.target import Broken, Target, recorded
 from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
 from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import NLMSG_DONE, NLMSG_ERROR, NetlinkFormatError
+from xennetd.kernel.rtnl_entries import delete_entry, make_entry, parse_entries
 from xennetd.kernel.rtnl_ip import RTM_NEWNEIGH
 from xennetd.kernel.rtnl_topology import add_link
+from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link import Link
 from xennetd.model.link_settings import SETTINGS, setting_words
 from xennetd.model.value import replace
@@ -107,10 +109,33 @@ def run_answers(data: bytes) -> None:
             netlink.attributes(data, message.start + BODIES.get(message.type, 4), message.end)
 
 
+def run_entries(data: bytes) -> None:
+    """Read addresses, routes, rules and neighbour entries, and make them again."""
+    for message in netlink.headers(data):
+        check_entries(parse_entries(data, message, "link{}".format))
+
+
+def check_entries(entries: list[IpEntry]) -> None:
+    """An entry that is made again is read as it was."""
+    for entry in entries:
+        if not entry.describe().isprintable():
+            raise Broken(f"an entry that is not printable: {entry.describe()!a}")
+        made = make_entry(0, entry, lambda name: int(name.removeprefix("link")) if name.startswith("link") else 1)
+        (message,) = netlink.headers(made)
+        if parse_entries(made, message, "link{}".format) != [entry] and not _named_by_nobody(entry):
+            raise Broken(f"{entry} is made as {parse_entries(made, message, 'link{}'.format)}")
+        delete_entry(0, entry, lambda _: 1)
+
+
+def _named_by_nobody(entry: IpEntry) -> bool:
+    return any(not name.startswith("link") for name in entry.links)
+
+
 NETLINK = (
     Target("rtnetlink-events", run_events, (NetlinkFormatError,), seeds, netlinkwise, 0.08, largest=8192),
     Target("rtnetlink-answers", run_answers, (NetlinkFormatError,),
            lambda: [*recorded("netlink_answers"), *recorded("nft_events"), *recorded("netlink_messages")[-20:],
                     *base()],
-           netlinkwise, 0.15),
+           netlinkwise, 0.1),
+    Target("ip-entries", run_entries, (NetlinkFormatError,), lambda: recorded("ip_entries"), netlinkwise, 0.05),
 )  # fmt: skip

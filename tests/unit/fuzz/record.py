@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tests.bed.daemon import Daemon
 from tests.bed.dhcp import kill_all
+from tests.bed.entries import configure
 from tests.bed.guest import Bed, Guest
 from tests.bed.netns import Host
 from tests.bed.site import Site
@@ -27,6 +28,7 @@ from tests.kernel.every_mode import EVERY_MODE, SPECS, populate, served
 from tests.kernel.wait import eventually
 from tests.unit.fuzz.nodes import pack
 from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel.rtnl_entries import dump_requests
 from xennetd.kernel.sockets import EventSocket, RequestSocket
 from xennetd.model.marks import TABLE
 from xennetd.xenstore import codec
@@ -93,7 +95,23 @@ def stream(path: Path, vif: str) -> list[bytes]:
     return [*found, b"".join(found)]
 
 
+def entries() -> Iterable[bytes]:
+    """What the kernel tells of the addresses, routes, rules and neighbours of a host that has many kinds of them."""
+    host = Host()
+    requests = RequestSocket()
+    try:
+        beyond = host.guest("beyond")
+        host.rtnl.add_veth("eth0", "eth0", beyond.fd)
+        beyond.rtnl.set("eth0", up=True)
+        configure(host)
+        return list(messages(data for request, _ in dump_requests() for data in requests.dump_of(request)))
+    finally:
+        requests.close()
+        host.close()
+
+
 def main() -> None:
+    write("ip_entries", kinds(entries(), 3))
     host, xenstored = Host(), Xenstored()
     bed = Bed(xenstored, host)
     Site(host)

@@ -26,17 +26,21 @@ from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.daemon.topology_file import TopologyFile
 from xennetd.kernel.bridges import HostAddresses
 from xennetd.kernel.host_links import HostLinks, HostPorts
+from xennetd.kernel.ip_entries import IpEntries
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.adapter import Adapter
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject, Key
 from xennetd.model.topology import Topology
+from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep, Remove, by_key, difference
 from xennetd.plan.steps import kind_of
 from xennetd.plan.topology_plan import TopologyPlan, topology_plan
+from xennetd.policy.adoption import Adoption, adoption
 from xennetd.policy.topology_objects import TopologyFacts, topology_objects
 
 _log = structlog.get_logger(__name__)
@@ -65,10 +69,12 @@ class HostTopology:
         self._audit = audit
         self._file = file if file is not None else TopologyFile()
         self._host_links = HostLinks(kernel.links, kernel.ask, kernel.read_link)
+        self._entries = IpEntries(kernel.links, kernel.ask, kernel.dump)
         self._adapters: Mapping[str, Adapter[Any]] = {
             "link": self._host_links,
             "port": HostPorts(kernel.links, kernel.ask),
             "address": HostAddresses(kernel.links, kernel.ask, may_have=lambda _: True),
+            **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
         self._confirmed: Topology | None = None
         self._unreadable = ""
@@ -125,13 +131,20 @@ class HostTopology:
         async with self._lock:
             return self._plan(wanted)[0]
 
-    def _plan(self, wanted: Topology) -> tuple[TopologyPlan, dict[Key, HostObject], dict[Key, HostObject]]:
-        """Return the plan, the desired objects, and the objects that are to be removed."""
+    def _plan(
+        self, wanted: Topology, *, only_adopt: bool = False
+    ) -> tuple[TopologyPlan, dict[Key, HostObject], dict[Key, HostObject]]:
+        """Return the plan, the desired objects, and the objects that are to be removed.
+
+        With `only_adopt` nothing is removed but what moves to another link.
+        """
         try:
-            desired = self._desired(wanted)
-            surplus = self._surplus(desired)
+            adopted = self._adoption(wanted)
+            desired = {**self._desired(wanted), **by_key(adopted.moved)}
+            surplus = self._surplus(desired, adopted.former, only_adopt=only_adopt)
             addresses = {link.name: link.addresses for link in self._links if link.addresses}
-            return topology_plan(desired, self._observed(desired, surplus), addresses), desired, surplus
+            plan = topology_plan(desired, self._observed(desired, surplus), addresses)
+            return replace(plan, refusals={**plan.refusals, **adopted.refusals}), desired, surplus
         except Shortage as error:
             raise shortage(error) from error
 
@@ -140,10 +153,10 @@ class HostTopology:
         async with self._lock:
             plan, desired, surplus = self._plan(wanted)
             if plan.refusals:
-                return Applied(problems=plan.refusals, refused=True)
+                return Applied(problems=tuple(plan.refusals.values()), refused=True)
             self._file.write(wanted)
             self._confirmed, self._unreadable = wanted, ""
-            done = await self._bring(desired, surplus)
+            done = await self._bring(desired, surplus, {})
         problems = tuple(self._failed.values())
         message = f"the host's topology was applied: {'; '.join(done) or 'it was as it must be'}"
         self._audit.record(Event(EventKind.APPLY, message, error=problems[0] if problems else None))
@@ -155,11 +168,11 @@ class HostTopology:
         """Make what is missing of the topology in force or, in observe mode, note what is."""
         async with self._lock:
             try:
-                desired = self._desired(self._topology)
-                steps = difference(desired, self._observed(desired, {}))
-            except Shortage as error:
-                self._failed = {_WHOLE: shortage(error).detail}
+                plan, desired, surplus = self._plan(self._topology, only_adopt=True)
+            except HostError as error:
+                self._failed = {_WHOLE: error.detail}
                 return
+            steps = plan.steps
             if self._in_force.observes:
                 self._would, self._failed = tuple(step.describe() for step in steps), {}
                 return
@@ -169,7 +182,7 @@ class HostTopology:
             if wait > 0:
                 self._again(wait)
                 return
-            done = await self._bring(desired, {})
+            done = await self._bring(desired, surplus, dict(plan.refusals))
         if done:
             message = f"host topology repaired: {'; '.join(done)}"
             self._audit.repaired(Event(EventKind.DRIFT, message), kind_of(due[0]))
@@ -185,15 +198,29 @@ class HostTopology:
         return by_key(topology_objects(topology, TopologyFacts(names, macs, _machine())))
 
     def _observed(self, desired: Mapping[Key, HostObject], surplus: Mapping[Key, HostObject]) -> dict[Key, HostObject]:
+        if any(isinstance(item, IpEntry) for item in (*desired.values(), *surplus.values())):
+            self._entries.read()
         present = {key: self._adapters[key.kind].present(wanted) for key, wanted in desired.items()}
         found = {key: item for key, item in present.items() if item is not None}
         return {**found, **{key: item for key, item in surplus.items() if self._is_there(item)}}
 
-    def _surplus(self, desired: Mapping[Key, HostObject]) -> dict[Key, HostObject]:
-        """Return what the topology before had and the desired one has not, and links that carry the mark besides."""
-        before = self._desired(self._topology)
-        marked: Collection[HostObject] = self._host_links.list_owned()
-        known = {**by_key(marked), **before}
+    def _adoption(self, wanted: Topology) -> Adoption:
+        """Return which entries of the host move to other links with this topology."""
+        if not any(link.adopts for topology in (self._topology, wanted) for link in topology):
+            return Adoption()
+        names = {**self._host_links.find_nics(self._topology), **self._host_links.find_nics(wanted)}
+        return adoption(self._topology, wanted, self._entries.read(), lambda name: names.get(name, name))
+
+    def _surplus(
+        self, desired: Mapping[Key, HostObject], former: Collection[HostObject], *, only_adopt: bool
+    ) -> dict[Key, HostObject]:
+        """Return entries that move from their `former` links and, unless `only_adopt`, what is to be removed besides.
+
+        That is what the topology before had and the desired one has not, and links that carry the mark.
+        """
+        known: dict[Key, HostObject] = by_key(former)
+        if not only_adopt:
+            known |= {**by_key(self._host_links.list_owned()), **self._desired(self._topology)}
         return {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
 
     def _is_there(self, item: HostObject) -> bool:
@@ -204,14 +231,18 @@ class HostTopology:
                 return item.kind != "nic" and link is not None and link.is_of_topology
             case HostPort():
                 return self._adapters["port"].present(item) == item
-            case HostAddress():
-                return self._adapters["address"].present(item) == item
+            case HostAddress() | IpEntry():
+                return self._adapters[item.key.kind].present(item) == item
             case _:
                 return False
 
-    async def _bring(self, desired: Mapping[Key, HostObject], surplus: Mapping[Key, HostObject]) -> list[str]:
-        """Execute Steps until the host is as desired. What fails is noted in `_failed`. Returns what was done."""
-        failed: dict[Key, str] = {}
+    async def _bring(
+        self, desired: Mapping[Key, HostObject], surplus: Mapping[Key, HostObject], failed: dict[Key, str]
+    ) -> list[str]:
+        """Execute Steps until the host is as desired, but for those in `failed`. Returns what was done.
+
+        What fails is added to `failed`.
+        """
         done: list[str] = []
         for _ in range(_ROUNDS):
             steps = difference(desired, self._observed(desired, surplus))

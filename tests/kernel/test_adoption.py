@@ -1,0 +1,211 @@
+"""A bridge adopts what the host has on its port: no ping in ten a second is lost, and removal gives everything back."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.bed.daemon import STAND_IN
+from tests.bed.entries import configure
+from tests.bed.netns import Host, NetNs
+from tests.kernel.conftest import MakeDaemon
+from tests.kernel.status import status
+from tests.kernel.test_topology import apply, plan, shape
+from tests.kernel.wait import eventually
+
+ADOPTS = STAND_IN + '[bridge.xenbr0]\nports = ["eth0"]\naddresses = "adopt"\n'
+
+
+@pytest.fixture
+def router(host: Host) -> NetNs:
+    """What is beyond eth0, as a router that answers as 192.0.2.1 and 2001:db8::1."""
+    beyond = host.guest("router")
+    host.rtnl.add_veth("eth0", "eth0", beyond.fd)
+    beyond.rtnl.set("eth0", up=True)
+    for address in ("192.0.2.1/24", "192.0.2.254/24", "2001:db8::1/64"):
+        beyond.run("ip", "address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
+    configure(host)
+    eventually(lambda: host.ping("192.0.2.1"))
+    eventually(lambda: host.ping("2001:db8::1"))
+    return beyond
+
+
+def state(host: Host, link: str) -> dict[str, Any]:
+    """Everything of the IP layer on a link, its name left out. What changes by itself is left out, too."""
+    found: dict[str, Any] = {}
+    for what, command in (
+        ("addresses", ("address", "show", "dev", link)),
+        ("routes", ("route", "show", "table", "all")),
+        ("routes6", ("-6", "route", "show", "table", "all")),
+        ("rules", ("rule", "show")),
+        ("rules6", ("-6", "rule", "show")),
+        ("neighbours", ("neighbour", "show", "dev", link, "nud", "permanent")),
+    ):
+        text = host.run("ip", "-json", "-details", *command).stdout.strip() or "[]"
+        rows = json.loads(text)
+        if what == "addresses":
+            rows = [each for row in rows for each in row.get("addr_info", []) if each["scope"] != "link"]
+        kept = [
+            json.dumps(row, sort_keys=True).replace(f'"{link}', '"LINK')
+            for row in rows
+            if row.get("table") != "local" and not str(row.get("dst", "")).startswith(("fe80", "ff00", "multicast"))
+        ]
+        found[what] = sorted(each for each in kept if "LINK" in each or what in {"addresses", "neighbours"})
+    return found
+
+
+def test_everything_moves_and_comes_back(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    before, links = state(host, "eth0"), shape(host)
+    assert all(before[what] for what in before), before
+    xennetd = daemon(ADOPTS)
+    steps = apply(xennetd)
+    assert "ip addr add 192.0.2.7/24 dev xenbr0" in steps
+    assert any(step.startswith("ip route replace default via 192.0.2.1") and "xenbr0" in step for step in steps), steps
+    assert state(host, "xenbr0") == before
+    assert host.addresses("eth0") == [] or all(each.startswith("fe80") for each in host.addresses("eth0"))
+    assert host.ping("192.0.2.1")
+    assert host.ping("2001:db8::1")
+    xennetd.kill9()
+    xennetd.start()
+    assert state(host, "xenbr0") == before
+    xennetd.configure(STAND_IN)
+    apply(xennetd)
+    assert (state(host, "eth0"), shape(host)) == (before, links)
+    assert host.ping("192.0.2.1")
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"], ids=["IPv4", "IPv6"])
+def test_no_more_than_one_ping_of_ten_a_second_is_lost_and_a_connection_goes_on(
+    host: Host, router: NetNs, daemon: MakeDaemon, address: str
+) -> None:
+    """Both ways: into the bridge, and back out of it."""
+    xennetd = daemon(ADOPTS)
+    for config in (ADOPTS, STAND_IN):
+        xennetd.configure(config)
+        with router:
+            pinging = subprocess.Popen(
+                ["ping", "-q", "-i", "0.1", "-c", "40", "-W", "1", address], stdout=subprocess.PIPE, text=True
+            )
+        with Session(host, router, address) as session:
+            time.sleep(1)
+            apply(xennetd)
+            output, _ = pinging.communicate(timeout=30)
+            assert int(output.split(" packets transmitted, ")[1].split()[0]) >= 39, output
+            assert session.slowest() < 1.0
+
+
+class Session:
+    """A connection as that of ssh: a character and its echo, all the time."""
+
+    def __init__(self, host: Host, beyond: NetNs, address: str) -> None:
+        self._server = socket.create_server(
+            (address, 2222), family=socket.AF_INET6 if ":" in address else socket.AF_INET
+        )
+        with beyond:
+            self._client = socket.create_connection((address, 2222), timeout=10)
+        self._peer, _ = self._server.accept()
+        self._times: list[float] = []
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=each) for each in (self._echo, self._type)]
+
+    def __enter__(self) -> Session:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join(15)
+        for each in (self._client, self._peer, self._server):
+            each.close()
+
+    def _echo(self) -> None:
+        while data := self._peer.recv(16):
+            self._peer.sendall(data)
+
+    def _type(self) -> None:
+        while not self._end.is_set():
+            began = time.monotonic()
+            self._client.sendall(b"x")
+            self._client.recv(16)
+            self._times.append(time.monotonic() - began)
+            time.sleep(0.02)
+        self._client.shutdown(socket.SHUT_WR)
+
+    def slowest(self) -> float:
+        """Seconds of the longest echo so far; there were many."""
+        assert len(self._times) > 50
+        return max(self._times)
+
+
+def test_a_start_adopts_what_the_distribution_has_configured_at_boot(
+    host: Host, router: NetNs, daemon: MakeDaemon
+) -> None:
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    xennetd.terminate()
+    host.run("ip", "link", "delete", "xenbr0")
+    host.run("ip", "rule", "delete", "priority", "1000")
+    host.run("ip", "-6", "rule", "delete", "priority", "1001")
+    configure(host)
+    assert state(host, "eth0") == before
+    xennetd.start()
+    assert state(host, "xenbr0") == before
+    assert host.ping("192.0.2.1")
+    assert status(xennetd)["problems"] == []
+
+
+def test_what_a_dhcp_client_keeps_is_not_taken(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    host.run("ip", "address", "change", "192.0.2.7/24", "dev", "eth0", "valid_lft", "600", "preferred_lft", "600")
+    xennetd = daemon(ADOPTS)
+    before = shape(host)
+    code, _, problems = plan(xennetd)
+    assert code == 1
+    assert any(
+        each.startswith("eth0 has 192.0.2.7/24 from a DHCP client, which would go on using eth0") for each in problems
+    )
+    assert xennetd.ctl("apply").returncode == 1
+    assert shape(host) == before
+
+
+def test_a_start_makes_no_port_of_a_nic_with_a_leased_address(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    """The bridge is made, and the host stays reachable."""
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    xennetd.terminate()
+    host.run("ip", "link", "delete", "xenbr0")
+    host.run("ip", "address", "add", "192.0.2.7/24", "dev", "eth0", "valid_lft", "600", "preferred_lft", "600")
+    xennetd.start()
+    links = host.links()
+    assert ("xenbr0" in links, links["eth0"].get("master")) == (True, None)
+    assert any("from a DHCP client" in problem for problem in status(xennetd)["problems"])
+    assert host.ping("192.0.2.1")
+
+
+def test_what_is_on_other_links_stays_where_it_is(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    host.rtnl.add_veth("eth1", "eth0", host.guest("other").fd)
+    for command in ("link set eth1 up", "address add 10.9.0.1/24 dev eth1", "route add 10.10.0.0/16 via 10.9.0.2",
+                    "rule add iif eth1 table 100 priority 1002"):  # fmt: skip
+        host.run("ip", *command.split())
+    before = state(host, "eth1")
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    assert state(host, "eth1") == before
+
+
+def test_addresses_from_router_advertisements_come_anew(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    host.run(
+        "ip", "address", "add", "2001:db8:5::7/64", "dev", "eth0", "valid_lft", "900", "preferred_lft", "900", "nodad"
+    )
+    xennetd = daemon(ADOPTS)
+    assert "remove ip address 2001:db8:5::7/64 on eth0" in apply(xennetd)
+    assert not any(each.startswith("2001:db8:5:") for link in ("eth0", "xenbr0") for each in host.addresses(link))
+    assert "2001:db8::7/64" in host.addresses("xenbr0")

@@ -1,0 +1,86 @@
+"""Which entries of the host move where, with any topology before and after."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+
+import pytest
+
+from xennetd.model.ip_entry import IpEntry
+from xennetd.model.objects import Key
+from xennetd.model.topology import Topology, TopologyLink
+from xennetd.policy.adoption import adoption
+
+
+def address(link: str, text: str = "192.0.2.7/24", *, leased: bool = False) -> IpEntry:
+    return IpEntry("ip address", text, (link,), b"", interface=ip_interface(text), leased=leased)
+
+
+def route(link: str, text: str = "default", *, via: bool = True) -> IpEntry:
+    return IpEntry("ip route", text, (link,), b"", of_link=False, via=via)
+
+
+NOTHING = Topology()
+BOND = TopologyLink("bond", "bond0", ("eth0", "eth1"))
+VLAN = TopologyLink("vlan", "bond0.100", parent="bond0")
+OVER_BOND = Topology((BOND, VLAN, TopologyLink("bridge", "xenbr0", ("bond0.100",), adopts=True)))
+BRIDGE = Topology((TopologyLink("bridge", "xenbr0", ("eth0",), adopts=True),))
+LISTED = Topology((TopologyLink("bridge", "xenbr0", ("eth0",), addresses=(ip_interface("192.0.2.7/24"),)),))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "there", "then"),
+    [
+        (NOTHING, BRIDGE, "eth0", "xenbr0"),
+        (NOTHING, OVER_BOND, "eth0", "xenbr0"),
+        (NOTHING, OVER_BOND, "eth1", "xenbr0"),
+        (NOTHING, OVER_BOND, "bond0", "xenbr0"),
+        (NOTHING, OVER_BOND, "eth2", None),
+        (BRIDGE, BRIDGE, "eth0", "xenbr0"),
+        (BRIDGE, BRIDGE, "xenbr0", None),
+        (BRIDGE, OVER_BOND, "xenbr0", None),
+        (BRIDGE, NOTHING, "xenbr0", "eth0"),
+        (OVER_BOND, NOTHING, "xenbr0", "eth0"),
+        (BRIDGE, Topology((TopologyLink("bridge", "other", ("eth0",), adopts=True),)), "xenbr0", "other"),
+        (LISTED, NOTHING, "xenbr0", None),
+        (NOTHING, LISTED, "eth0", None),
+        (BRIDGE, LISTED, "xenbr0", None),
+        (NOTHING, Topology((*OVER_BOND, TopologyLink("nic", "eth0", addresses=()))), "eth0", None),
+    ],
+)
+def test_entries_move_to_what_adopts_and_back(before: Topology, after: Topology, there: str, then: str | None) -> None:
+    entries = [address(there), route(there), address("lo0", "10.0.0.1/8")]
+    found = adoption(before, after, entries, str)
+    assert {entry.links for entry in found.former} == (set() if then is None else {(there,)})
+    assert {entry.links for entry in found.moved} == (set() if then is None else {(then,)})
+    assert found.refusals == {}
+
+
+def test_a_route_by_a_router_comes_after_the_way_to_the_router_and_all_after_the_ports() -> None:
+    entries = [route("eth0"), route("eth0", "192.0.2.0/24", via=False), address("eth0")]
+    moved = {entry.identity: entry for entry in adoption(NOTHING, OVER_BOND, entries, str).moved}
+    ports = {Key("port", name) for name in ("bond0.100", "eth0", "eth1")}
+    assert moved["192.0.2.7/24"].after == ports
+    near = moved["192.0.2.0/24"]
+    assert near.after == ports | {moved["192.0.2.7/24"].key}
+    assert moved["default"].after == near.after | {near.key}
+    assert Key("link", "xenbr0") in moved["default"].requires
+
+
+def test_a_leased_ipv4_address_is_a_reason_to_refuse_and_an_ipv6_one_comes_anew() -> None:
+    four, six = address("eth0", leased=True), address("eth0", "2001:db8::7/64", leased=True)
+    found = adoption(NOTHING, BRIDGE, [four, six, route("eth0")], str)
+    assert (found.moved, found.former) == ((), ())
+    assert found.refusals.keys() == {Key("port", "eth0")}
+    assert "192.0.2.7/24 from a DHCP client" in found.refusals[Key("port", "eth0")]
+    found = adoption(NOTHING, BRIDGE, [six], str)
+    assert (found.moved, found.former, found.refusals) == ((), (six,), {})
+
+
+def test_names_are_those_of_the_kernel() -> None:
+    lan = Topology(
+        (TopologyLink("nic", "lan", mac="02:00:00:00:00:01"), TopologyLink("bridge", "b", ("lan",), adopts=True))
+    )
+    found = adoption(NOTHING, lan, [address("enp1s0")], {"lan": "enp1s0", "b": "b"}.__getitem__)
+    assert [entry.links for entry in found.moved] == [("b",)]
+    assert found.moved[0].after == {Key("port", "enp1s0")}
