@@ -39,7 +39,7 @@ exit status:
   2  the command line is wrong
   3  xennetd can't be reached
 
-Members of the group xennet may read; only root may plan, apply, reload, retry, pin and unpin.
+Members of the group xennet may read; only root may plan, apply, confirm, reload, retry, pin and unpin.
 """
 
 Verb = Callable[[argparse.Namespace], int]
@@ -162,9 +162,19 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "Make the host's links as the sections [nic.NAME], [bond.NAME], [vlan.NAME], [bridge.NAME] and [dummy.NAME] of "
         "the configuration say, now and at each start. If anything would lock somebody out, nothing is done, and the "
         "exit status is 1. A reload does not change the host's links.",
-        "  xennetctl plan\n  xennetctl apply",
+        "  xennetctl plan\n  xennetctl apply --confirm\n  xennetctl confirm",
+    )  # fmt: skip
+    apply.add_argument(
+        "--confirm", metavar="SECONDS", type=_seconds, nargs="?", const=60,
+        help="roll back after so many seconds (10 to 3600, default: 60) unless `xennetctl confirm` follows, also when "
+        "the connection or xennetd ends meanwhile",
     )  # fmt: skip
     _add_json(apply, "a JSON object with the lists steps and problems")
+    _add(
+        commands, "confirm", verbs.confirm, "keep what apply --confirm has put into force",
+        "Keep the host's links as apply --confirm has made them. Without it they are rolled back in time.",
+        "  xennetctl apply --confirm 60 && xennetctl confirm",
+    )  # fmt: skip
     for name, run, help_, description, example in (
         ("retry", verbs.retry, "try to attach an interface again",
          "Try at once to attach an interface again that is in error. xennetd tries by itself when a missing thing "
@@ -208,6 +218,12 @@ def _add_json(verb: argparse.ArgumentParser, what: str) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 10 <= int(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 10 to 3600")
     return int(text)
 
 

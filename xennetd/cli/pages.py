@@ -178,8 +178,8 @@ def plan(result: Values) -> list[Line]:
     return lines
 
 
-def applied(result: Values) -> list[Line]:
-    """Return the page of `xennetctl apply`, which says what was done."""
+def applied(result: Values, confirm: int | None = None) -> list[Line]:
+    """Return the page of `xennetctl apply`, which says what was done, and for how many seconds without `confirm`."""
     lines = _problems(result)
     if result["refused"]:
         return [*lines, [("Nothing was changed.", "bad")]]
@@ -187,6 +187,8 @@ def applied(result: Values) -> list[Line]:
         lines += [[("done:", "head")], *([(f"  {printable(step)}", "")] for step in result["steps"])]
     elif not result["problems"]:
         lines.append([("The host's links were as the configuration says.", "good")])
+    if confirm is not None:
+        lines.append([(f"In {confirm} s this is rolled back. To keep it, run: xennetctl confirm", "waiting")])
     return lines
 
 

@@ -105,12 +105,20 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def apply(arguments: argparse.Namespace) -> int:
     """Put the host's topology into force, and print what was done. The status is NO if anything was not."""
-    result = connection.call(arguments.control, "Apply", timeout=connection.RELOAD_TIMEOUT)["plan"]
+    how = {} if arguments.confirm is None else {"confirm": arguments.confirm}
+    result = connection.call(arguments.control, "Apply", timeout=connection.RELOAD_TIMEOUT, **how)["plan"]
     if arguments.json:
         _print_json(result)
     else:
-        screen.show(pages.applied(result))
+        screen.show(pages.applied(result, arguments.confirm))
     return NO if result["problems"] else FINE
+
+
+def confirm(arguments: argparse.Namespace) -> int:
+    """Keep what an apply has put into force."""
+    connection.call(arguments.control, "Confirm")
+    print("The host's links stay as they are.")
+    return FINE
 
 
 def check(arguments: argparse.Namespace) -> int:

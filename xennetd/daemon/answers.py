@@ -238,15 +238,22 @@ class Answers:
         plan = await self._topology.plan(topology)
         return Planned([step.describe() for step in plan.steps], list(plan.refusals.values()))
 
-    async def apply(self) -> Planned:
-        """Put the topology in the configuration files into force. Returns what was done, and what could not be done."""
+    async def apply(self, confirm: int | None) -> Planned:
+        """Put the topology in the configuration files into force. Returns what was done, and what could not be done.
+
+        With `confirm` it is rolled back after so many seconds unless somebody confirms it.
+        """
         topology = await self._wanted()
         if isinstance(topology, Planned):
             return topology
         if self._in_force.observes:
             return Planned([], ["xennetd only observes (daemon.mode): it applies nothing"], refused=True)
-        applied = await self._topology.apply(topology)
+        applied = await self._topology.apply(topology, confirm)
         return Planned(list(applied.done), list(applied.problems), refused=applied.refused)
+
+    async def confirm(self) -> str | None:
+        """Keep the topology that was applied last. Returns why that can't be, None if it is kept."""
+        return await self._topology.confirm()
 
     async def _wanted(self) -> Topology | Planned:
         """Return the topology of the files or, with problems in them, the refusal of it."""

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import cast
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
 from xennetd.kernel.bridges import Ask
 from xennetd.kernel.links import Links, is_guest_port
-from xennetd.kernel.netlink import Ack
 from xennetd.kernel.refused import refused
 from xennetd.kernel.rtnl_topology import LinkDetails
 from xennetd.model.errors import HostError
 from xennetd.model.link import IN6_ADDR_GEN_MODE_EUI64, IN6_ADDR_GEN_MODE_NONE, Link
 from xennetd.model.link_objects import HostLink, HostPort
-from xennetd.model.link_settings import FIXED
+from xennetd.model.link_settings import FIXED, SETTINGS
 from xennetd.model.marks import TOPOLOGY_GROUP
-from xennetd.model.topology import SettingValue, Topology
+from xennetd.model.objects import HostObject
+from xennetd.model.topology import LinkKind, SettingValue, Topology
 from xennetd.model.value import replace
 
 Read = Callable[[int], Sequence[bytes]]
@@ -28,6 +29,10 @@ Read = Callable[[int], Sequence[bytes]]
 
 _NOT_NOW = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.EPERM, errno.EACCES})
 """How the kernel refuses a setting of a bond that is up, or that has ports (bond_opt_check_deps())."""
+
+
+_OFF_AT_0 = frozenset({"miimon", "arp_interval", "arp_ip_target", "primary"})
+_LACP = 4
 
 
 class HostLinks:
@@ -65,6 +70,13 @@ class HostLinks:
                     names.setdefault(nic.name, link.name)
         return names
 
+    def on_top(self, name: str) -> list[str]:
+        """Return the names of the VLANs on a link."""
+        link = self._links.link(name)
+        vlans = [each for each in self._links if each.kind == "vlan"] if link is not None else []
+        parents = ((each.name, self.details(each.index)) for each in vlans)
+        return [each for each, details in parents if details and link is not None and details.parent == link.index]
+
     def present(self, wanted: HostLink) -> HostLink | None:
         """Return the link with the wanted name as it is now, as far as the wanted one has values; None without one."""
         link = self._links.link(wanted.name)
@@ -89,6 +101,30 @@ class HostLinks:
             parent=parent.name if wanted.parent and parent is not None else "",
             settings=tuple((name, value) for name, value in values.items() if value is not None),
         )
+
+    def whole(self, name: str) -> list[HostObject]:
+        """Return a link with all its settings, and what it is a port of; nothing where there is no such link."""
+        link = self._links.link(name)
+        details = self.details(link.index) if link is not None else None
+        if link is None or details is None:
+            return []
+        kind = cast(LinkKind, details.kind) if details.kind in SETTINGS else "nic"
+        parent = self._links.by_index(details.parent) if kind == "vlan" else None
+        values = _of_use(kind, details.settings)
+        found = HostLink(
+            kind,
+            name,
+            parent=parent.name if parent is not None else "",
+            settings=tuple(
+                sorted((each, value) for each, one in values.items() if (value := self._value(each, one)) is not None)
+            ),
+            mac=link.address if kind != "nic" else None,
+            mtu=link.mtu,
+            silent=_is_silent(link),
+            up=link.up,
+        )
+        master = self._links.by_index(link.master)
+        return [found, HostPort(name, master.name)] if master is not None else [found]
 
     def _value(self, name: str, value: SettingValue | None) -> SettingValue | None:
         if name != "primary" or not isinstance(value, int):
@@ -183,8 +219,8 @@ class HostLinks:
         for address in link.addresses if wanted.silent else ():
             if address.is_link_local:  # made before the link was silent
                 self._must(wanted, rtnl_ip.delete_address, link.index, address)
-        if not link.up:
-            self._must(wanted, rtnl.set_link, link.index, up=True)
+        if link.up != wanted.up:
+            self._must(wanted, rtnl.set_link, link.index, up=wanted.up)
 
     def _must(self, wanted: HostLink, request: Callable[..., bytes], *args: object, **kwargs: object) -> None:
         ack = self._ask(request, *args, **kwargs)
@@ -266,17 +302,32 @@ class HostPorts:
             raise refused(item, ack)
 
     def remove(self, objects: Sequence[HostPort]) -> None:
-        """Take ports out of the link that they are a port of by us. A port of another link by now stays there."""
+        """Take ports out of the link that they are a port of by us. A port of another link by now stays there.
+
+        A bond takes a port down that leaves; it is brought up again.
+        """
         for item in objects:
-            if self.present(item) == item:
-                link = self._links.link(item.link)
-                ack = self._ask(rtnl.set_link, link.index, master=0) if link is not None else Ack(0)
+            link, master = self._links.link(item.link), self._links.link(item.master)
+            if link is None or master is None or link.master != master.index:
+                continue
+            for properties in ({"master": 0}, {"up": True}) if link.up else ({"master": 0},):
+                ack = self._ask(rtnl.set_link, link.index, **properties)
                 if ack.errno not in (0, errno.ENODEV):
                     raise refused(item, ack)
 
     def list_owned(self) -> Collection[HostPort]:
         """Return none: a port has no mark. The topology that was in force says which ports it had."""
         return ()
+
+
+def _of_use(kind: str, settings: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+    """Return the settings that a new link of this kind takes: some of a bond's exclude each other."""
+    if kind != "bond":
+        return dict(settings)
+    found = {name: value for name, value in settings.items() if value or name not in _OFF_AT_0}
+    if found.get("mode") != _LACP:
+        found.pop("lacp_rate", None)
+    return found
 
 
 def _is_silent(link: Link) -> bool:

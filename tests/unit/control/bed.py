@@ -117,9 +117,13 @@ class FakeDaemon:
     async def plan(self) -> Planned:
         return self.planned
 
-    async def apply(self) -> Planned:
-        self.asked.append("apply")
+    async def apply(self, confirm: int | None) -> Planned:
+        self.asked.append("apply" if confirm is None else f"apply {confirm}")
         return self.planned
+
+    async def confirm(self) -> str | None:
+        self.asked.append("confirm")
+        return self.refusal
 
     async def check(self) -> tuple[list[str], list[str]]:
         self.checks += 1

@@ -21,6 +21,9 @@ from xennetd.model.vif import VifId
 
 INTERFACE = "org.xennetd.Control"
 
+SHORTEST, LONGEST = 10, 3600
+"""Seconds that a confirmation may be waited for."""
+
 
 class Daemon(Protocol):
     """What the control service needs of the daemon.
@@ -67,8 +70,15 @@ class Daemon(Protocol):
         """Return what an apply of the host's topology in the configuration files would do. Raises XennetdError."""
         ...
 
-    async def apply(self) -> Planned:
-        """Put the host's topology in the configuration files into force. Raises XennetdError."""
+    async def apply(self, confirm: int | None) -> Planned:
+        """Put the host's topology in the configuration files into force. Raises XennetdError.
+
+        With `confirm` it is rolled back after so many seconds, unless `confirm` is called.
+        """
+        ...
+
+    async def confirm(self) -> str | None:
+        """Keep the topology that was applied last. Raises XennetdError."""
         ...
 
     async def check(self) -> tuple[list[str], list[str]]:
@@ -290,13 +300,22 @@ class Control(VarlinkInterface, name=INTERFACE):
         return await self._daemon.plan()
 
     @varlinkmethod(return_parameter="plan")
-    async def Apply(self) -> Planned:
+    async def Apply(self, *, confirm: int | None = None) -> Planned:
         """Put the host's topology in the configuration files into force, now and over reboots.
 
-        With a reason to refuse nothing changes.
+        With a reason to refuse nothing changes. With `confirm` the topology is rolled back after so many seconds, 10 to
+        3600, unless Confirm is called.
         """
         self._require_root("Apply")
-        return await self._daemon.apply()
+        if confirm is not None and not SHORTEST <= confirm <= LONGEST:
+            raise Refused(reason=f"the time for the confirmation must be {SHORTEST} to {LONGEST} seconds")
+        return await self._daemon.apply(confirm)
+
+    @varlinkmethod
+    async def Confirm(self) -> None:
+        """Keep the topology that Apply has put into force."""
+        self._require_root("Confirm")
+        _refuse(await self._daemon.confirm())
 
     @varlinkmethod
     async def Check(self) -> _Checked:

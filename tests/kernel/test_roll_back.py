@@ -1,0 +1,202 @@
+"""An apply that nobody confirms is rolled back in time, whatever becomes of the daemon."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bed.daemon import STAND_IN, Daemon
+from tests.bed.entries import configure
+from tests.bed.netns import Host, NetNs
+from tests.kernel.conftest import MakeDaemon
+from tests.kernel.status import status
+from tests.kernel.test_adoption import ADOPTS, state
+from tests.kernel.test_topology import FILE, TWO_BRIDGES, apply, shape
+from tests.kernel.wait import eventually
+
+CHECKPOINT = Path("/var/lib/xennetd/checkpoint.json")
+SECONDS = 10
+"""The least that xennetctl takes."""
+
+
+@pytest.fixture
+def router(host: Host) -> NetNs:
+    beyond = host.guest("router")
+    host.rtnl.add_veth("eth0", "eth0", beyond.fd)
+    beyond.rtnl.set("eth0", up=True)
+    for address in ("192.0.2.1/24", "192.0.2.254/24", "2001:db8::1/64"):
+        beyond.run("ip", "address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
+    configure(host)
+    eventually(lambda: host.ping("192.0.2.1"))
+    return beyond
+
+
+def everything(host: Host) -> dict[str, Any]:
+    """All that an apply may change, of eth0 and of the bridge."""
+    return {"links": shape(host), **{f"{link}": state(host, link) for link in ("eth0", "xenbr0") if host.link(link)}}
+
+
+@pytest.fixture
+def rollback(host: Host) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts xennetd-rollback, as xennetd-rollback.path does once there is a checkpoint."""
+    made: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        eventually(CHECKPOINT.exists)
+        command = [sys.executable, "-m", "xennetd.daemon.rollback"]
+        made.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.kill()
+        each.communicate()
+
+
+def unconfirmed(xennetd: Daemon) -> None:
+    """Apply with a confirmation that does not come."""
+    done = xennetd.ctl("apply", "--confirm", str(SECONDS))
+    assert (done.returncode, f"In {SECONDS} s this is rolled back" in done.stdout) == (0, True), done
+
+
+def test_what_is_confirmed_stays(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    assert any("is rolled back in" in note for note in status(xennetd)["notes"])
+    assert not FILE.exists(), "a reboot boots what was before"
+    assert "an apply waits for its confirmation" in xennetd.ctl("apply").stderr
+    assert xennetd.ctl("confirm").returncode == 0
+    assert (FILE.exists(), CHECKPOINT.exists()) == (True, False)
+    time.sleep(SECONDS + 1)
+    assert state(host, "xenbr0") == before
+    late = xennetd.ctl("confirm")
+    assert (late.returncode, "no apply waits for a confirmation" in late.stderr) == (1, True)
+
+
+def test_the_daemon_rolls_back_in_time(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    before = everything(host)
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    assert "xenbr0" in host.links()
+    began = time.monotonic()
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 2)
+    assert time.monotonic() - began > SECONDS - 2
+    assert everything(host) == before
+    assert host.ping("192.0.2.1")
+    assert any("not in force" in problem for problem in status(xennetd)["problems"])
+    assert not FILE.exists()
+
+
+def killed(xennetd: Daemon) -> None:
+    xennetd.kill9()
+
+
+def stopped(xennetd: Daemon) -> None:
+    xennetd.terminate()
+
+
+def suspended(xennetd: Daemon) -> None:
+    xennetd.signal(signal.SIGSTOP)
+
+
+def refuses_its_configuration(xennetd: Daemon) -> None:
+    """systemd starts it again and again, and it exits 78."""
+    xennetd.kill9()
+    xennetd.configure("[nonsense]\n")
+
+
+@pytest.mark.parametrize("become", [killed, stopped, suspended, refuses_its_configuration])
+def test_the_roll_back_does_not_depend_on_the_daemon(
+    host: Host,
+    router: NetNs,
+    daemon: MakeDaemon,
+    rollback: Callable[[], subprocess.Popen[str]],
+    become: Callable[[Daemon], None],
+) -> None:
+    before = everything(host)
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    process = rollback()
+    become(xennetd)
+    output, _ = process.communicate(timeout=SECONDS + 10)
+    assert (process.returncode, "the host's topology was rolled back" in output) == (0, True), output
+    assert everything(host) == before
+    assert host.ping("192.0.2.1")
+    assert (CHECKPOINT.exists(), FILE.exists()) == (False, False)
+    if become is suspended:
+        xennetd.signal(signal.SIGCONT)
+        eventually(lambda: any("not in force" in problem for problem in status(xennetd)["problems"]))
+        assert everything(host) == before
+
+
+def test_a_restarted_daemon_goes_on_waiting_and_takes_the_confirmation(
+    host: Host, router: NetNs, daemon: MakeDaemon
+) -> None:
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    xennetd.kill9()
+    xennetd.start()
+    assert state(host, "xenbr0") == before
+    assert xennetd.ctl("confirm").returncode == 0
+    assert state(host, "xenbr0") == before
+
+
+def test_of_a_topology_in_force_the_one_before_comes_back(host: Host, daemon: MakeDaemon) -> None:
+    """What an apply removes is made again: bridges, ports, addresses, settings."""
+    for number in (0, 1):
+        host.rtnl.add_veth(f"eth{number}", "eth0", host.guest(f"beyond{number}").fd)
+    xennetd = daemon(STAND_IN + TWO_BRIDGES)
+    apply(xennetd)
+    before, text = shape(host), FILE.read_bytes()
+    xennetd.configure(
+        STAND_IN + '[bridge.other]\nports = ["eth0", "eth1"]\nmtu = 1400\naddresses = ["10.0.0.254/24"]\n'
+    )
+    unconfirmed(xennetd)
+    assert ("xenbr0" in host.links(), host.links()["eth1"]["master"]) == (False, "other")
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 2)
+    assert (shape(host), FILE.read_bytes()) == (before, text)
+    time.sleep(0.5)
+    assert shape(host) == before, "the daemon keeps it"
+
+
+def test_a_checkpoint_of_another_boot_is_only_deleted(
+    host: Host, router: NetNs, daemon: MakeDaemon, rollback: Callable[[], subprocess.Popen[str]]
+) -> None:
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    wanted = everything(host)
+    xennetd.terminate()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    xennetd.start()
+    unconfirmed(xennetd)
+    xennetd.kill9()
+    seal(CHECKPOINT.read_text().partition("\n")[2].replace(boot, "another"))
+    process = rollback()
+    output, _ = process.communicate(timeout=10)
+    assert (process.returncode, output) == (0, "there is nothing to roll back\n")
+    assert (everything(host), CHECKPOINT.exists()) == (wanted, False)
+
+
+def seal(content: str) -> None:
+    import hashlib
+
+    CHECKPOINT.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+
+
+def test_a_damaged_checkpoint_is_told(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    xennetd.kill9()
+    CHECKPOINT.write_bytes(CHECKPOINT.read_bytes()[:-9])
+    xennetd.start()
+    assert any(f"{CHECKPOINT} is damaged" in problem for problem in status(xennetd)["problems"])
+    assert host.ping("192.0.2.1")

@@ -1,0 +1,33 @@
+"""Rolls an apply back that nobody has confirmed, from its checkpoint alone."""
+
+from __future__ import annotations
+
+import structlog
+
+from xennetd.daemon.checkpoint import CheckpointFile
+from xennetd.daemon.reconcile.topology_engine import Brought, TopologyEngine
+from xennetd.daemon.topology_file import TopologyFile
+
+_log = structlog.get_logger(__name__)
+
+
+async def roll_back(
+    engine: TopologyEngine, checkpoint_file: CheckpointFile, topology_file: TopologyFile, *, wait: bool
+) -> Brought | None:
+    """Give the host back what it had before the apply, and delete the checkpoint.
+
+    Returns None if there is nothing to roll back, or if another process does it; with `wait` that one is waited for.
+    What could not be given back is in the answer, and is not tried again. Raises HostError for a damaged checkpoint.
+    """
+    with checkpoint_file.held(wait=wait) as held:
+        checkpoint = checkpoint_file.read() if held else None
+        if checkpoint is None:
+            if held:
+                checkpoint_file.delete()  # of another boot
+            return None
+        topology_file.write(checkpoint.before)
+        brought = await engine.bring(engine.restoration(checkpoint.captured, checkpoint.made))
+        for sentence in brought.failed.values():
+            _log.error("the roll-back could not give this back", why=sentence)
+        checkpoint_file.delete()
+        return brought

@@ -1,0 +1,214 @@
+"""Observes the host's own links and their IP layer, and executes Steps on them: an apply, a repair or a roll-back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xennetd.daemon.shortage import Shortage, shortage
+from xennetd.kernel.bridges import HostAddresses
+from xennetd.kernel.host_links import HostLinks, HostPorts
+from xennetd.kernel.ip_entries import IpEntries
+from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.links import is_guest_port
+from xennetd.model.adapter import Adapter
+from xennetd.model.errors import HostError
+from xennetd.model.ip_entry import IpEntry
+from xennetd.model.link_objects import HostLink, HostPort
+from xennetd.model.objects import HostAddress, HostObject, Key, link_key
+from xennetd.model.topology import Topology
+from xennetd.model.value import replace
+from xennetd.plan.difference import HostStep, Remove, by_key, difference
+from xennetd.plan.topology_plan import TopologyPlan, topology_plan
+from xennetd.policy.adoption import Adoption, adoption
+from xennetd.policy.topology_objects import TopologyFacts, topology_objects
+
+_ROUNDS = 8
+"""How often Steps are executed until the host is as wanted. A bond that lost its ports for a change needs two."""
+
+_MACHINE_ID = Path("/etc/machine-id")
+
+Objects = Mapping[Key, HostObject]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A plan, with the desired objects and those that are to be removed."""
+
+    plan: TopologyPlan
+    desired: Objects
+    surplus: Objects
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What was done, in words, and what could not be done: sentences by the keys of the objects."""
+
+    done: tuple[str, ...] = ()
+    failed: Mapping[Key, str] = field(default_factory=dict)
+
+
+class TopologyEngine:
+    """The adapters of the topology's objects at work."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._links = kernel.links
+        self._host_links = HostLinks(kernel.links, kernel.ask, kernel.read_link)
+        self._entries = IpEntries(kernel.links, kernel.ask, kernel.dump)
+        self._adapters: Mapping[str, Adapter[Any]] = {
+            "link": self._host_links,
+            "port": HostPorts(kernel.links, kernel.ask),
+            "address": HostAddresses(kernel.links, kernel.ask, may_have=lambda _: True),
+            **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
+        }
+
+    def change(self, before: Topology, after: Topology, *, removes: bool = True) -> Change:
+        """Return what leads from the host as it is to the topology `after`, where `before` is in force.
+
+        Without `removes` nothing is removed but what moves to another link. Raises HostError where the host is short.
+        """
+        try:
+            adopted = self._adoption(before, after)
+            desired = {**self._desired(after), **by_key(adopted.moved)}
+            known: dict[Key, HostObject] = by_key(adopted.former)
+            if removes:
+                known |= {**by_key(self._host_links.list_owned()), **self._desired(before)}
+            surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
+            addresses = {link.name: link.addresses for link in self._links if link.addresses}
+            plan = topology_plan(desired, self._observed(desired, surplus), addresses)
+            refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
+            return Change(replace(plan, refusals=refusals), desired, surplus)
+        except Shortage as error:
+            raise shortage(error) from error
+
+    def _interrupted(self, plan: TopologyPlan, desired: Objects) -> dict[Key, str]:
+        """Return why NICs must not become ports of a bond: VLANs on them, which the topology does not name."""
+        refusals = {}
+        for step in plan.steps:
+            port = step.object
+            if not isinstance(port, HostPort) or isinstance(step, Remove):
+                continue
+            master = desired.get(link_key(port.master))
+            vlans = [name for name in self._host_links.on_top(port.link) if link_key(name) not in desired]
+            if vlans and isinstance(master, HostLink) and master.kind == "bond":
+                names = ", ".join(sorted(vlans))
+                refusals[port.key] = (
+                    f"{port.link} must be down to become a port of {port.master}, which would interrupt {names} on it: "
+                    f"name {names} on {port.master}, or remove it"
+                )
+        return refusals
+
+    def _adoption(self, before: Topology, after: Topology) -> Adoption:
+        if not any(link.adopts for topology in (before, after) for link in topology):
+            return Adoption()
+        names = {**self._host_links.find_nics(before), **self._host_links.find_nics(after)}
+        return adoption(before, after, self._entries.read(), lambda name: names.get(name, name))
+
+    def _desired(self, topology: Topology) -> dict[Key, HostObject]:
+        names = self._host_links.find_nics(topology)
+        macs = {link.name: link.address for link in self._links if not is_guest_port(link)} if topology else {}
+        return by_key(topology_objects(topology, TopologyFacts(names, macs, _machine())))
+
+    def _observed(self, desired: Objects, surplus: Objects) -> dict[Key, HostObject]:
+        if any(isinstance(item, IpEntry) for item in (*desired.values(), *surplus.values())):
+            self._entries.read()
+        present = {key: self._adapters[key.kind].present(wanted) for key, wanted in desired.items()}
+        found = {key: item for key, item in present.items() if item is not None}
+        return {**found, **{key: item for key, item in surplus.items() if self._is_there(item)}}
+
+    def _is_there(self, item: HostObject) -> bool:
+        """Return whether the host has an object that is to go, and it is xennetd's to remove."""
+        match item:
+            case HostLink():
+                link = self._links.link(item.name)
+                return item.kind != "nic" and link is not None and link.is_of_topology
+            case HostPort() | HostAddress() | IpEntry():
+                return self._adapters[item.key.kind].present(item) == item
+            case _:
+                return False
+
+    def capture(self, change: Change) -> tuple[HostObject, ...]:
+        """Return what the host has of all that a change may touch, whole: `restore` makes it so again.
+
+        That is every link that the change names, with its settings, its master, and its entries of the IP layer.
+        """
+        names = {
+            name
+            for item in (*change.desired.values(), *change.surplus.values())
+            for name in _names(item)
+            if self._links.link(name) is not None
+        }
+        found: list[HostObject] = []
+        for name in sorted(names):
+            found += self._host_links.whole(name)
+        entries = [entry for entry in self._entries.read() if names & set(entry.links)]
+        return (*found, *entries)
+
+    def restoration(self, captured: Collection[HostObject], made: Objects) -> Change:
+        """Return what leads back to a captured state. Of what is there besides, only what is `made` is removed."""
+        desired = by_key(captured)
+        # An address may be in `made` as the configuration's, and in the captured state as the host's.
+        kept = {key.name for key in desired if key.kind == "ip address"}
+        known = {key: item for key, item in made.items() if key.kind != "address" or key.name not in kept}
+        known |= by_key(self._host_links.list_owned())
+        self._entries.read()
+        surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
+        return Change(TopologyPlan(), desired, surplus)
+
+    async def bring(self, change: Change, failed: Mapping[Key, str] | None = None) -> Brought:
+        """Execute Steps until the host is as desired, but for what has `failed` before."""
+        broken: dict[Key, str] = dict(failed or {})
+        done: list[str] = []
+        for _ in range(_ROUNDS):
+            steps = difference(change.desired, self._observed(change.desired, change.surplus))
+            due = [step for step in steps if not _is_blocked(step, broken)]
+            if not due:
+                break
+            for step in due:
+                if not _is_blocked(step, broken):
+                    self._execute(step, broken, done)
+                await asyncio.sleep(0)  # Others are served between two Steps.
+        else:
+            broken.update({step.object.key: f"`{step.describe()}` does not last" for step in due})
+        return Brought(tuple(done), broken)
+
+    def _execute(self, step: HostStep, broken: dict[Key, str], done: list[str]) -> None:
+        adapter = self._adapters[step.object.key.kind]
+        try:
+            adapter.remove([step.object]) if isinstance(step, Remove) else adapter.apply([step.object])
+        except HostError as error:
+            broken[step.object.key] = error.detail
+        except Shortage as error:
+            broken[step.object.key] = shortage(error).detail
+        else:
+            done.append(step.describe())
+
+
+def _names(item: HostObject) -> tuple[str, ...]:
+    """Return the names of the links that an object is about."""
+    match item:
+        case HostLink():
+            return (item.name, *((item.parent,) if item.parent else ()))
+        case HostPort():
+            return (item.link, item.master)
+        case HostAddress():
+            return (item.link,)
+        case IpEntry():
+            return item.links
+        case _:
+            return ()
+
+
+def _is_blocked(step: HostStep, broken: Mapping[Key, str]) -> bool:
+    """Return whether a Step has failed already, or needs an object that could not be made."""
+    return step.object.key in broken or (not isinstance(step, Remove) and not step.object.requires.isdisjoint(broken))
+
+
+def _machine() -> str:
+    with suppress(OSError):
+        return _MACHINE_ID.read_text().strip()
+    return ""
