@@ -192,7 +192,9 @@ def seal(content: str) -> None:
     CHECKPOINT.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
 
 
-def test_a_damaged_checkpoint_is_told(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+def test_a_damaged_checkpoint_is_told_and_set_aside(
+    host: Host, router: NetNs, daemon: MakeDaemon, rollback: Callable[[], subprocess.Popen[str]]
+) -> None:
     xennetd = daemon(ADOPTS)
     unconfirmed(xennetd)
     xennetd.kill9()
@@ -200,3 +202,6 @@ def test_a_damaged_checkpoint_is_told(host: Host, router: NetNs, daemon: MakeDae
     xennetd.start()
     assert any(f"{CHECKPOINT} is damaged" in problem for problem in status(xennetd)["problems"])
     assert host.ping("192.0.2.1")
+    process = rollback()
+    output, _ = process.communicate(timeout=10)
+    assert (process.returncode, "is damaged" in output, CHECKPOINT.exists()) == (0, True, False)

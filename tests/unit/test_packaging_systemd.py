@@ -27,8 +27,11 @@ def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit with programs that are there on any machine."""
+    """The unit with programs that are there on any machine, beside the units that it wants."""
     installed = tmp_path / "xennetd.service"
+    shutil.copy(UNIT.with_name("xennetd-rollback.path"), tmp_path)
+    text = UNIT.with_name("xennetd-rollback.service").read_text()
+    (tmp_path / "xennetd-rollback.service").write_text(text.replace("/usr/bin/xennetd-rollback", "/bin/true"))
     installed.write_text(
         UNIT.read_text().replace("/usr/bin/xennetd", "/bin/true").replace("/usr/bin/xennetctl", "/bin/true")
     )
@@ -55,6 +58,14 @@ def test_the_drop_in_for_hooks_fits_the_unit(unit: Path) -> None:
 def test_the_unit_is_exposed_to_little(unit: Path) -> None:
     """0 is best, 10 worst; CAP_NET_ADMIN in the host's own network namespace is what costs most."""
     judged = run("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=16", unit)
+    assert judged.returncode == 0, judged.stdout
+
+
+def test_systemd_finds_nothing_wrong_with_the_units_that_roll_back(unit: Path) -> None:
+    units = [unit.with_name(f"xennetd-rollback.{kind}") for kind in ("path", "service")]
+    verified = run("systemd-analyze", "--man=no", "verify", *units)
+    assert (verified.returncode, verified.stdout) == (0, "")
+    judged = run("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=16", units[1])
     assert judged.returncode == 0, judged.stdout
 
 

@@ -181,6 +181,34 @@ def test_it_is_there_again_when_the_daemon_starts_on_a_bare_kernel(host: Machine
     assert plan() == []
 
 
+@pytest.mark.parametrize("end", [("stop", UNIT), ("kill", "--kill-whom=main", "--signal=SIGSTOP", UNIT)], ids=" ".join)
+def test_systemd_has_it_rolled_back_without_the_daemon(host: Machine, wire: NetNs, end: tuple[str, ...]) -> None:
+    apply('[bridge.b]\nports = ["leg1"]\naddresses = ["10.9.0.1/24"]\n')
+    before = described(host)
+    FILE.write_text(VLANS_ON_A_BOND)
+    do("xennetctl", "apply", "--confirm", "10")
+    assert "bond0" in host.links()
+    until(lambda: run("systemctl", "is-active", "xennetd-rollback.service").stdout == "active\n")
+    do("systemctl", *end)
+    until(lambda: not Path("/var/lib/xennetd/checkpoint.json").exists())
+    assert described(host) == before
+    until(lambda: run("systemctl", "is-active", "xennetd-rollback.service").stdout == "inactive\n")
+    do("systemctl", "kill", "--kill-whom=main", "--signal=SIGKILL", UNIT) if end[0] == "kill" else None
+    do("systemctl", "start", UNIT)
+    assert described(host) == before
+
+
+def described(host: Machine) -> dict[str, object]:
+    """The links of the test, their masters and addresses."""
+    names = ("leg0", "leg1", "b", "bond0", "bond0.100", "bond0.200", "service", "management")
+    links = {name: host.link(name) for name in names}
+    return {
+        name: (link.get("master"), link["mtu"], link["address"], sorted(host.addresses(name)))
+        for name, link in links.items()
+        if link is not None
+    }
+
+
 def test_a_nic_that_is_plugged_in_late_gets_its_place(host: Machine, wire: NetNs) -> None:
     apply(VLANS_ON_A_BOND)
     do("systemctl", "stop", UNIT)

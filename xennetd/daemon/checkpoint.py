@@ -29,6 +29,10 @@ from xennetd.model.topology import LinkKind, Topology
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+class Damaged(HostError):
+    """The checkpoint can't be used. The host stays as it is."""
+
+
 class _HostLink(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     kind: LinkKind
     name: str
@@ -129,7 +133,7 @@ class CheckpointFile:
         except OSError as error:
             raise HostError(f"{self._path} can't be read: {error.strerror}", errno=error.errno or 0) from error
         except ValueError as error:
-            raise HostError(f"{self._path} is damaged: nothing can be rolled back by it ({error})") from error
+            raise Damaged(f"{self._path} is damaged: nothing can be rolled back by it ({error})") from error
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Put a checkpoint on the disk, whole or not at all. Raises HostError."""
@@ -150,6 +154,11 @@ class CheckpointFile:
         """Delete the checkpoint. A missing one is no error."""
         with suppress(FileNotFoundError):
             self._path.unlink()
+
+    def set_aside(self) -> None:
+        """Put a damaged checkpoint out of the way, where nothing waits for it any more."""
+        with suppress(OSError):
+            self._path.rename(self._path.with_suffix(".damaged"))
 
     @contextmanager
     def held(self, *, wait: bool) -> Iterator[bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from xennetd.daemon.checkpoint import CheckpointFile
+from xennetd.daemon.checkpoint import CheckpointFile, Damaged
 from xennetd.daemon.reconcile.roll_back import roll_back
 from xennetd.daemon.reconcile.topology_engine import TopologyEngine
 from xennetd.daemon.topology_file import TopologyFile
@@ -42,9 +42,13 @@ async def wait_and_roll_back() -> str:
 
 
 def main() -> int:
-    """Run the program. Returns the exit status: 0 also where there is nothing to roll back."""
+    """Run the program. Returns the exit status: 0 also where there is nothing to roll back, or no way to do it."""
     try:
         print(asyncio.run(wait_and_roll_back()), flush=True)
+    except Damaged as error:
+        CheckpointFile().set_aside()
+        print(f"xennetd-rollback: {error.detail}", file=sys.stderr)
+        return 0  # Another attempt would find the same.
     except XennetdError as error:
         print(f"xennetd-rollback: {error.detail}", file=sys.stderr)
         return 1
