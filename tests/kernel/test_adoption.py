@@ -209,3 +209,31 @@ def test_addresses_from_router_advertisements_come_anew(host: Host, router: NetN
     assert "remove ip address 2001:db8:5::7/64 on eth0" in apply(xennetd)
     assert not any(each.startswith("2001:db8:5:") for link in ("eth0", "xenbr0") for each in host.addresses(link))
     assert "2001:db8::7/64" in host.addresses("xenbr0")
+
+
+@pytest.mark.parametrize("family", ["IPv4", "IPv6 socket"])
+def test_an_address_with_a_session_on_it_goes_only_with_a_confirmation(
+    host: Host, router: NetNs, daemon: MakeDaemon, family: str
+) -> None:
+    """As ssh to dom0: one that listens on all addresses has a socket of both IP versions."""
+    host.rtnl.add_veth("eth1", "eth0", host.guest("other").fd)
+    listed = STAND_IN + '[bridge.xenbr1]\nports = ["eth1"]\naddresses = ["192.0.2.50/32"]\n'
+    xennetd = daemon(listed)
+    apply(xennetd)
+    if family == "IPv4":
+        server = socket.create_server(("192.0.2.50", 2222))
+    else:
+        server = socket.create_server(("::", 2222), family=socket.AF_INET6, dualstack_ipv6=True)
+    with router:
+        client = socket.create_connection(("192.0.2.50", 2222), timeout=10)
+    with server, client, server.accept()[0]:
+        xennetd.configure(STAND_IN)
+        code, _, (problem,) = plan(xennetd)
+        assert (code, problem.startswith("192.0.2.50 goes, and with it 1 connection to this host")) == (1, True), (
+            problem
+        )
+        refused = xennetd.ctl("apply")
+        assert (refused.returncode, "Nothing was changed." in refused.stdout) == (1, True)
+        assert xennetd.ctl("apply", "--confirm", "10").returncode == 0
+        assert xennetd.ctl("confirm").returncode == 0
+    assert "xenbr1" not in host.links()

@@ -15,7 +15,9 @@ import pytest
 from tests.bed.daemon import STAND_IN, Daemon
 from tests.bed.entries import configure
 from tests.bed.netns import Host, NetNs
+from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import MakeDaemon
+from tests.kernel.defective import Defective
 from tests.kernel.status import status
 from tests.kernel.test_adoption import ADOPTS, state
 from tests.kernel.test_topology import FILE, TWO_BRIDGES, apply, shape
@@ -205,3 +207,68 @@ def test_a_damaged_checkpoint_is_told_and_set_aside(
     process = rollback()
     output, _ = process.communicate(timeout=10)
     assert (process.returncode, "is damaged" in output, CHECKPOINT.exists()) == (0, True, False)
+
+
+DIES = """
+import os, signal
+from xennetd.daemon.reconcile import host_topology, topology_engine
+host_topology._UNATTENDED = 1.0
+left = [{steps}]
+execute = topology_engine.TopologyEngine._execute
+def dies(self, *arguments):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return execute(self, *arguments)
+topology_engine.TopologyEngine._execute = dies
+"""
+"""The process goes just before the Step with this number."""
+
+
+def steps_of(host: Host, daemon: MakeDaemon) -> int:
+    """The number of Steps of the apply that the tests below interrupt."""
+    xennetd = daemon(ADOPTS)
+    number = len(xennetd.ask("plan")["steps"])
+    xennetd.terminate()
+    return number
+
+
+def interrupt(host: Host, xenstored: Xenstored, directory: Path, number: int) -> None:
+    """Apply with a daemon that goes before a Step, then roll back with a program that goes before each of its Steps."""
+    directory.mkdir()
+    xennetd = Defective(xenstored, directory, ADOPTS, defect=DIES.format(steps=number)).start()
+    try:
+        assert xennetd.ctl("apply").returncode == 3
+        assert CHECKPOINT.exists()
+    finally:
+        xennetd.wait()
+        xennetd.close()
+    source = "from xennetd.daemon import rollback\nrollback.GRACE = 0.0\nimport sys\nsys.exit(rollback.main())\n"
+    for step in range(100):
+        ended = subprocess.run([sys.executable, "-c", DIES.format(steps=step) + source], check=False)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL
+    assert step > 0 or number == 0
+
+
+@pytest.mark.parametrize("step", [0, 3, 9])
+def test_whoever_is_killed_at_a_step_the_host_is_as_before(
+    host: Host, router: NetNs, daemon: MakeDaemon, xenstored: Xenstored, tmp_path: Path, step: int
+) -> None:
+    before = everything(host)
+    interrupt(host, xenstored, tmp_path / "killed", step)
+    assert everything(host) == before
+    assert host.ping("192.0.2.1")
+
+
+@pytest.mark.long
+def test_whoever_is_killed_at_any_step_the_host_is_as_before(
+    host: Host, router: NetNs, daemon: MakeDaemon, xenstored: Xenstored, tmp_path: Path
+) -> None:
+    before = everything(host)
+    number = steps_of(host, daemon)
+    for step in range(number):
+        interrupt(host, xenstored, tmp_path / f"killed-{step}", step)
+        assert everything(host) == before, f"after a kill at Step {step} of {number}"
+    print(f"{number} Steps, and the daemon was killed before each")

@@ -236,7 +236,7 @@ class Answers:
         if isinstance(topology, Planned):
             return topology
         plan = await self._topology.plan(topology)
-        return Planned([step.describe() for step in plan.steps], list(plan.refusals.values()))
+        return Planned([step.describe() for step in plan.steps], [*plan.refusals.values(), *plan.cautions])
 
     async def apply(self, confirm: int | None) -> Planned:
         """Put the topology in the configuration files into force. Returns what was done, and what could not be done.

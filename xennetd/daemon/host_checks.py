@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterable
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from contextlib import closing
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from xennetd.daemon.control_path import unfit
@@ -21,6 +22,7 @@ from xennetd.nft import library
 from xennetd.policy.files import exposed
 from xennetd.policy.host_notes import HostNotes
 
+_ESTABLISHED = "01"
 _LISTENS = {"tcp": "0A", "udp": "07"}
 """The states of a socket that waits for peers: TCP_LISTEN, and TCP_CLOSE for an unconnected one of UDP."""
 
@@ -79,17 +81,41 @@ def listening(elsewhere: Container[IPAddress] = (), proc: Path = Path("/proc/net
     found: set[tuple[str, int]] = set()
     for protocol, listens in _LISTENS.items():
         for name in (protocol, f"{protocol}6"):
-            try:
-                lines = (proc / name).read_text().splitlines()[1:]
-            except OSError:
-                continue  # The kernel has no IPv6.
-            for line in lines:
-                _number, local, remote, state, *_ = line.split()
-                address, _, port = local.partition(":")
-                ip = _address(address)
-                if state == listens and remote.endswith(":0000") and not ip.is_loopback and ip not in elsewhere:
-                    found.add((protocol, int(port, 16)))
+            for ip, port, state, connected in _sockets(proc / name):
+                if state == listens and not connected and not ip.is_loopback and ip not in elsewhere:
+                    found.add((protocol, port))
     return frozenset(found)
+
+
+def inbound(proc: Path = Path("/proc/net")) -> dict[IPAddress, int]:
+    """Return the number of connections that others have to each address of this host.
+
+    These are connections (TCP_ESTABLISHED) to a port on which a program listens.
+    """
+    sockets = [each for name in ("tcp", "tcp6") for each in _sockets(proc / name)]
+    ports = {port for _, port, state, _ in sockets if state == _LISTENS["tcp"]}
+    inbound = (ip for ip, port, state, _ in sockets if state == _ESTABLISHED and port in ports)
+    return dict(Counter(ip for each in inbound if not (ip := _of_ipv4(each)).is_loopback))
+
+
+def _of_ipv4(ip: IPAddress) -> IPAddress:
+    """Return the IPv4 address that a socket of both IP versions has, any other address as it is."""
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+def _sockets(file: Path) -> Iterator[tuple[IPAddress, int, str, bool]]:
+    """Yield the address, the port, the state, and whether it has a peer, of each socket in a file of /proc/net.
+
+    A kernel without IPv6 lacks the files about that.
+    """
+    try:
+        lines = file.read_text().splitlines()[1:]
+    except OSError:
+        return
+    for line in lines:
+        _number, local, remote, state, *_ = line.split()
+        address, _, port = local.partition(":")
+        yield _address(address), int(port, 16), state, not remote.endswith(":0000")
 
 
 def _address(digits: str) -> IPAddress:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from xennetd.model.ip import IPInterface
+from xennetd.model.ip import IPAddress, IPInterface
+from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
-from xennetd.model.objects import HostObject, Key
+from xennetd.model.objects import HostAddress, HostObject, Key
 from xennetd.plan.difference import Change, HostStep, Remove, difference
 
 _ADDRESSES = ("address", "ip address")
@@ -20,26 +21,56 @@ _ADDRESSES = ("address", "ip address")
 
 @dataclass(frozen=True, slots=True)
 class TopologyPlan:
-    """The Steps of an apply, and the sentences that say of an object why the apply is refused as a whole."""
+    """The Steps of an apply, and the sentences that say of an object why the apply is refused as a whole.
+
+    `cautions` say why it is refused unless it is rolled back without a confirmation.
+    """
 
     steps: tuple[HostStep, ...] = ()
     refusals: Mapping[Key, str] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
 
 
 def topology_plan(
     desired: Mapping[Key, HostObject],
     observed: Mapping[Key, HostObject],
     addresses: Mapping[str, Collection[IPInterface]],
+    sessions: Mapping[IPAddress, int] | None = None,
 ) -> TopologyPlan:
     """Return the plan that turns `observed` into `desired`.
 
     `observed` holds the objects with a desired key, and those that are to be removed. `addresses` are those of the
-    host's links by their names.
+    host's links by their names. `sessions` are the numbers of connections that others have to addresses of the host.
     """
     steps = difference(desired, observed)
     removed = {str(step.object.key) for step in steps if isinstance(step, Remove)}
     refusals = {**_cut_off(steps, removed, addresses), **_replaced(steps)}
-    return TopologyPlan(steps, refusals)
+    return TopologyPlan(steps, refusals, tuple(_interrupted(steps, desired, addresses, sessions or {})))
+
+
+def _interrupted(
+    steps: Collection[HostStep],
+    desired: Mapping[Key, HostObject],
+    addresses: Mapping[str, Collection[IPInterface]],
+    sessions: Mapping[IPAddress, int],
+) -> list[str]:
+    """Return a sentence for each address that goes, and to which somebody is connected."""
+    kept = {ip for item in desired.values() for ip in _addresses_of(item)}
+    gone = {ip for step in steps if isinstance(step, Remove) for ip in _addresses_of(step.object)}
+    for step in steps:
+        if isinstance(step, Remove) and isinstance(step.object, HostLink):
+            gone |= {address.ip for address in addresses.get(step.object.name, ())}
+    return [
+        f"{ip} goes, and with it {sessions[ip]} connection{'s' if sessions[ip] > 1 else ''} to this host: to do it all "
+        "the same, and have it rolled back if you can't come back, use xennetctl apply --confirm"
+        for ip in sorted((gone - kept) & sessions.keys(), key=str)
+    ]
+
+
+def _addresses_of(item: HostObject) -> tuple[IPAddress, ...]:
+    if isinstance(item, HostAddress):
+        return (item.address.ip,)
+    return (item.interface.ip,) if isinstance(item, IpEntry) and item.interface is not None else ()
 
 
 def _cut_off(

@@ -150,8 +150,9 @@ class HostTopology:
             if self._pending is not None:
                 raise HostError("an apply waits for its confirmation: run xennetctl confirm first, or wait")
             change = self._engine.change(self._topology, wanted)
-            if change.plan.refusals:
-                return Applied(problems=tuple(change.plan.refusals.values()), refused=True)
+            refusals = (*change.plan.refusals.values(), *(change.plan.cautions if confirm is None else ()))
+            if refusals:
+                return Applied(problems=refusals, refused=True)
             checkpoint = Checkpoint(
                 now() + (_UNATTENDED if confirm is None else confirm),
                 confirm is not None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xennetd.daemon.host_checks import inbound
 from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.kernel.bridges import HostAddresses
 from xennetd.kernel.host_links import HostLinks, HostPorts
@@ -79,7 +80,7 @@ class TopologyEngine:
                 known |= {**by_key(self._host_links.list_owned()), **self._desired(before)}
             surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
             addresses = {link.name: link.addresses for link in self._links if link.addresses}
-            plan = topology_plan(desired, self._observed(desired, surplus), addresses)
+            plan = topology_plan(desired, self._observed(desired, surplus), addresses, inbound() if removes else {})
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             return Change(replace(plan, refusals=refusals), desired, surplus)
         except Shortage as error:
