@@ -40,7 +40,7 @@ from xennetd.model.link import is_link_name
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 
-Name = Callable[[int], str | None]
+NameOf = Callable[[int], str | None]
 """Returns the name of the link with this index, None for a link that no entry may be about."""
 
 Index = Callable[[str], int]
@@ -84,7 +84,7 @@ def _dump(kind: int, body: bytes) -> Callable[[int], bytes]:
     return lambda seq: request(kind, NLM_F_DUMP, seq, body)
 
 
-def parse_entries(data: bytes, message: Header, name: Name) -> list[IpEntry]:
+def parse_entries(data: bytes, message: Header, name: NameOf) -> list[IpEntry]:
     """Return the entries in a message, none for a message about something else or that the kernel makes by itself."""
     try:
         match message.type:
@@ -105,7 +105,7 @@ def _found(data: bytes, at: int, end: int) -> dict[int, bytes]:
     return {kind: data[start:stop] for kind, start, stop in attributes(data, at, end)}
 
 
-def _address(data: bytes, message: Header, name: Name) -> list[IpEntry]:
+def _address(data: bytes, message: Header, name: NameOf) -> list[IpEntry]:
     family, length, flags, scope, index = _IFADDRMSG.unpack_from(data, message.start)
     link = name(index)
     if family not in (socket.AF_INET, socket.AF_INET6) or link is None:
@@ -135,7 +135,7 @@ def _address(data: bytes, message: Header, name: Name) -> list[IpEntry]:
     return [entry]
 
 
-def _route(data: bytes, message: Header, name: Name) -> list[IpEntry]:
+def _route(data: bytes, message: Header, name: NameOf) -> list[IpEntry]:
     family, length, source, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(data, message.start)
     found = _found(data, message.start + 12, message.end)
     table = U32.unpack(found[_RTA_TABLE])[0] if _RTA_TABLE in found else table
@@ -196,7 +196,7 @@ _Ways = list[tuple[str | None, bytes, dict[int, bytes]]]
 """The ways of a route: link, flags and weight as two bytes, attributes."""
 
 
-def _ways(raw: bytes, name: Name) -> _Ways:
+def _ways(raw: bytes, name: NameOf) -> _Ways:
     ways: _Ways = []
     at = 0
     while at + 8 <= len(raw):
@@ -242,7 +242,7 @@ def _rule(data: bytes, message: Header) -> list[IpEntry]:
     return [entry]
 
 
-def _neighbour(data: bytes, message: Header, name: Name) -> list[IpEntry]:
+def _neighbour(data: bytes, message: Header, name: NameOf) -> list[IpEntry]:
     family, index, state, flags, kind = _NDMSG.unpack_from(data, message.start)
     link = name(index)
     if family not in (socket.AF_INET, socket.AF_INET6) or link is None or flags & _NTF_PROXY:

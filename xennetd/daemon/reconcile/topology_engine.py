@@ -37,7 +37,7 @@ Objects = Mapping[Key, HostObject]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TopologyChange:
     """A plan, with the desired objects and those that are to be removed."""
 
     plan: TopologyPlan
@@ -67,7 +67,7 @@ class TopologyEngine:
             **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
 
-    def change(self, before: Topology, after: Topology, *, removes: bool = True) -> Change:
+    def change(self, before: Topology, after: Topology, *, removes: bool = True) -> TopologyChange:
         """Return what leads from the host as it is to the topology `after`, where `before` is in force.
 
         Without `removes` nothing is removed but what moves to another link. Raises HostError where the host is short.
@@ -82,7 +82,7 @@ class TopologyEngine:
             addresses = {link.name: link.addresses for link in self._links if link.addresses}
             plan = topology_plan(desired, self._observed(desired, surplus), addresses, inbound() if removes else {})
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
-            return Change(replace(plan, refusals=refusals), desired, surplus)
+            return TopologyChange(replace(plan, refusals=refusals), desired, surplus)
         except Shortage as error:
             raise shortage(error) from error
 
@@ -132,7 +132,7 @@ class TopologyEngine:
             case _:
                 return False
 
-    def capture(self, change: Change) -> tuple[HostObject, ...]:
+    def capture(self, change: TopologyChange) -> tuple[HostObject, ...]:
         """Return what the host has of all that a change may touch, whole: `restore` makes it so again.
 
         That is every link that the change names, with its settings, its master, and its entries of the IP layer.
@@ -149,7 +149,7 @@ class TopologyEngine:
         entries = [entry for entry in self._entries.read() if names & set(entry.links)]
         return (*found, *entries)
 
-    def restoration(self, captured: Collection[HostObject], made: Objects) -> Change:
+    def restoration(self, captured: Collection[HostObject], made: Objects) -> TopologyChange:
         """Return what leads back to a captured state. Of what is there besides, only what is `made` is removed."""
         desired = by_key(captured)
         # An address may be in `made` as the configuration's, and in the captured state as the host's.
@@ -158,9 +158,9 @@ class TopologyEngine:
         known |= by_key(self._host_links.list_owned())
         self._entries.read()
         surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
-        return Change(TopologyPlan(), desired, surplus)
+        return TopologyChange(TopologyPlan(), desired, surplus)
 
-    async def bring(self, change: Change, failed: Mapping[Key, str] | None = None) -> Brought:
+    async def bring(self, change: TopologyChange, failed: Mapping[Key, str] | None = None) -> Brought:
         """Execute Steps until the host is as desired, but for what has `failed` before."""
         broken: dict[Key, str] = dict(failed or {})
         done: list[str] = []
