@@ -30,7 +30,7 @@ for _ in range(int(sys.argv[2])):
     try: s.sendall(b'{"method":"org.xennetd.Control.Status"}\\0')
     except BrokenPipeError: pass
     answer = s.recv(1 << 20)
-    while answer and not answer.endswith(b'\0') and (more := s.recv(1 << 20)): answer += more
+    while answer and not answer.endswith(b'\\0') and (more := s.recv(1 << 20)): answer += more
     answers.append(answer)
 print(sum(b'"problems"' in answer for answer in answers), answers[-1].decode(), flush=True)
 sys.stdin.read()
