@@ -232,12 +232,12 @@ def test_drift_is_repaired_recorded_and_a_fight_is_slow(nics: Host, daemon: Make
         lambda: [entry["MESSAGE"] for entry in journal.entries if entry.get("XENNET_EVENT") == "drift"]
     )
     assert any("ip link set eth0 master xenbr0" in message for message in messages)
-    before = xennetd.cpu()
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        nics.run("ip", "link", "set", "eth0", "nomaster")
-    assert xennetd.cpu() - before < 1.5
-    assert any("changed back after each repair" in problem for problem in status(xennetd)["problems"])
+    used, began = xennetd.cpu(), time.monotonic()
+    while not any("changed back after each repair" in problem for problem in status(xennetd)["problems"]):
+        for _ in range(20):
+            nics.run("ip", "link", "set", "eth0", "nomaster")
+        assert time.monotonic() - began < 20
+    assert xennetd.cpu() - used < (time.monotonic() - began) / 2
     eventually(lambda: nics.links()["eth0"].get("master") == "xenbr0")
 
 
@@ -308,3 +308,29 @@ def test_only_root_may_plan_and_apply(nics: Host, daemon: MakeDaemon) -> None:
         command = [*xennetd.command("xennetd.cli.main"), "--control", str(xennetd.control), verb]
         refused = nics.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command, check=False)
         assert (refused.returncode, "only root may do this" in refused.stderr) == (1, True), refused
+
+
+def test_a_guest_that_lowers_its_mtu_lowers_nobody_elses(nics: Host, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    """As netback does for a frontend without scatter-gather."""
+    xennetd = daemon(STAND_IN + TWO_BRIDGES)
+    apply(xennetd)
+    web, mail = guest("web", VifSpec(bridge="xenbr1")), guest("mail", VifSpec(bridge="xenbr1"))
+    web.connect()
+    nics.rtnl.set(web.vif.netdev, mtu=1300)
+    mail.connect()
+    links = nics.links()
+    mtus = {name: links[name]["mtu"] for name in ("xenbr1", "eth1", web.vif.netdev, mail.vif.netdev)}
+    assert mtus == {"xenbr1": 1500, "eth1": 1500, web.vif.netdev: 1300, mail.vif.netdev: 1500}
+    nics.rtnl.set(web.vif.netdev, mtu=1500)
+    assert nics.links()[web.vif.netdev]["mtu"] == 1500
+    assert plan(xennetd) == (0, [], [])
+
+
+def test_the_mtu_of_a_nic_decides_that_of_its_bridge(nics: Host, daemon: MakeDaemon) -> None:
+    xennetd = daemon(STAND_IN + TWO_BRIDGES + "[nic.eth0]\nmtu = 9000\n")
+    apply(xennetd)
+    links = nics.links()
+    assert (links["eth0"]["mtu"], links["xenbr0"]["mtu"], links["xenbr1"]["mtu"]) == (9000, 9000, 1500)
+    xennetd.configure(STAND_IN + TWO_BRIDGES + "[nic.eth0]\nmtu = 1400\n")
+    apply(xennetd)
+    assert nics.links()["xenbr0"]["mtu"] == 1400

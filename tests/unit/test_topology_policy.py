@@ -167,7 +167,7 @@ def test_what_can_not_be_built_is_refused(text: str, said: str) -> None:
 
 
 def test_names_of_nics_that_are_found_stand_for_the_kernels() -> None:
-    facts = TopologyFacts({"lan0": "enp1s0"}, {"enp1s0": "52:54:00:ab:00:01"}, "machine")
+    facts = TopologyFacts({"lan0": "enp1s0"}, {"enp1s0": "52:54:00:ab:00:01"}, machine="machine")
     objects = topology_objects(policy(BONDED).topology, facts)
     assert HostPort("enp1s0", "bond0") in objects
     (nic,) = (each for each in objects if isinstance(each, HostLink) and each.name == "enp1s0")
@@ -178,7 +178,7 @@ def test_names_of_nics_that_are_found_stand_for_the_kernels() -> None:
 
 
 def test_a_new_bridge_has_the_mac_of_its_nic_or_one_of_its_own_that_stays() -> None:
-    facts = TopologyFacts({"lan0": "enp1s0"}, {"enp1s0": "52:54:00:ab:00:01"}, "machine")
+    facts = TopologyFacts({"lan0": "enp1s0"}, {"enp1s0": "52:54:00:ab:00:01"}, machine="machine")
     made = {each.key.name: each for each in topology_objects(policy(BONDED).topology, facts)}
     through, alone = made["xenbr0"], made["guests"]
     assert isinstance(through, HostLink)
@@ -219,3 +219,31 @@ def test_words_are_those_of_ip() -> None:
 def test_no_section_is_no_topology() -> None:
     assert policy("").topology == Topology()
     assert not policy("").topology
+
+
+MTUS = {"eth0": 9000, "eth1": 1500, "lan0": 1500}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[bridge.b]\nports = ['eth0']", {"b": 9000}),
+        ("[bridge.b]\nports = ['eth0', 'eth1']", {"b": 1500}),
+        ("[bridge.b]\nports = ['eth0', 'eth7']", {"b": None}),
+        ("[bridge.b]", {"b": 1500}),
+        ("[bridge.b]\nports = ['d']\n[dummy.d]\nmtu = 1400", {"b": 1400, "d": 1400}),
+        ("[bridge.b]\nports = ['eth0']\nmtu = 1400", {"b": 1400}),
+        ("[bridge.b]\nports = ['eth0.5']\n[vlan.'eth0.5']", {"b": 9000, "eth0.5": None}),
+        ("[bridge.b]\nports = ['eth1.5']\n[vlan.'eth1.5']\n[nic.eth1]\nmtu = 9000", {"b": 9000, "eth1.5": 9000}),
+        ("[bridge.b]\nports = ['eth1.5']\n[vlan.'eth1.5']\n[nic.eth1]\nvlan_mtu = 1496", {"b": 1496, "eth1.5": 1496}),
+        (
+            "[bond.o]\nmode = 'active-backup'\nports = ['eth0', 'eth1']\n[vlan.'o.5']\n[bridge.b]\nports = ['o.5']\n"
+            "[nic.eth0]\nvlan_mtu = 1496\nmtu = 1500",
+            {"o": 1500, "o.5": 1496, "b": 1496},
+        ),
+    ],
+)
+def test_no_link_sends_more_than_those_below_can(text: str, wanted: dict[str, int | None]) -> None:
+    objects = topology_objects(policy(text).topology, TopologyFacts(mtus=MTUS))
+    mtus = {each.name: each.mtu for each in objects if isinstance(each, HostLink)}
+    assert {name: mtus[name] for name in wanted} == wanted

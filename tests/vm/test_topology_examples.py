@@ -19,7 +19,10 @@ from xennetd.model.configuration import Policy
 from xennetd.model.topology import Topology, TopologyLink
 from xennetd.policy.files import read_files
 
-DIRECTORY = Path(__file__).parents[2] / "conf/examples"
+INSTALLED = Path("/usr/share/doc/xennetd/examples")
+DIRECTORY = INSTALLED if INSTALLED.exists() else Path(__file__).parents[2] / "conf/examples"
+"""The machine has the installed ones only."""
+
 EXAMPLES = sorted(path.stem.removeprefix("topology-") for path in DIRECTORY.glob("topology-*.toml"))
 SHORT = frozenset({"vlans-two-bonds"})
 """In the lane. All others are long."""

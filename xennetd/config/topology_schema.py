@@ -59,6 +59,7 @@ SECTIONS: Mapping[str, Fields] = {
         "mac": _MAC,
         "path": Field(str, 'the name of a bus device, such as "0000:01:00.0"', make=bus_device),
         "mtu": _MTU,
+        "vlan_mtu": _MTU,
         "addresses": replace(_ADDRESSES, alone="", hint='addresses with their prefix length, such as "192.0.2.1/24"'),
     },
     "bond": {

@@ -34,6 +34,7 @@ class LinkEntry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     mac: str | None = None
     path: str | None = None
     mtu: int | None = None
+    vlan_mtu: int | None = None
     addresses: tuple[str, ...] | None = None
     adopts: bool = False
 
@@ -128,6 +129,7 @@ def entry_of(link: TopologyLink) -> LinkEntry:
         mac=link.mac,
         path=link.path,
         mtu=link.mtu,
+        vlan_mtu=link.vlan_mtu,
         addresses=None if link.addresses is None else tuple(map(str, link.addresses)),
         adopts=link.adopts,
     )
@@ -144,6 +146,7 @@ def link_of(entry: LinkEntry) -> TopologyLink:
         mac=entry.mac,
         path=entry.path,
         mtu=entry.mtu,
+        vlan_mtu=entry.vlan_mtu,
         addresses=None if entry.addresses is None else tuple(map(ip_interface, entry.addresses)),
         adopts=entry.adopts,
     )

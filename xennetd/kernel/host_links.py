@@ -164,6 +164,13 @@ class HostLinks:
             parent=parent,
             mac=wanted.mac or wanted.initial_mac,
         )
+        link = self._link(wanted)
+        if wanted.kind == "bridge":
+            # A bridge follows the MTUs of its ports, guests' among them, until somebody has set its own to another
+            # value (BROPT_MTU_SET_BY_USER).
+            mtu = wanted.mtu or link.mtu
+            for value in (mtu - 1, mtu):
+                self._must(wanted, rtnl.set_link, link.index, mtu=value)
         return self._link(wanted)
 
     def _change(self, wanted: HostLink, link: Link) -> Link:

@@ -23,7 +23,8 @@ class TopologyLink:
 
     `ports` are the names of the links that a bond or a bridge has as ports. `parent` is the name of the link that a
     VLAN is on. `mac` is the link's MAC; of a NIC it is the permanent MAC by which the NIC is found, whatever its name
-    is. `path` is the name of a NIC's bus device (`0000:01:00.0`). `mtu` is in bytes. `addresses` are the host's
+    is. `path` is the name of a NIC's bus device (`0000:01:00.0`). `mtu` is in bytes. `vlan_mtu` is the
+    largest MTU of VLANs on a NIC that can't take four bytes more than its own. `addresses` are the host's
     addresses on the link; with an empty tuple the host is silent there. With `adopts` the link takes over what the host
     has of addresses, routes and rules on the links that it is built on.
     """
@@ -36,6 +37,7 @@ class TopologyLink:
     mac: str | None = None
     path: str | None = None
     mtu: int | None = None
+    vlan_mtu: int | None = None
     addresses: tuple[IPInterface, ...] | None = None
     adopts: bool = False
 

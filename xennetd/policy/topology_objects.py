@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject
 from xennetd.model.topology import Settings, Topology, TopologyLink
+from xennetd.policy.topology_mtu import wanted_mtu
 
 _MIIMON = 100
 """Milliseconds between two looks at the carriers of a new bond's ports. The kernel's default, 0, means never."""
@@ -19,12 +20,13 @@ class TopologyFacts:
     """What the objects of a topology depend on, besides the configuration.
 
     `names` are the kernel's names of the NICs that the topology finds by MAC or by bus device, by their names in the
-    configuration; a NIC that the host does not have is missing there. `macs` are the MACs of the host's links by the
-    kernel's names. `machine` is a text that no other host has (machine-id(5)).
+    configuration; a NIC that the host does not have is missing there. `macs` and `mtus` are those of the host's links,
+    by the kernel's names. `machine` is a text that no other host has (machine-id(5)).
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     macs: Mapping[str, str] = field(default_factory=dict)
+    mtus: Mapping[str, int] = field(default_factory=dict)
     machine: str = ""
 
 
@@ -48,12 +50,18 @@ def _link(link: TopologyLink, topology: Topology, facts: TopologyFacts) -> HostL
         parent=_real(link.parent, facts),
         settings=tuple((name, _real(value, facts) if name == "primary" else value) for name, value in link.settings),
         mac=None if nic else link.mac,
-        mtu=link.mtu,
+        mtu=wanted_mtu(link, topology, {name: facts.mtus[_real(name, facts)] for name in _nics(topology, facts)}),
         silent=False if link.adopts else None if link.addresses is None else not link.addresses,
         initial=_initial(link),
         initial_mac=_initial_mac(link, topology, facts) if link.kind == "bridge" and link.mac is None else None,
         found=_found_by(link),
     )
+
+
+def _nics(topology: Topology, facts: TopologyFacts) -> list[str]:
+    """Return the topology's names of the links that the host has and the topology does not make."""
+    made = {link.name for link in topology if link.kind != "nic"}
+    return [name for name in topology.names - made if _real(name, facts) in facts.mtus]
 
 
 def _real(name: object, facts: TopologyFacts) -> str:

@@ -50,6 +50,7 @@ def read_link(place: Place, kind: str, name: str, table: dict[str, Any], problem
         mac=values.get("mac"),
         path=values.get("path"),
         mtu=values.get("mtu"),
+        vlan_mtu=values.get("vlan_mtu"),
         addresses=values.get("addresses") if not adopts else None,
         adopts=adopts,
     )

@@ -111,8 +111,10 @@ class TopologyEngine:
 
     def _desired(self, topology: Topology) -> dict[Key, HostObject]:
         names = self._host_links.find_nics(topology)
-        macs = {link.name: link.address for link in self._links if not is_guest_port(link)} if topology else {}
-        return by_key(topology_objects(topology, TopologyFacts(names, macs, _machine())))
+        links = [link for link in self._links if not is_guest_port(link)] if topology else []
+        macs = {link.name: link.address for link in links}
+        mtus = {link.name: link.mtu for link in links}
+        return by_key(topology_objects(topology, TopologyFacts(names, macs, mtus, _machine())))
 
     def _observed(self, desired: Objects, surplus: Objects) -> dict[Key, HostObject]:
         if any(isinstance(item, IpEntry) for item in (*desired.values(), *surplus.values())):

@@ -1,0 +1,54 @@
+"""The MTU of each link of the host's own topology, from the NICs upwards. Pure.
+
+A bridge must not forward what one of its ports can't send on, and a VLAN can't send more than the link that it is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xennetd.model.topology import Topology, TopologyLink
+
+_DEFAULT = 1500
+"""The MTU of a link that nothing else decides: a dummy, or a bridge without ports (ETH_DATA_LEN)."""
+
+
+def wanted_mtu(link: TopologyLink, topology: Topology, mtus: Mapping[str, int]) -> int | None:
+    """Return the MTU that a link must have, None if it is left as it is. `mtus` are those of the host's NICs now.
+
+    A key decides. Without one a bridge has the smallest MTU of its ports. A VLAN and a bond follow the links below if
+    the configuration gives one of those an MTU, and else have what the kernel gives them.
+    """
+    if link.mtu is not None:
+        return link.mtu
+    if link.kind == "bridge" or (link.kind in {"vlan", "bond"} and _is_decided_below(link, topology)):
+        return possible_mtu(link, topology, mtus)
+    return None
+
+
+def possible_mtu(link: TopologyLink, topology: Topology, mtus: Mapping[str, int]) -> int | None:
+    """Return the largest MTU that the links below a link allow, None while the host lacks one of them."""
+    if link.kind in {"dummy", "nic"} or not link.below:
+        return mtus.get(link.name, _DEFAULT) if link.kind != "nic" else mtus.get(link.name)
+    found: list[int] = []
+    for name in link.below:
+        lower = topology.link(name)
+        mtu = mtus.get(name) if lower is None else lower.mtu or possible_mtu(lower, topology, mtus)
+        if mtu is None:
+            return None
+        found.append(mtu)
+    limits = [limit for limit in (_vlan_limit(link, topology),) if limit is not None]
+    return min(found + limits)
+
+
+def _vlan_limit(link: TopologyLink, topology: Topology) -> int | None:
+    """Return the smallest `vlan_mtu` of the NICs below a VLAN, None for another link or without one."""
+    if link.kind != "vlan":
+        return None
+    lower = (topology.link(name) for name in topology.below(link))
+    return min((nic.vlan_mtu for nic in lower if nic is not None and nic.vlan_mtu is not None), default=None)
+
+
+def _is_decided_below(link: TopologyLink, topology: Topology) -> bool:
+    lower = (topology.link(name) for name in topology.below(link))
+    return any(each is not None and (each.mtu is not None or each.vlan_mtu is not None) for each in lower)
