@@ -166,6 +166,7 @@ def test_of_a_topology_in_force_the_one_before_comes_back(host: Host, daemon: Ma
     assert ("xenbr0" in host.links(), host.links()["eth1"]["master"]) == (False, "other")
     eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 2)
     assert (shape(host), FILE.read_bytes()) == (before, text)
+    assert "could not give this back" not in xennetd.stderr()
     time.sleep(0.5)
     assert shape(host) == before, "the daemon keeps it"
 

@@ -38,7 +38,8 @@ async def wait_and_roll_back() -> str:
         kernel.close()
     if brought is None:
         return "there is nothing to roll back"
-    return f"the host's topology was rolled back: {'; '.join(brought.done) or 'it was as before'}"
+    failures = "".join(f"\nnot given back: {sentence}" for sentence in brought.failed.values())
+    return f"the host's topology was rolled back: {'; '.join(brought.done) or 'it was as before'}{failures}"
 
 
 def main() -> int:

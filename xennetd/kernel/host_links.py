@@ -34,6 +34,9 @@ _NOT_NOW = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.EPERM, errno.EACCES})
 _OFF_AT_0 = frozenset({"miimon", "arp_interval", "arp_ip_target", "primary"})
 _LACP = 4
 
+_NOT_0 = frozenset({"forward_delay", "mcast_snooping", "miimon"})
+"""The settings for which a new link may have another value than 0."""
+
 
 class HostLinks:
     """The links of the host's own topology."""
@@ -153,7 +156,8 @@ class HostLinks:
                 waits_on=frozenset({wanted.name}),
             )
         parent = self._index(wanted.parent) if wanted.parent else 0
-        settings = self._indexed({name: value for name, value in wanted.made_with if name != "primary"})
+        # A new link has a value of 0 by itself. A kernel without VLAN filtering refuses to be told so.
+        settings = {name: value for name, value in wanted.made_with if name != "primary" and (value or name in _NOT_0)}
         self._must(
             wanted,
             rtnl_topology.add_link,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from xennetd.daemon.checkpoint import CheckpointFile
@@ -10,6 +12,10 @@ from xennetd.daemon.topology_file import TopologyFile
 
 _log = structlog.get_logger(__name__)
 
+_MORE_ATTEMPTS = 2
+_PAUSE = 1.0
+"""How often the roll-back is tried again after a refusal, and the seconds before that."""
+
 
 async def roll_back(
     engine: TopologyEngine, checkpoint_file: CheckpointFile, topology_file: TopologyFile, *, wait: bool
@@ -17,7 +23,7 @@ async def roll_back(
     """Give the host back what it had before the apply, and delete the checkpoint.
 
     Returns None if there is nothing to roll back, or if another process does it; with `wait` that one is waited for.
-    What could not be given back is in the answer, and is not tried again. Raises HostError for a damaged checkpoint.
+    What could not be given back after some attempts is in the answer. Raises HostError for a damaged checkpoint.
     """
     with checkpoint_file.held(wait=wait) as held:
         checkpoint = checkpoint_file.read() if held else None
@@ -26,7 +32,14 @@ async def roll_back(
                 checkpoint_file.delete()  # of another boot
             return None
         topology_file.write(checkpoint.before)
-        brought = await engine.bring(engine.restoration(checkpoint.captured, checkpoint.made))
+        restoration = engine.restoration(checkpoint.captured, checkpoint.made)
+        brought = await engine.bring(restoration)
+        for _ in range(_MORE_ATTEMPTS):
+            if not brought.failed:
+                break
+            await asyncio.sleep(_PAUSE)
+            again = await engine.bring(restoration)
+            brought = Brought((*brought.done, *again.done), again.failed)
         for sentence in brought.failed.values():
             _log.error("the roll-back could not give this back", why=sentence)
         checkpoint_file.delete()
