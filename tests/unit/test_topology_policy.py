@@ -7,9 +7,13 @@ from ipaddress import IPv4Interface, IPv6Interface
 import pytest
 
 from tests.unit.test_policy_load import lines, policy
+from xennetd.model.link import IFF_LOWER_UP, Link
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress
 from xennetd.model.topology import Topology, TopologyLink
+from xennetd.policy.bond_ports import failed_ports
+from xennetd.policy.check import Note, check
+from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.topology_objects import TopologyFacts, derived_mac, topology_objects
 
 BONDED = """
@@ -247,3 +251,31 @@ def test_no_link_sends_more_than_those_below_can(text: str, wanted: dict[str, in
     objects = topology_objects(policy(text).topology, TopologyFacts(mtus=MTUS))
     mtus = {each.name: each.mtu for each in objects if isinstance(each, HostLink)}
     assert {name: mtus[name] for name in wanted} == wanted
+
+
+def test_what_the_host_lacks_is_noted_and_what_nobody_can_plug_in_is_an_error() -> None:
+    text = "[bridge.b]\nports = ['bond0.5', 'eth7', 'eth0']\n[network.lan]\nmode = 'bridge'\nbridge = 'b'\n"
+    found = check(policy(text), HostNotes(links=frozenset({"eth0"}), bridges=frozenset()))
+    assert found == (
+        Note('bridge.b: "bond0.5" has no section, and does not exist on this host', True, ("bridge", "b", "ports")),
+        Note('bridge.b: there is no NIC "eth7" now', key=("bridge", "b", "ports")),
+        Note('network "lan": no policy uses it', key=("network", "lan")),
+    )
+    assert not any("bond0" in note.sentence for note in check(policy(text), HostNotes()))
+    there = HostNotes(links=frozenset({"eth0", "eth7", "bond0.5"}), bridges=frozenset())
+    assert [note.sentence for note in check(policy(text), there)] == ['network "lan": no policy uses it']
+
+
+def test_a_port_without_a_carrier_is_named_with_what_is_left() -> None:
+    bond = policy("[bond.o]\nmode = 'active-backup'\nports = ['eth0', 'eth1', 'eth7']").topology
+
+    def found(*flags: int) -> list[str]:
+        links = {
+            "o": Link(1, "o"),
+            **{f"eth{i}": Link(2 + i, f"eth{i}", master=1, flags=each) for i, each in enumerate(flags)},
+        }
+        return list(failed_ports(bond, links.get, str).values())
+
+    assert found(IFF_LOWER_UP, IFF_LOWER_UP) == []
+    assert found(IFF_LOWER_UP, 0) == ["eth1, a port of o, has no carrier: it lives on 1 other"]
+    assert found(0, 0) == [f"eth{i}, a port of o, has no carrier: it has no other" for i in (0, 1)]

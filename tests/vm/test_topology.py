@@ -12,7 +12,7 @@ import pytest
 from tests.bed.guest import Guest
 from tests.bed.netns import NetNs
 from tests.bed.toolstack import VifSpec
-from tests.vm.machine import CONFIGURATION, UNIT, Machine, do, run, until
+from tests.vm.machine import CONFIGURATION, UNIT, Journal, Machine, do, run, until
 
 MakeGuest = Callable[..., Guest]
 
@@ -93,7 +93,7 @@ def info(host: Machine, name: str) -> dict[str, object]:
 
 
 def test_guests_are_in_vlans_on_a_bond_and_survive_the_loss_of_a_leg(
-    host: Machine, wire: NetNs, guest: MakeGuest
+    host: Machine, wire: NetNs, guest: MakeGuest, journal: Journal
 ) -> None:
     apply(VLANS_ON_A_BOND)
     assert (info(host, "bond0")["mode"], info(host, "bond0")["miimon"]) == ("active-backup", 50)
@@ -107,8 +107,13 @@ def test_guests_are_in_vlans_on_a_bond_and_survive_the_loss_of_a_leg(
     assert not web.ping("10.100.0.9"), "this address answers without a tag only"
     assert not web.ping("10.200.0.5")
     assert host.addresses("management") == []
-    do("ip", "link", "set", "leg0", "down")
+    wire.run("ip", "link", "set", "leg0", "down")
     until(lambda: web.ping("10.100.0.1"))
+    problem = "leg0, a port of bond0, has no carrier: it lives on 1 other"
+    until(lambda: problem in run("xennetctl", "status").stdout)
+    wire.run("ip", "link", "set", "leg0", "up")
+    until(lambda: problem not in run("xennetctl", "status").stdout)
+    assert any(problem in entry["MESSAGE"] for entry in journal.entries())
 
 
 def test_the_second_leg_and_another_mode_come_in_place(host: Machine, wire: NetNs) -> None:

@@ -15,6 +15,7 @@ from xennetd.model.vif import VifId
 
 IFF_UP = 0x1
 IFF_NOARP = 0x80
+IFF_LOWER_UP = 0x10000
 
 IFNAMSIZ = 16
 """The size of a link's name in bytes, with its terminating NUL (linux/if.h)."""
@@ -93,6 +94,11 @@ class Link(Struct, frozen=True):
     def up(self) -> bool:
         """Whether the link is administratively up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def has_carrier(self) -> bool:
+        """Whether the driver has a signal on the wire."""
+        return bool(self.flags & IFF_LOWER_UP)
 
     @property
     def has_no_arp(self) -> bool:

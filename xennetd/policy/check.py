@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,7 @@ from xennetd.config.lines import KeyPath
 from xennetd.config.pattern import matches
 from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
+from xennetd.model.value import replace
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import Remark
 from xennetd.policy.modes import MODES, module_of
@@ -17,6 +19,9 @@ from xennetd.policy.resolve import STOCK_SCRIPTS
 _WILD = frozenset("*?[")
 _WIDEST_PUBLIC = {4: 16, 6: 32}
 """The shortest prefix of public addresses that a site may have to itself, by IP version."""
+
+_MADE = re.compile(r".+\.[0-9]+|(bond|dummy|vlan|br|xenbr)[0-9]+", re.DOTALL)
+"""Names of links that are made, not plugged in."""
 
 _NOT_PUBLIC = frozenset({"internal", "home", "corp", "mail", "test", "example", "invalid", "localhost", "local", "lan"})
 """Top-level domains that the root zone will not have: RFC 6761, RFC 6762, and ICANN's resolutions of 2018-02-04 and
@@ -43,7 +48,40 @@ Notes = tuple[Note, ...]
 
 def check(policy: Policy, host: HostNotes) -> Notes:
     """Return the notes that an administrator should know, errors first."""
-    return (*_errors(policy, host), *_daemon_notes(policy, host), *_network_notes(policy, host), *_rule_notes(policy))
+    missing = _missing_links(policy, host)
+    errors = (*_errors(policy, host), *errors_of(missing))
+    notes = (*_daemon_notes(policy, host), *remarks_of(missing), *_network_notes(policy, _as_applied(policy, host)))
+    return (*errors, *notes, *_rule_notes(policy))
+
+
+def _missing_links(policy: Policy, host: HostNotes) -> Notes:
+    """Return a note for each link that the topology is built on and that the host does not have.
+
+    It is an error for a link that no hardware brings: a VLAN or a bond that has no section.
+    """
+    if host.links is None:
+        return ()
+    topology, notes = policy.topology, list[Note]()
+    for link in topology:
+        key = (link.kind, link.name, "parent" if link.kind == "vlan" else "ports")
+        for name in link.below:
+            if topology.link(name) is not None or name in host.links:
+                continue
+            if _MADE.fullmatch(name):
+                sentence = f'{link.title}: "{name}" has no section, and does not exist on this host'
+                notes.append(Note(sentence, error=True, key=key))
+            else:
+                notes.append(Note(f'{link.title}: there is no NIC "{name}" now', key=key))
+    return tuple(notes)
+
+
+def _as_applied(policy: Policy, host: HostNotes) -> HostNotes:
+    """Return the facts about the host with the links that an apply of the topology makes."""
+    if host.links is None or host.bridges is None:
+        return host
+    made = {link.kind: {each.name for each in policy.topology if each.kind == link.kind} for link in policy.topology}
+    links = host.links.union(*made.values())
+    return replace(host, links=links, bridges=host.bridges | made.get("bridge", set()))
 
 
 def errors_of(notes: Notes) -> Notes:

@@ -66,6 +66,7 @@ class HostTopology:
         self._unreadable = ""
         self._failed: dict[Key, str] = {}
         self._would: tuple[str, ...] = ()
+        self._ports_down: dict[tuple[str, str], str] = {}
         self._pace = Pace()
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -79,14 +80,15 @@ class HostTopology:
 
     def _read(self) -> None:
         """Read what is in force: the topology that was confirmed last, or one that waits for its confirmation."""
-        self._pending, self._unreadable = None, ""
         try:
             self._confirmed = self._file.read()
             checkpoint = self._checkpoint_file.read()
         except HostError as error:
+            if self._unreadable != error.detail:
+                _log.error("the host's topology is not known", why=error.detail)
             self._unreadable = error.detail
-            _log.error("the host's topology is not known", why=error.detail)
             return
+        self._pending, self._unreadable = None, ""
         if checkpoint is not None:
             self._await_confirmation(checkpoint)
         elif self._checkpoint_file.exists() and not self._in_force.observes:
@@ -108,6 +110,7 @@ class HostTopology:
         """Return a sentence for each thing that can't be made, and one if the configuration says something else."""
         found = [self._unreadable] if self._unreadable else []
         found += self._failed.values()
+        found += self._ports_down.values()
         fights = [key for key in self._pace.subjects() if key not in self._failed]
         sentences = ((key, self._pace.problem(key, time.monotonic())) for key in fights)
         found += [f"{key} is {problem}" for key, problem in sentences if problem is not None]
@@ -196,11 +199,21 @@ class HostTopology:
     async def look(self) -> None:
         """Make what is missing of the topology in force or, in observe mode, note what is."""
         async with self._lock:
-            if self._pending is not None and not self._checkpoint_file.exists():
-                self._read()  # Another process has rolled back.
+            if self._unreadable or (self._pending is not None and not self._checkpoint_file.exists()):
+                self._read()  # Another process may have rolled back.
             if self._pending is not None and self._pending.left <= 0 and not self._in_force.observes:
                 await self._roll_back()
             await self._repair()
+            self._watch_bonds()
+
+    def _watch_bonds(self) -> None:
+        """Record which ports of bonds have lost their carrier, and which have it again."""
+        before, self._ports_down = self._ports_down, self._engine.failed_ports(self._topology)
+        for key, sentence in self._ports_down.items():
+            if key not in before:
+                self._audit.record(Event(EventKind.WARNING, sentence))
+        for bond, port in before.keys() - self._ports_down.keys():
+            self._audit.record(Event(EventKind.WARNING, f"{port}, a port of {bond}, works again"))
 
     async def _roll_back(self) -> None:
         try:
@@ -244,4 +257,4 @@ class HostTopology:
 
     async def run(self) -> None:
         """Look after every hint. While something can't be made, look again after a growing pause."""
-        await take_care(self._wake, self.look, lambda: bool(self._failed) or self._pending is not None)
+        await take_care(self._wake, self.look, lambda: bool(self._failed or self._unreadable or self._pending))

@@ -26,6 +26,7 @@ from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep, Remove, by_key, difference
 from xennetd.plan.topology_plan import TopologyPlan, topology_plan
 from xennetd.policy.adoption import Adoption, adoption
+from xennetd.policy.bond_ports import failed_ports
 from xennetd.policy.topology_objects import TopologyFacts, topology_objects
 
 _ROUNDS = 8
@@ -66,6 +67,13 @@ class TopologyEngine:
             "address": HostAddresses(kernel.links, kernel.ask, may_have=lambda _: True),
             **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
+
+    def failed_ports(self, topology: Topology) -> dict[tuple[str, str], str]:
+        """Return a sentence for each port of a bond that has no carrier, by (bond, port)."""
+        if not any(link.kind == "bond" for link in topology):
+            return {}
+        names = self._host_links.find_nics(topology)
+        return failed_ports(topology, self._links.link, lambda name: names.get(name, name))
 
     def change(self, before: Topology, after: Topology, *, removes: bool = True) -> TopologyChange:
         """Return what leads from the host as it is to the topology `after`, where `before` is in force.
