@@ -334,3 +334,17 @@ def test_the_mtu_of_a_nic_decides_that_of_its_bridge(nics: Host, daemon: MakeDae
     xennetd.configure(STAND_IN + TWO_BRIDGES + "[nic.eth0]\nmtu = 1400\n")
     apply(xennetd)
     assert nics.links()["xenbr0"]["mtu"] == 1400
+
+
+def test_the_picture_shows_what_is_built_on_what(nics: Host, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    xennetd = daemon(STAND_IN + TWO_BRIDGES)
+    apply(xennetd)
+    web = guest("web", VifSpec(bridge="xenbr1"))
+    web.connect()
+    assert xennetd.ctl("topology").stdout.splitlines() == [
+        "eth0  nic",
+        "└─ xenbr0  bridge  10.0.0.254/24  fd00::254/64",
+        "eth1  nic",
+        "└─ xenbr1  bridge",
+        f"   └─ {web.vif.netdev}  web  connected",
+    ]

@@ -115,6 +115,19 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="for a bug report: the last observation of the interface, the decision made from it, and the policy",
     )  # fmt: skip
 
+    topology = _add(
+        commands, "topology", verbs.topology, "a picture of the host's links and guests",
+        "Show what is built on what: NICs, bonds, VLANs, bridges, and the guests on them. Of many guests with the same "
+        "state on one bridge only the first are shown.",
+        "  xennetctl topology\n  xennetctl topology --format dot | dot -Tsvg >topology.svg",
+    )  # fmt: skip
+    topology.add_argument(
+        "--format",
+        choices=("text", "dot", "json"),
+        default="text",
+        help="text (the default), dot(1)'s language, or JSON",
+    )
+
     monitor = _add(
         commands, "monitor", verbs.monitor, "events as they happen",
         "Print each attach, detach, change, denial, error and repair as it happens, until interrupted. The journal has "

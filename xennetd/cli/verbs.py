@@ -93,6 +93,20 @@ def reload(arguments: argparse.Namespace) -> int:
     return FINE
 
 
+def topology(arguments: argparse.Namespace) -> int:
+    """Print the picture of the host's links and guests."""
+    from xennetd.cli import picture
+
+    links = connection.call(arguments.control, "Topology")["links"]
+    if arguments.format == "json":
+        _print_json(links)
+    elif arguments.format == "dot":
+        print(picture.dot(links))
+    else:
+        screen.show(picture.tree(links))
+    return FINE
+
+
 def plan(arguments: argparse.Namespace) -> int:
     """Print what `apply` would do. The status is NO if it would refuse."""
     result = connection.call(arguments.control, "Plan", timeout=connection.RELOAD_TIMEOUT)["plan"]

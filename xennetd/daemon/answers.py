@@ -28,7 +28,7 @@ from xennetd.kernel.sysctls import Sysctls
 from xennetd.model.dump import TextOnce, to_json
 from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
-from xennetd.model.status import DaemonStatus, NetworkStatus, Planned, VifState, VifStatus
+from xennetd.model.status import DaemonStatus, LinkStatus, NetworkStatus, Planned, VifState, VifStatus
 from xennetd.model.topology import Topology
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
@@ -229,6 +229,33 @@ class Answers:
         Returns the problems of the new configuration. With any problem the old policy stays in force.
         """
         return await self._reload()
+
+    def links(self) -> Iterator[LinkStatus]:
+        """Yield the host's links, and then those of guests with what they are. Vifs may come and go meanwhile."""
+        yield from self._topology.picture()
+        records = self._reconciler.records
+        for vif in sorted(records):
+            record = records.get(vif)
+            link = self._kernel.links.of(vif) if record is not None else None
+            if record is None or link is None:
+                continue
+            master, row = self._kernel.links.by_index(link.master), record.row()
+            yield LinkStatus(
+                name=link.name,
+                kind="vif",
+                below=[],
+                what="",
+                addresses=[str(address) for address in link.addresses if not address.is_link_local],
+                mtu=link.mtu,
+                mac=row.mac or "",
+                up=link.up,
+                carrier=link.has_carrier,
+                ours=True,
+                master=master.name if master is not None else None,
+                vif=str(vif),
+                vm=row.vm,
+                state=row.state,
+            )
 
     async def plan(self) -> Planned:
         """Return what an apply of the topology in the configuration files, as they are on disk now, would do."""

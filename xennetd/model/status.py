@@ -71,6 +71,32 @@ class NetworkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """One link of the host, for the picture of its topology.
+
+    `kind` is the kernel's, `nic` for hardware and what stands for it. `below` names the links that this link is built
+    on: a VLAN's parent, the ports of a bridge or a bond without those of guests. `what` says what is special about it
+    (a bond's mode, a VLAN's number). `up` says that the link is to work, `carrier` that it does. `ours` says that
+    xennetd made it. `vif` is the guest's interface that the link is; then `below` is empty and `master` is the bridge.
+    """
+
+    name: str
+    kind: str
+    below: list[str]
+    what: str
+    addresses: list[str]
+    mtu: int
+    mac: str
+    up: bool
+    carrier: bool
+    ours: bool
+    master: str | None = None
+    vif: str | None = None
+    vm: str | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """What an apply of the host's topology would do, or has done: `steps` in the words of ip(8).
 

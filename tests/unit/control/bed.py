@@ -15,7 +15,7 @@ from xennetd.daemon.control.server import ControlServer
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
 from xennetd.model.event import Event
-from xennetd.model.status import DaemonStatus, NetworkStatus, Planned, VifStatus
+from xennetd.model.status import DaemonStatus, LinkStatus, NetworkStatus, Planned, VifStatus
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 
@@ -59,6 +59,7 @@ class FakeDaemon:
         self.problems: list[str] = []
         self.refusal: str | None = None
         self.bug: Exception | None = None
+        self.all_links: list[LinkStatus] = []
         self.planned = Planned(["ip link set eth1 master xenbr1"], [])
         self.asked: list[str] = []
         self.listed = 0
@@ -113,6 +114,9 @@ class FakeDaemon:
     async def reload(self) -> list[str]:
         self.asked.append("reload")
         return self.problems
+
+    def links(self) -> Iterator[LinkStatus]:
+        return iter(self.all_links)
 
     async def plan(self) -> Planned:
         return self.planned

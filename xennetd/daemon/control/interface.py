@@ -16,7 +16,7 @@ from asyncvarlink.interface import AnnotatedResult
 from xennetd.daemon.control.replies import Composed, Rows, Text
 from xennetd.daemon.observability.audit import Audit
 from xennetd.model.event import Event
-from xennetd.model.status import DaemonStatus, Planned, VifStatus
+from xennetd.model.status import DaemonStatus, LinkStatus, Planned, VifStatus
 from xennetd.model.vif import VifId
 
 INTERFACE = "org.xennetd.Control"
@@ -64,6 +64,10 @@ class Daemon(Protocol):
 
     async def reload(self) -> list[str]:
         """Read the configuration again and return its problems. With any problem the old policy stays in force."""
+        ...
+
+    def links(self) -> Iterator[LinkStatus]:
+        """Yield the host's links, and then those of guests. They may come and go meanwhile."""
         ...
 
     async def plan(self) -> Planned:
@@ -292,6 +296,14 @@ class Control(VarlinkInterface, name=INTERFACE):
         self._require_root("Reload")
         if problems := await self._daemon.reload():
             raise Rejected(problems=list(problems))
+
+    @varlinkmethod(return_parameter="links", return_type=list[LinkStatus])
+    def Topology(self) -> AnnotatedResult:
+        """Return the host's links, and those of its guests: what is built on what.
+
+        A long list is made while it is sent.
+        """
+        return AnnotatedResult({"links": Rows(self._daemon.links())})
 
     @varlinkmethod(return_parameter="plan")
     async def Plan(self) -> Planned:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -30,6 +30,7 @@ from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.objects import Key
+from xennetd.model.status import LinkStatus
 from xennetd.model.topology import Topology
 from xennetd.plan.steps import kind_of
 from xennetd.plan.topology_plan import TopologyPlan
@@ -138,6 +139,10 @@ class HostTopology:
     def hint(self) -> None:
         """Ask for a look: anything may have changed."""
         self._wake.set()
+
+    def picture(self) -> Iterator[LinkStatus]:
+        """Yield the host's own links, for the picture of the topology."""
+        return self._engine.picture()
 
     async def plan(self, wanted: Topology) -> TopologyPlan:
         """Return what an apply of this topology would do now."""

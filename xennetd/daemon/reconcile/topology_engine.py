@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,14 @@ from xennetd.kernel.host_links import HostLinks, HostPorts
 from xennetd.kernel.ip_entries import IpEntries
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import is_guest_port
+from xennetd.kernel.rtnl_topology import LinkDetails
 from xennetd.model.adapter import Adapter
 from xennetd.model.errors import HostError
 from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
+from xennetd.model.link_settings import BOND_MODES, SETTINGS, VLAN_PROTOCOLS
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
+from xennetd.model.status import LinkStatus
 from xennetd.model.topology import Topology
 from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep, Remove, by_key, difference
@@ -67,6 +70,30 @@ class TopologyEngine:
             "address": HostAddresses(kernel.links, kernel.ask, may_have=lambda _: True),
             **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
+
+    def picture(self) -> Iterator[LinkStatus]:
+        """Yield all links of the host but its loopback and guests' interfaces, sorted by name."""
+        links = sorted((link for link in self._links if not is_guest_port(link)), key=lambda link: link.name)
+        ports: dict[int, list[str]] = {}
+        for link in links:
+            ports.setdefault(link.master, []).append(link.name)
+        for link in links:
+            if link.name == "lo":
+                continue
+            details = self._host_links.details(link.index) or LinkDetails()
+            parent = self._links.by_index(details.parent) if details.kind == "vlan" else None
+            yield LinkStatus(
+                name=link.name,
+                kind=details.kind if details.kind in SETTINGS else "nic",
+                below=[parent.name] if parent is not None else ports.get(link.index, []),
+                what=", ".join(_special(details)),
+                addresses=[str(address) for address in link.addresses if not address.is_link_local],
+                mtu=link.mtu,
+                mac=link.address,
+                up=link.up,
+                carrier=link.has_carrier,
+                ours=link.is_own or link.is_of_topology,
+            )
 
     def failed_ports(self, topology: Topology) -> dict[tuple[str, str], str]:
         """Return a sentence for each port of a bond that has no carrier, by (bond, port)."""
@@ -197,6 +224,22 @@ class TopologyEngine:
             broken[step.object.key] = shortage(error).detail
         else:
             done.append(step.describe())
+
+
+def _special(details: LinkDetails) -> list[str]:
+    """Return what is special about a link, in words."""
+    settings = details.settings
+    if details.kind == "vlan":
+        return [
+            f"VLAN {settings.get('id')}",
+            *(["802.1ad"] if settings.get("protocol") == VLAN_PROTOCOLS["802.1ad"] else []),
+        ]
+    if details.kind == "bond":
+        mode = settings.get("mode")
+        return [BOND_MODES[mode]] if isinstance(mode, int) and mode < len(BOND_MODES) else []
+    if details.kind == "bridge":
+        return [word for name, word in (("stp_state", "STP"), ("vlan_filtering", "VLAN-aware")) if settings.get(name)]
+    return []
 
 
 def _names(item: HostObject) -> tuple[str, ...]:
