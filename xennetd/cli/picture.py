@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from xennetd.cli.pages import Values
 from xennetd.cli.spans import Line, Span, printable
-
-Values = dict[str, Any]
 
 _SHOWN = 8
 """Guests of one bridge and one state that are shown one by one. More of them are folded."""
@@ -103,7 +100,7 @@ def _guests(found: list[Values], indent: str) -> list[Line]:
 
 
 def dot(links: list[Values]) -> str:
-    """Return the graph as dot(1) reads it, from the NICs on the left to the guests on the right."""
+    """Return the graph for Graphviz, from the NICs on the left to the guests on the right."""
     lines = ["digraph topology {", "  rankdir=LR;", '  node [shape=box, fontname="sans-serif"];']
     for link in links:
         label = [link["name"], link["vm"] or link["what"] or "", *link["addresses"]]
