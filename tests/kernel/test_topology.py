@@ -147,6 +147,28 @@ def test_an_existing_bridge_is_adopted_changed_in_place_and_stays(nics: Host, da
     assert (links["xenbr0"]["ifindex"], links["eth0"].get("master")) == (index, None)
 
 
+def test_on_a_bridge_that_was_there_the_host_is_silent_only_as_long_as_it_is_told_to(
+    nics: Host, daemon: MakeDaemon
+) -> None:
+    nics.bridge("xenbr0", address="10.0.0.254/24")
+    nics.rtnl.set("eth0", up=True)
+    silent = STAND_IN + '[bridge.xenbr0]\nports = ["eth0"]\naddresses = []\n'
+    xennetd = daemon(silent)
+    apply(xennetd)
+    assert "NOARP" in nics.links()["xenbr0"]["flags"]
+    nics.run("ip", "link", "set", "xenbr0", "addrgenmode", "eui64")
+    eventually(lambda: plan(xennetd) == (0, [], []))
+    nics.run("ip", "link", "set", "xenbr0", "addrgenmode", "eui64")
+    xennetd.configure(silent.replace("addresses = []", ""))
+    apply(xennetd)
+    xennetd.configure(silent)
+    apply(xennetd)
+    xennetd.configure(STAND_IN)
+    assert "ip link set xenbr0 arp on" in apply(xennetd)
+    nics.run("ip", "link", "set", "eth0", "master", "xenbr0")
+    eventually(lambda: nics.ping("10.0.0.1"))
+
+
 def test_a_port_with_an_address_is_refused_and_nothing_is_touched(nics: Host, daemon: MakeDaemon) -> None:
     nics.rtnl.set("eth0", up=True)
     nics.rtnl.add_address("eth0", "192.0.2.7/24")

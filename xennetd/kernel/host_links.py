@@ -89,7 +89,7 @@ class HostLinks:
             wanted,
             mac=link.address if wanted.mac is not None else None,
             mtu=link.mtu if wanted.mtu is not None else None,
-            silent=_is_silent(link) if wanted.silent is not None else None,
+            silent=_silence(link) if wanted.silent is not None else None,
             up=link.up,
         )
         if wanted.kind == "nic":
@@ -123,7 +123,7 @@ class HostLinks:
             ),
             mac=link.address if kind != "nic" else None,
             mtu=link.mtu,
-            silent=_is_silent(link),
+            silent=_silence(link),
             up=link.up,
         )
         master = self._links.by_index(link.master)
@@ -220,11 +220,10 @@ class HostLinks:
             properties["address"] = wanted.mac
         if wanted.mtu is not None and link.mtu != wanted.mtu:
             properties["mtu"] = wanted.mtu
-        if wanted.silent is not None and _is_silent(link) != wanted.silent:
+        if wanted.silent is not None and _silence(link) != wanted.silent:
             properties["arp"] = not wanted.silent
-            mode = IN6_ADDR_GEN_MODE_NONE if wanted.silent else IN6_ADDR_GEN_MODE_EUI64
-            if self._links.has_ipv6:
-                properties["addr_gen_mode"] = mode
+            if self._links.has_ipv6 and (wanted.silent or link.addr_gen_mode == IN6_ADDR_GEN_MODE_NONE):
+                properties["addr_gen_mode"] = IN6_ADDR_GEN_MODE_NONE if wanted.silent else IN6_ADDR_GEN_MODE_EUI64
         if properties:
             self._must(wanted, rtnl.set_link, link.index, **properties)
         for address in link.addresses if wanted.silent else ():
@@ -341,6 +340,9 @@ def _of_use(kind: str, settings: Mapping[str, SettingValue]) -> dict[str, Settin
     return found
 
 
-def _is_silent(link: Link) -> bool:
-    speaks = any(address.is_link_local for address in link.addresses)
-    return link.has_no_arp and link.addr_gen_mode == IN6_ADDR_GEN_MODE_NONE and not speaks
+def _silence(link: Link) -> bool | None:
+    """Return whether the host is silent on a link, None if in one IP version only."""
+    if not link.has_no_arp:
+        return False
+    speaks = link.addr_gen_mode != IN6_ADDR_GEN_MODE_NONE or any(each.is_link_local for each in link.addresses)
+    return None if speaks else True

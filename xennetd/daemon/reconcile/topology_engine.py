@@ -112,6 +112,7 @@ class TopologyEngine:
             desired = {**self._desired(after), **by_key(adopted.moved)}
             known: dict[Key, HostObject] = by_key(adopted.former)
             if removes:
+                desired = {**self._given_back(before, desired), **desired}
                 known |= {**by_key(self._host_links.list_owned()), **self._desired(before)}
             surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
             addresses = {link.name: link.addresses for link in self._links if link.addresses}
@@ -120,6 +121,15 @@ class TopologyEngine:
             return TopologyChange(replace(plan, refusals=refusals), desired, surplus)
         except Shortage as error:
             raise shortage(error) from error
+
+    def _given_back(self, before: Topology, desired: Objects) -> dict[Key, HostObject]:
+        """Return the links that were there before xennetd and that the host is not to be silent on any more."""
+        return {
+            key: HostLink(item.kind, item.name, parent=item.parent, silent=False)
+            for key, item in self._desired(before).items()
+            if isinstance(item, HostLink) and item.silent and key not in desired
+            if (link := self._links.link(item.name)) is not None and not link.is_of_topology
+        }
 
     def _interrupted(self, plan: TopologyPlan, desired: Objects) -> dict[Key, str]:
         """Return why NICs must not become ports of a bond: VLANs on them, which the topology does not name."""
