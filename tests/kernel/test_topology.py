@@ -370,3 +370,28 @@ def test_the_picture_shows_what_is_built_on_what(nics: Host, guest: MakeGuest, d
         "└─ xenbr1  bridge",
         f"   └─ {web.vif.netdev}  web  connected",
     ]
+
+
+def test_an_import_says_what_is_there_and_its_apply_changes_nothing(
+    nics: Host, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    nics.bridge("xenbr0", address="10.0.0.254/24")
+    for name in ("eth0", "eth1"):
+        nics.rtnl.set(name, up=True)
+    nics.rtnl.set("eth0", master="xenbr0")
+    nics.run("ip", "link", "add", "b2", "up", "type", "bridge", "stp_state", "1", "mcast_snooping", "0")
+    nics.run("ip", "link", "set", "b2", "type", "bridge", "forward_delay", "400")
+    nics.rtnl.set("eth1", master="b2", mtu=1400)
+    xennetd = daemon(STAND_IN + '[network.lab]\nmode = "isolated"\n')
+    guest("web").connect()
+    before = shape(nics)
+    imported = xennetd.ctl("import").stdout
+    assert imported == (
+        '[bridge.b2]\nports = ["eth1"]\nforward_delay = 4\nmulticast_snooping = false\nstp = true\nmtu = 1400\n\n'
+        '[bridge.xenbr0]\nports = ["eth0"]\nforward_delay = 15\nmtu = 1500\n'
+        "# has 10.0.0.254/24, which stay with whoever gave them\n"
+    )
+    xennetd.configure(STAND_IN + '[network.lab]\nmode = "isolated"\n' + imported)
+    assert plan(xennetd) == (0, [], [])
+    assert apply(xennetd) == []
+    assert shape(nics) == before

@@ -130,6 +130,16 @@ def test_the_second_leg_and_another_mode_come_in_place(host: Machine, wire: NetN
     assert {(host.link(leg) or {})["master"] for leg in ("leg0", "leg1")} == {"bond0"}
 
 
+def test_an_import_of_what_was_applied_changes_nothing(host: Machine, wire: NetNs) -> None:
+    text = VLANS_ON_A_BOND.replace('"active-backup"', '"802.3ad"\nlacp_rate = "fast"\nxmit_hash_policy = "layer3+4"')
+    apply(text + '[vlan.v]\nparent = "leg0"\nid = 7\nprotocol = "802.1ad"\n[dummy.dummy7]\n'.replace("leg0", "bond0"))
+    imported = do("xennetctl", "import")
+    assert 'mode = "802.3ad"' in imported
+    assert 'protocol = "802.1ad"' in imported
+    FILE.write_text(imported)
+    assert plan() == []
+
+
 def test_a_vlan_with_another_number_is_made_anew_with_what_is_on_it(host: Machine, wire: NetNs) -> None:
     apply('[vlan.v]\nparent = "leg0"\nid = 300\n[bridge.b]\nports = ["v"]\n')
     steps = apply('[vlan.v]\nparent = "leg0"\nid = 301\nprotocol = "802.1ad"\n[bridge.b]\nports = ["v"]\n')

@@ -39,7 +39,7 @@ exit status:
   2  the command line is wrong
   3  xennetd can't be reached
 
-Members of the group xennet may read; only root may plan, apply, confirm, reload, retry, pin and unpin.
+Members of the group xennet may read; only root may import, plan, apply, confirm, reload, retry, pin and unpin.
 """
 
 Verb = Callable[[argparse.Namespace], int]
@@ -170,6 +170,12 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "  xennetctl plan",
     )  # fmt: skip
     _add_json(plan, "a JSON object with the lists steps and problems")
+    _add(
+        commands, "import", verbs.import_, "the configuration of the links that are there",
+        "Print the sections of the configuration that say what the host's bridges, bonds, VLANs and dummies are already. "
+        "An apply of them changes nothing. Addresses are named in comments: they stay with the program that gave them.",
+        "  xennetctl import",
+    )  # fmt: skip
     apply = _add(
         commands, "apply", verbs.apply, "put the host's own links into force",
         "Make the host's links as the sections [nic.NAME], [bond.NAME], [vlan.NAME], [bridge.NAME] and [dummy.NAME] of "

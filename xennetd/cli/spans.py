@@ -25,6 +25,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return `text` in its lines, with other control characters escaped."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def age(seconds: float) -> str:
     """Return a time span in its largest unit: `12s`, `3m`, `5h`, `8d`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):

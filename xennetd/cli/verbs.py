@@ -10,7 +10,7 @@ import sys
 import time
 
 from xennetd.cli import connection, pages, screen
-from xennetd.cli.spans import printable
+from xennetd.cli.spans import printable, printable_lines
 
 FINE, NO, UNREACHABLE = 0, 1, 3
 """Exit statuses. Status 2, a wrong command line, comes from argparse."""
@@ -104,6 +104,12 @@ def topology(arguments: argparse.Namespace) -> int:
         print(picture.dot(links))
     else:
         screen.show(picture.tree(links))
+    return FINE
+
+
+def import_(arguments: argparse.Namespace) -> int:
+    """Print the configuration that says what the host's links are already."""
+    print(printable_lines(connection.call(arguments.control, "Import")["toml"]), end="")
     return FINE
 
 

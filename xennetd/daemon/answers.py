@@ -257,6 +257,10 @@ class Answers:
                 state=row.state,
             )
 
+    def as_configured(self) -> str:
+        """Return the configuration that says what the host's own links are already."""
+        return self._topology.as_configured()
+
     async def plan(self) -> Planned:
         """Return what an apply of the topology in the configuration files, as they are on disk now, would do."""
         topology = await self._wanted()

@@ -115,6 +115,9 @@ class FakeDaemon:
         self.asked.append("reload")
         return self.problems
 
+    def as_configured(self) -> str:
+        return "[bridge.xenbr0]\n"
+
     def links(self) -> Iterator[LinkStatus]:
         return iter(self.all_links)
 

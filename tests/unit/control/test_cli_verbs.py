@@ -239,7 +239,18 @@ def test_plan_and_apply_say_what_and_why_not(
 
 @pytest.mark.parametrize(
     "verb",
-    [["status"], ["list"], ["show", "x"], ["monitor"], ["reload"], ["pin", "x"], ["plan"], ["apply"], ["topology"]],
+    [
+        ["status"],
+        ["list"],
+        ["show", "x"],
+        ["monitor"],
+        ["reload"],
+        ["pin", "x"],
+        ["plan"],
+        ["apply"],
+        ["topology"],
+        ["import"],
+    ],
 )
 def test_without_a_daemon_each_verb_exits_3_and_says_what_to_do(verb: list[str], run: Run, path: str) -> None:
     status, out, err = run(*verb)

@@ -70,6 +70,10 @@ class Daemon(Protocol):
         """Yield the host's links, and then those of guests. They may come and go meanwhile."""
         ...
 
+    def as_configured(self) -> str:
+        """Return the configuration that says what the host's own links are already."""
+        ...
+
     async def plan(self) -> Planned:
         """Return what an apply of the host's topology in the configuration files would do. Raises XennetdError."""
         ...
@@ -304,6 +308,12 @@ class Control(VarlinkInterface, name=INTERFACE):
         A long list is made while it is sent.
         """
         return AnnotatedResult({"links": Rows(self._daemon.links())})
+
+    @varlinkmethod(return_parameter="toml")
+    def Import(self) -> str:
+        """Return the configuration that says what the host's own links are already: an apply of it changes nothing."""
+        self._require_root("Import")
+        return self._daemon.as_configured()
 
     @varlinkmethod(return_parameter="plan")
     async def Plan(self) -> Planned:

@@ -140,6 +140,10 @@ class HostTopology:
         """Ask for a look: anything may have changed."""
         self._wake.set()
 
+    def as_configured(self) -> str:
+        """Return the configuration that says what the host's own links are already."""
+        return self._engine.as_configured()
+
     def picture(self) -> Iterator[LinkStatus]:
         """Yield the host's own links, for the picture of the topology."""
         return self._engine.picture()

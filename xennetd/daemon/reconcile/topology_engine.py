@@ -20,6 +20,7 @@ from xennetd.kernel.rtnl_topology import LinkDetails
 from xennetd.model.adapter import Adapter
 from xennetd.model.errors import HostError
 from xennetd.model.ip_entry import IpEntry
+from xennetd.model.link import is_link_name
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import BOND_MODES, SETTINGS, VLAN_PROTOCOLS
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
@@ -31,6 +32,7 @@ from xennetd.plan.topology_plan import TopologyPlan, topology_plan
 from xennetd.policy.adoption import Adoption, adoption
 from xennetd.policy.bond_ports import failed_ports
 from xennetd.policy.topology_objects import TopologyFacts, topology_objects
+from xennetd.render.topology_toml import topology_toml
 
 _ROUNDS = 8
 """How often Steps are executed until the host is as wanted. A bond that lost its ports for a change needs two."""
@@ -70,6 +72,22 @@ class TopologyEngine:
             "address": HostAddresses(kernel.links, kernel.ask, may_have=lambda _: True),
             **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
+
+    def as_configured(self) -> str:
+        """Return the configuration that says what the host's own links are, without those of xennetd's networks."""
+        links: list[HostLink] = []
+        ports: list[HostPort] = []
+        for link in sorted(self._links, key=lambda link: link.name):
+            if is_guest_port(link) or link.is_own or not is_link_name(link.name):
+                continue
+            for item in self._host_links.whole(link.name):
+                if isinstance(item, HostPort):
+                    ports.append(item)
+                elif isinstance(item, HostLink):
+                    links.append(item)
+        made = {link.name for link in links}
+        addresses = {link.name: [each for each in link.addresses if not each.is_link_local] for link in self._links}
+        return topology_toml(links, [port for port in ports if port.master in made], addresses)
 
     def picture(self) -> Iterator[LinkStatus]:
         """Yield all links of the host but its loopback and guests' interfaces, sorted by name."""
