@@ -172,7 +172,7 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     _add_json(plan, "a JSON object with the lists steps and problems")
     _add(
         commands, "import", verbs.import_, "the configuration of the links that are there",
-        "Print the sections of the configuration that say what the host's bridges, bonds, VLANs and dummies are already. "
+        "Print the sections of the configuration that say what the host's bridges, bonds, VLANs and dummies are now. "
         "An apply of them changes nothing. Addresses are named in comments: they stay with the program that gave them.",
         "  xennetctl import",
     )  # fmt: skip
