@@ -269,13 +269,16 @@ def test_what_the_host_lacks_is_noted_and_what_nobody_can_plug_in_is_an_error() 
 def test_a_port_without_a_carrier_is_named_with_what_is_left() -> None:
     bond = policy("[bond.o]\nmode = 'active-backup'\nports = ['eth0', 'eth1', 'eth7']").topology
 
-    def found(*flags: int) -> list[str]:
+    def found(*flags: int, lacp: tuple[int, int] | None = None) -> list[str]:
         links = {
             "o": Link(1, "o"),
             **{f"eth{i}": Link(2 + i, f"eth{i}", master=1, flags=each) for i, each in enumerate(flags)},
         }
-        return list(failed_ports(bond, links.get, str).values())
+        return list(failed_ports(bond, links.get, str, lambda _: lacp).values())
 
     assert found(IFF_LOWER_UP, IFF_LOWER_UP) == []
     assert found(IFF_LOWER_UP, 0) == ["eth1, a port of o, has no carrier: it lives on 1 other"]
+    assert found(IFF_LOWER_UP, lacp=(0x3D, 0x3D)) == []
+    (alone,) = found(IFF_LOWER_UP, lacp=(0x4D, 0))
+    assert alone.startswith("eth0, a port of o, has no LACP partner (")
     assert found(0, 0) == [f"eth{i}, a port of o, has no carrier: it has no other" for i in (0, 1)]

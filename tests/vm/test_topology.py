@@ -127,6 +127,7 @@ def test_the_second_leg_and_another_mode_come_in_place(host: Machine, wire: NetN
     apply(VLANS_ON_A_BOND.replace('"active-backup"', '"802.3ad"\nlacp_rate = "fast"'))
     assert (info(host, "bond0")["mode"], info(host, "bond0")["ad_lacp_rate"]) == ("802.3ad", "fast")
     assert (host.link("bond0") or {})["ifindex"] == index
+    until(lambda: "leg0, a port of bond0, has no LACP partner" in run("xennetctl", "status").stdout)
     assert {(host.link(leg) or {})["master"] for leg in ("leg0", "leg1")} == {"bond0"}
 
 

@@ -37,6 +37,11 @@ _IFLA_PERM_ADDRESS = 54
 _IFLA_PARENT_DEV_NAME = 56
 _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
+_IFLA_INFO_SLAVE_KIND = 4
+_IFLA_INFO_SLAVE_DATA = 5
+_AD_ACTOR_STATE = 7
+_AD_PARTNER_STATE = 8
+_U16 = struct.Struct("=H")
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 _NUMBERS = {"u8": struct.Struct("=B"), "u16": struct.Struct("=H"), "u32": U32, "be16": struct.Struct(">H"), "link": U32}
@@ -46,7 +51,8 @@ class LinkDetails(Struct, frozen=True):
     """What `model.link.Link` lacks of a link.
 
     `parent` is the index of the link that it is on, 0 for none. `settings` has the values of the link's kind; a link is
-    its index there. `permanent_mac` is empty for a link without hardware, `bus_device` for one without a bus.
+    its index there. `permanent_mac` is empty for a link without hardware, `bus_device` for one without a bus. `lacp` is
+    the pair of port states of a bond's port in mode 802.3ad: its own, and its partner's (IEEE 802.1AX, 6.4.2.3).
     """
 
     kind: str = ""
@@ -54,6 +60,7 @@ class LinkDetails(Struct, frozen=True):
     settings: Mapping[str, SettingValue] = {}
     permanent_mac: str = ""
     bus_device: str = ""
+    lacp: tuple[int, int] | None = None
 
 
 def parse_details(data: bytes, message: Header) -> LinkDetails:
@@ -68,8 +75,9 @@ def parse_details(data: bytes, message: Header) -> LinkDetails:
             settings=settings,
             permanent_mac=data[slice(*permanent)].hex(":"),
             bus_device=text_of(data, *found.get(_IFLA_PARENT_DEV_NAME, (0, 0))),
+            lacp=_parse_lacp(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else None,
         )
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, IndexError) as error:
         raise NetlinkFormatError(str(error)) from None
 
 
@@ -87,6 +95,17 @@ def _parse_info(data: bytes, offset: int, end: int) -> tuple[str, dict[str, Sett
             name, setting = known[attribute_type]
             settings[name] = _parse_setting(data, at, stop, setting)
     return kind, settings
+
+
+def _parse_lacp(data: bytes, offset: int, end: int) -> tuple[int, int] | None:
+    """Return the port states, None for a link that is no port of a bond in mode 802.3ad."""
+    slave = {kind: (at, stop) for kind, at, stop in attributes(data, offset, end)}
+    if text_of(data, *slave.get(_IFLA_INFO_SLAVE_KIND, (0, 0))) != "bond" or _IFLA_INFO_SLAVE_DATA not in slave:
+        return None
+    found = {kind: at for kind, at, _ in attributes(data, *slave[_IFLA_INFO_SLAVE_DATA])}
+    if _AD_ACTOR_STATE not in found or _AD_PARTNER_STATE not in found:
+        return None
+    return data[found[_AD_ACTOR_STATE]], int(_U16.unpack_from(data, found[_AD_PARTNER_STATE])[0])
 
 
 def _parse_setting(data: bytes, at: int, stop: int, setting: Setting) -> SettingValue:

@@ -266,4 +266,7 @@ class HostTopology:
 
     async def run(self) -> None:
         """Look after every hint. While something can't be made, look again after a growing pause."""
-        await take_care(self._wake, self.look, lambda: bool(self._failed or self._unreadable or self._pending))
+        await take_care(self._wake, self.look, self._is_troubled)
+
+    def _is_troubled(self) -> bool:
+        return bool(self._failed or self._unreadable or self._pending or self._ports_down)

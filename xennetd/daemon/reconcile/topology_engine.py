@@ -20,7 +20,7 @@ from xennetd.kernel.rtnl_topology import LinkDetails
 from xennetd.model.adapter import Adapter
 from xennetd.model.errors import HostError
 from xennetd.model.ip_entry import IpEntry
-from xennetd.model.link import is_link_name
+from xennetd.model.link import Link, is_link_name
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import BOND_MODES, SETTINGS, VLAN_PROTOCOLS
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
@@ -114,11 +114,16 @@ class TopologyEngine:
             )
 
     def failed_ports(self, topology: Topology) -> dict[tuple[str, str], str]:
-        """Return a sentence for each port of a bond that has no carrier, by (bond, port)."""
+        """Return a sentence for each port of a bond that carries nothing, by (bond, port)."""
         if not any(link.kind == "bond" for link in topology):
             return {}
         names = self._host_links.find_nics(topology)
-        return failed_ports(topology, self._links.link, lambda name: names.get(name, name))
+
+        def lacp_of(port: Link) -> tuple[int, int] | None:
+            details = self._host_links.details(port.index)
+            return details.lacp if details is not None else None
+
+        return failed_ports(topology, self._links.link, lambda name: names.get(name, name), lacp_of)
 
     def change(self, before: Topology, after: Topology, *, removes: bool = True) -> TopologyChange:
         """Return what leads from the host as it is to the topology `after`, where `before` is in force.
