@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from xennetd.daemon.host_checks import host_notes, listening, not_installed
+from tests.unit.test_rtnl import address_message, link_message
+from xennetd.daemon.host_checks import host_notes, listening, not_installed, root_link
 from xennetd.dnsmasq import process
 from xennetd.kernel.links import Links
 from xennetd.model.configuration import Policy
@@ -120,3 +121,29 @@ def test_an_address_of_the_kernels_tables_in_either_byte_order(tmp_path: Path, m
         monkeypatch.setattr(sys, "byteorder", order)
         assert listening(proc=tmp_path) == {("tcp", 22)}
         assert listening({ip_address("10.0.0.1")}, proc=tmp_path) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("line", "link"),
+    [
+        ("192.0.2.9:/root / nfs4 rw,relatime,vers=4.2,addr=192.0.2.9 0 0", "eth0"),
+        ("//server/root / cifs rw,addr=2001:db8::9,unix 0 0", "eth1"),
+        ("192.0.2.9:/home /home nfs4 rw,addr=192.0.2.9 0 0", None),
+        ("198.51.100.9:/root / nfs rw,addr=198.51.100.9 0 0", None),
+        ("/dev/xvda1 / ext4 rw,relatime 0 0", None),
+        ("x / nfs rw,addr=nonsense 0 0", None),
+    ],
+)
+def test_the_link_by_which_the_root_file_system_comes(tmp_path: Path, line: str, link: str | None) -> None:
+    links = Links()
+    links.load(
+        [
+            link_message(2, "eth0"),
+            link_message(3, "eth1"),
+            address_message(2, ip_address("192.0.2.1").packed, 24),
+            address_message(3, ip_address("2001:db8::1").packed, 64),
+        ]
+    )
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"proc /proc proc rw 0 0\n{line}\n")
+    assert root_link(links, mounts) == link

@@ -266,6 +266,14 @@ def test_what_the_host_lacks_is_noted_and_what_nobody_can_plug_in_is_an_error() 
     assert [note.sentence for note in check(policy(text), there)] == ['network "lan": no policy uses it']
 
 
+def test_the_link_of_the_root_file_system_is_no_port() -> None:
+    text = "[bridge.b]\nports = ['eth0']\naddresses = 'adopt'\n"
+    (found,) = check(policy(text), HostNotes(links=frozenset({"eth0"}), root_link="eth0"))
+    said = 'bridge.b: the root file system comes by "eth0", which must not be touched'
+    assert found == Note(said, True, ("bridge", "b", "ports"))
+    assert check(policy(text), HostNotes(links=frozenset({"eth0"}), root_link="eth1")) == ()
+
+
 def test_a_port_without_a_carrier_is_named_with_what_is_left() -> None:
     bond = policy("[bond.o]\nmode = 'active-backup'\nports = ['eth0', 'eth1', 'eth7']").topology
 

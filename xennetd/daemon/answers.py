@@ -288,9 +288,10 @@ class Answers:
 
     async def _wanted(self) -> Topology | Planned:
         """Return the topology of the files or, with problems in them, the refusal of it."""
+        problems, _notes = await self.check()
         loaded = await self._load()
-        if loaded.policy is None or loaded.problems:
-            return Planned([], list(loaded.problems), refused=True)
+        if loaded.policy is None or problems or loaded.problems:
+            return Planned([], list(problems or loaded.problems), refused=True)
         return loaded.policy.topology
 
     async def check(self) -> Checked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from xennetd.model.value import replace
 from xennetd.nft import library
 from xennetd.policy.files import exposed
 from xennetd.policy.host_notes import HostNotes
+
+_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
+"""Types of file systems that come over the network."""
 
 _ESTABLISHED = "01"
 _LISTENS = {"tcp": "0A", "udp": "07"}
@@ -55,7 +58,9 @@ def curable(policy: Policy) -> HostNotes:
 
 def all_host_notes(policy: Policy) -> HostNotes:
     """Return `host_notes` with all that a check outside the daemon has the time for: links, and the control socket."""
-    return replace(host_notes(policy, read_links()), no_control=unfit(policy.daemon.control))
+    links = read_links()
+    root = root_link(links) if links is not None and policy.topology else None
+    return replace(host_notes(policy, links), no_control=unfit(policy.daemon.control), root_link=root)
 
 
 def not_installed() -> HostNotes:
@@ -70,6 +75,27 @@ def _listening(policy: Policy, links: Iterable[Link]) -> frozenset[tuple[str, in
         return frozenset()
     inside = (link for link in links if link.is_own)
     return listening({address.ip for link in inside for address in link.addresses})
+
+
+def root_link(links: Links, mounts: Path = Path("/proc/mounts")) -> str | None:
+    """Return the name of the link by which the root file system comes over the network, None if it does not.
+
+    NFS and CIFS name their server among the options of the mount (proc(5)). A block device is not looked into.
+    """
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _device, where, kind, options, *_ = line.split(" ")
+        server = next((each.removeprefix("addr=") for each in options.split(",") if each.startswith("addr=")), None)
+        if where == "/" and kind in _REMOTE and server is not None:
+            with suppress(ValueError):
+                address = ip_address(server)
+                near = next((link for link in links for each in link.addresses if address in each.network), None)
+                way = near or links.default_uplink(address.version)
+                return way.name if way is not None else None
+    return None
 
 
 def listening(elsewhere: Container[IPAddress] = (), proc: Path = Path("/proc/net")) -> frozenset[tuple[str, int]]:

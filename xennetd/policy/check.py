@@ -64,6 +64,9 @@ def _missing_links(policy: Policy, host: HostNotes) -> Notes:
     topology, notes = policy.topology, list[Note]()
     for link in topology:
         key = (link.kind, link.name, "parent" if link.kind == "vlan" else "ports")
+        if host.root_link is not None and host.root_link in link.ports:
+            sentence = f'{link.title}: the root file system comes by "{host.root_link}", which must not be touched'
+            notes.append(Note(sentence, error=True, key=key))
         for name in link.below:
             if topology.link(name) is not None or name in host.links:
                 continue
