@@ -237,3 +237,101 @@ def test_an_address_with_a_session_on_it_goes_only_with_a_confirmation(
         assert xennetd.ctl("apply", "--confirm", "10").returncode == 0
         assert xennetd.ctl("confirm").returncode == 0
     assert "xenbr1" not in host.links()
+
+
+def test_an_apply_that_would_lose_something_takes_everything_back(
+    host: Host, router: NetNs, daemon: MakeDaemon
+) -> None:
+    """This kernel has no VLAN filtering, and no bonds."""
+    before, links = state(host, "eth0"), shape(host)
+    bond = '[bond.bond0]\nmode = "active-backup"\nports = ["eth0"]\n[bridge.xenbr0]\nports = ["bond0"]\n'
+    for config in (ADOPTS + "vlan_aware = true\n", f'{STAND_IN}{bond}addresses = "adopt"\n'):
+        xennetd = daemon(config)
+        done = xennetd.ctl("apply")
+        assert (done.returncode, "so everything was taken back" in done.stdout) == (1, True), done.stdout
+        assert (state(host, "eth0"), shape(host)) == (before, links)
+        assert host.ping("192.0.2.1")
+        xennetd.terminate()
+
+
+def test_what_can_not_move_stays_and_nothing_else_waits_for_it(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    """As at a boot where IPv6 is off for new links: there is nobody who could take the apply back."""
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    xennetd.terminate()
+    host.run("ip", "link", "delete", "xenbr0")
+    for priority in ("1000", "1001"):
+        host.run("ip", *(("-6",) if priority == "1001" else ()), "rule", "delete", "priority", priority)
+    configure(host)
+    host.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+    xennetd.start()
+    assert "192.0.2.7/24" in host.addresses("xenbr0")
+    assert "default via 192.0.2.1 dev xenbr0" in host.run("ip", "route").stdout
+    assert "2001:db8::7/64" in host.addresses("eth0")
+    assert any("2001:db8::7/64" in problem for problem in status(xennetd)["problems"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("route", "append", "default", "via", "10.9.0.2", "dev", "eth1"), "another route has its destination"),
+        (("rule", "add", "table", "200", "priority", "1000"), "another rule has its priority"),
+        (("route", "add", "10.20.0.0/16", "nhid", "7"), "it has a nexthop object"),
+    ],
+    ids=["two routes", "two rules", "a nexthop object"],
+)
+def test_what_could_not_be_put_back_as_it_was_is_not_adopted(
+    host: Host, router: NetNs, daemon: MakeDaemon, command: tuple[str, ...], said: str
+) -> None:
+    host.rtnl.add_veth("eth1", "eth0", host.guest("other").fd)
+    host.rtnl.set("eth1", up=True)
+    host.rtnl.add_address("eth1", "10.9.0.1/24")
+    host.run("ip", "nexthop", "add", "id", "7", "via", "192.0.2.1", "dev", "eth0")
+    host.run("ip", *command)
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    done = xennetd.ctl("apply")
+    assert (done.returncode, said in done.stdout, "Nothing was changed." in done.stdout) == (1, True, True), done.stdout
+    assert state(host, "eth0") == before
+
+
+def test_an_ipv6_route_of_an_address_without_one_moves_too(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    """As NetworkManager configures it."""
+    host.run("ip", "-6", "address", "del", "2001:db8::7/64", "dev", "eth0")
+    host.run("ip", "-6", "address", "add", "2001:db8::7/64", "dev", "eth0", "nodad", "noprefixroute")
+    near = ("2001:db8::/64", "dev", "eth0", "proto", "kernel", "metric", "100")
+    host.run("ip", "-6", "route", "add", *near)
+    host.run("ip", "-6", "route", "replace", "default", "via", "2001:db8::1", "dev", "eth0")
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    assert state(host, "xenbr0") == before
+    assert host.ping("2001:db8::1")
+
+
+def test_a_port_is_not_taken_out_of_a_bridge_with_the_hosts_addresses(
+    host: Host, router: NetNs, daemon: MakeDaemon
+) -> None:
+    host.bridge("br0", address="10.9.0.1/24")
+    host.rtnl.set("eth0", master="br0")
+    before = shape(host)
+    xennetd = daemon(ADOPTS)
+    done = xennetd.ctl("apply")
+    assert (done.returncode, "eth0 is a port of br0, which has 10.9.0.1/24" in done.stdout) == (1, True), done.stdout
+    assert shape(host) == before
+
+
+def test_a_list_that_is_adopted_stays(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    xennetd = daemon(ADOPTS)
+    apply(xennetd)
+    listed = ADOPTS.replace('"adopt"', '["192.0.2.7/24"]')
+    for config in (listed, ADOPTS):
+        xennetd.configure(config)
+        apply(xennetd)
+        assert "192.0.2.7/24" in host.addresses("xenbr0")
+    xennetd.configure(STAND_IN + '[bridge.xenbr0]\nports = ["eth0"]\n')
+    apply(xennetd)
+    xennetd.configure(STAND_IN)
+    refused = xennetd.ctl("apply")
+    assert (refused.returncode, "which would be lost with it" in refused.stdout) == (1, True), refused.stdout
+    assert host.ping("192.0.2.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -208,6 +209,67 @@ def test_a_damaged_checkpoint_is_told_and_set_aside(
     process = rollback()
     output, _ = process.communicate(timeout=10)
     assert (process.returncode, "is damaged" in output, CHECKPOINT.exists()) == (0, True, False)
+
+
+STALLS = """
+import os, signal
+from xennetd.daemon.reconcile import topology_engine
+left = [6]
+execute = topology_engine.TopologyEngine._execute
+def stalls(self, *arguments):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return execute(self, *arguments)
+topology_engine.TopologyEngine._execute = stalls
+"""
+
+
+def test_a_daemon_that_stalls_in_an_apply_does_not_go_on_after_the_roll_back(
+    host: Host,
+    router: NetNs,
+    xenstored: Xenstored,
+    tmp_path: Path,
+    rollback: Callable[[], subprocess.Popen[str]],
+) -> None:
+    before = everything(host)
+    xennetd = Defective(xenstored, tmp_path, ADOPTS, defect=STALLS).start()
+    try:
+        command = [*xennetd.command("xennetd.cli.main"), "--control", str(xennetd.control), "apply", "--confirm", "10"]
+        applying = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = rollback()
+        process.communicate(timeout=SECONDS + 10)
+        assert everything(host) == before
+        xennetd.signal(signal.SIGCONT)
+        output, _ = applying.communicate(timeout=10)
+        assert (applying.returncode, "took too long, and was rolled back" in output) == (1, True), output
+        assert everything(host) == before
+    finally:
+        xennetd.signal(signal.SIGCONT)
+        xennetd.close()
+
+
+def test_a_full_disk_keeps_nobody_from_the_roll_back(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    host.run("mount", "-o", "remount,size=64k", "/var/lib/xennetd")
+    before = everything(host)
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    with Path("/var/lib/xennetd/filler").open("wb") as filler, contextlib.suppress(OSError):
+        filler.write(bytes(1 << 17))
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 2)
+    assert everything(host) == before
+
+
+def test_a_nic_with_another_name_gets_everything_back(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    host.run("ip", "link", "set", "eth0", "down")
+    host.run("ip", "link", "set", "eth0", "name", "lan0")
+    host.run("ip", "link", "set", "lan0", "up")
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 5)
+    assert state(host, "lan0") == before
+    assert host.ping("192.0.2.1")
 
 
 DIES = """

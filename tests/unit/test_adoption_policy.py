@@ -13,11 +13,13 @@ from xennetd.policy.adoption import adoption
 
 
 def address(link: str, text: str = "192.0.2.7/24", *, leased: bool = False) -> IpEntry:
-    return IpEntry("ip address", text, (link,), b"", interface=ip_interface(text), leased=leased)
+    return IpEntry(
+        "ip address", text, (link,), b"\n" if ":" in text else b"\x02", interface=ip_interface(text), leased=leased
+    )
 
 
 def route(link: str, text: str = "default", *, via: bool = True) -> IpEntry:
-    return IpEntry("ip route", text, (link,), b"", of_link=False, via=via)
+    return IpEntry("ip route", text, (link,), b"\x02", of_link=False, via=via)
 
 
 NOTHING = Topology()
@@ -59,7 +61,11 @@ def test_entries_move_to_what_adopts_and_back(before: Topology, after: Topology,
 def test_a_route_by_a_router_comes_after_the_way_to_the_router_and_all_after_the_ports() -> None:
     entries = [route("eth0"), route("eth0", "192.0.2.0/24", via=False), address("eth0")]
     moved = {entry.identity: entry for entry in adoption(NOTHING, OVER_BOND, entries, str).moved}
-    ports = {Key("port", name) for name in ("bond0.100", "eth0", "eth1")}
+    ports = {
+        Key("port", "bond0.100"),
+        Key("port", "eth0"),
+        *(Key("link", name) for name in ("bond0", "bond0.100", "xenbr0")),
+    }
     assert moved["192.0.2.7/24"].after == ports
     near = moved["192.0.2.0/24"]
     assert near.after == ports | {moved["192.0.2.7/24"].key}
@@ -83,4 +89,32 @@ def test_names_are_those_of_the_kernel() -> None:
     )
     found = adoption(NOTHING, lan, [address("enp1s0")], {"lan": "enp1s0", "b": "b"}.__getitem__)
     assert [entry.links for entry in found.moved] == [("b",)]
-    assert found.moved[0].after == {Key("port", "enp1s0")}
+    assert found.moved[0].after == {Key("port", "enp1s0"), Key("link", "b")}
+
+
+def test_an_entry_waits_for_its_own_kin_only() -> None:
+    """What fails in one IP version, or on another leg, keeps nothing else from its place."""
+    six = IpEntry("ip address", "2001:db8::7/64", ("eth1",), b"\n", interface=ip_interface("2001:db8::7/64"))
+    moved = {
+        entry.identity: entry
+        for entry in adoption(NOTHING, OVER_BOND, [six, address("eth0"), route("eth0")], str).moved
+    }
+    assert moved["2001:db8::7/64"].key not in moved["default"].after
+    assert Key("port", "eth1") not in moved["default"].after
+    assert Key("port", "eth1") in moved["2001:db8::7/64"].after
+
+
+def test_what_can_not_be_put_back_is_a_reason_to_refuse() -> None:
+    odd = IpEntry("ip route", "default", ("eth0",), b"\x02", words="ip route replace default", obstacle="it is odd")
+    found = adoption(NOTHING, BRIDGE, [odd, address("eth0")], str)
+    assert (found.moved, found.former) == ((), ())
+    assert found.refusals == {
+        Key("port", "eth0"): "eth0 can't be adopted from: `ip route replace default dev eth0`: it is odd"
+    }
+
+
+def test_a_bridge_that_loses_its_port_loses_what_it_had_adopted_of_it() -> None:
+    after = Topology(
+        (TopologyLink("bridge", "xenbr0", adopts=True), TopologyLink("bridge", "b", ("eth0",), adopts=True))
+    )
+    assert [entry.links for entry in adoption(BRIDGE, after, [address("xenbr0")], str).moved] == [("b",)]

@@ -75,6 +75,7 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True):
     before: list[LinkEntry] | None
     after: list[LinkEntry]
     captured: _Objects
+    indexes: dict[str, int]
     made: _Objects
 
 
@@ -84,7 +85,7 @@ class Checkpoint:
 
     `confirmable` says that an administrator is to confirm the apply; else the daemon does it, at the end of the apply.
     `before` is the topology that was confirmed (None for none yet), `after` the one that is applied. `captured` is what
-    the host had, `made` what the apply wants.
+    the host had, `indexes` are those of its links, and `made` is what the apply wants.
     """
 
     until: float
@@ -92,6 +93,7 @@ class Checkpoint:
     before: Topology | None
     after: Topology
     captured: tuple[HostObject, ...] = ()
+    indexes: Mapping[str, int] = field(default_factory=dict)
     made: Mapping[Key, HostObject] = field(default_factory=dict)
 
     @property
@@ -128,6 +130,7 @@ class CheckpointFile:
                 None if found.before is None else Topology(tuple(map(link_of, found.before))),
                 Topology(tuple(map(link_of, found.after))),
                 tuple(_objects(found.captured)),
+                found.indexes,
                 {item.key: item for item in _objects(found.made)},
             )
         except OSError as error:
@@ -146,14 +149,17 @@ class CheckpointFile:
             None if before is None else list(map(entry_of, before)),
             list(map(entry_of, checkpoint.after)),
             _written(checkpoint.captured),
+            dict(checkpoint.indexes),
             _written(checkpoint.made.values()),
         )
         write_whole(self._path, sealed(msgspec.json.encode(content)))
 
     def delete(self) -> None:
-        """Delete the checkpoint. A missing one is no error."""
-        with suppress(FileNotFoundError):
-            self._path.unlink()
+        """Delete the checkpoint. A missing one is no error. Raises HostError."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError(f"{self._path} can't be deleted: {error.strerror}", errno=error.errno or 0) from error
 
     def set_aside(self) -> None:
         """Put a damaged checkpoint out of the way, where nothing waits for it any more."""
@@ -167,7 +173,7 @@ class CheckpointFile:
         With `wait` another process is waited for.
         """
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             yield False
             return

@@ -73,6 +73,11 @@ class HostLinks:
                     names.setdefault(nic.name, link.name)
         return names
 
+    def guests_on(self, name: str) -> list[str]:
+        """Return the names of the guests' interfaces that are ports of a link."""
+        link = self._links.link(name)
+        return sorted(each.name for each in self._links if link and each.master == link.index and is_guest_port(each))
+
     def on_top(self, name: str) -> list[str]:
         """Return the names of the VLANs on a link."""
         link = self._links.link(name)
@@ -263,11 +268,8 @@ class HostLinks:
             link = self._links.link(item.name)
             if link is None or not link.is_of_topology:
                 continue
-            guests = [port.name for port in self._links if port.master == link.index and is_guest_port(port)]
-            if guests:
-                raise HostError(
-                    f'"{item.name}" stays while guests are on it: {", ".join(sorted(guests))}', errno=errno.EBUSY
-                )
+            if guests := self.guests_on(item.name):
+                raise HostError(f'"{item.name}" stays while guests are on it: {", ".join(guests)}', errno=errno.EBUSY)
             ack = self._ask(rtnl.delete_link, link.index)
             if ack.errno not in (0, errno.ENODEV):
                 raise refused(item, ack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from xennetd.kernel import netlink
@@ -14,6 +15,7 @@ from xennetd.model.errors import HostError
 from xennetd.model.ip_entry import IpEntry
 from xennetd.model.marks import ROUTE_PROTOCOL
 from xennetd.model.objects import Key
+from xennetd.model.value import replace
 
 Dump = Callable[[Callable[[int], bytes]], Sequence[bytes]]
 """`Kernel.dump`: returns the datagrams of the dump that a request, built from a sequence number, asks for."""
@@ -41,8 +43,9 @@ class IpEntries:
                     found += parse_entries(data, message, self._name)
         addresses = [entry for entry in found if entry.kind == "ip address"]
         entries = [entry for entry in found if not is_made_by_an_address(entry, addresses) and not _is_guests(entry)]
+        entries = _with_obstacles(entries)
         self._there = {entry.key: entry for entry in entries}
-        return list(self._there.values())
+        return entries
 
     def _name(self, index: int) -> str | None:
         link = self._links.by_index(index)
@@ -77,6 +80,25 @@ class IpEntries:
     def list_owned(self) -> Collection[IpEntry]:
         """Return none: entries have no mark."""
         return ()
+
+
+def _with_obstacles(entries: list[IpEntry]) -> list[IpEntry]:
+    """Return the entries; those that could not be put back among their equals say so."""
+    keys = Counter(entry.key for entry in entries)
+    priorities = Counter(_rank(entry) for entry in entries if entry.kind == "ip rule")
+    found = []
+    for entry in entries:
+        obstacle = entry.obstacle
+        if entry.kind == "ip rule" and priorities[_rank(entry)] > 1:
+            obstacle = "another rule has its priority, and their order would change"
+        elif keys[entry.key] > 1:
+            obstacle = "another route has its destination and metric"
+        found.append(replace(entry, obstacle=obstacle) if obstacle else entry)
+    return found
+
+
+def _rank(entry: IpEntry) -> tuple[int, str]:
+    return entry.version, entry.identity.partition(" ")[0]
 
 
 def _is_guests(entry: IpEntry) -> bool:

@@ -139,9 +139,7 @@ def _route(data: bytes, message: Header, name: NameOf) -> list[IpEntry]:
     family, length, source, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(data, message.start)
     found = _found(data, message.start + 12, message.end)
     table = U32.unpack(found[_RTA_TABLE])[0] if _RTA_TABLE in found else table
-    if table == _TABLE_LOCAL or flags & _RTM_F_CLONED or protocol == _PROTO_RA or _RTA_NH_ID in found:
-        return []
-    if family == socket.AF_INET6 and protocol == _PROTO_KERNEL:
+    if table == _TABLE_LOCAL or flags & _RTM_F_CLONED or _is_of_every_link(found.get(_RTA_DST), family, protocol):
         return []
     six = family == socket.AF_INET6
     kept = {each: value for each, value in found.items() if each not in _NOT_OF_ROUTES}
@@ -180,10 +178,20 @@ def _route(data: bytes, message: Header, name: NameOf) -> list[IpEntry]:
                 tuple(sorted(attributes_kept.items())),
                 words=" ".join(words),
                 of_link=six,
+                leased=protocol == _PROTO_RA,
+                obstacle="it has a nexthop object (ip nexthop)" if _RTA_NH_ID in found else "",
                 via=bool(gateway) or _RTA_VIA in attributes_kept or _RTA_MULTIPATH in attributes_kept,
             )
         )
     return entries
+
+
+def _is_of_every_link(raw: bytes | None, family: int, protocol: int) -> bool:
+    """Return whether a route is one of those that the kernel makes for each link with IPv6."""
+    if family != socket.AF_INET6 or protocol != _PROTO_KERNEL or raw is None:
+        return False
+    destination = ip_address(raw)
+    return destination.is_link_local or destination.is_multicast
 
 
 def _prefix(family: int, raw: bytes | None, length: int) -> str:
@@ -221,7 +229,7 @@ def _rule(data: bytes, message: Header) -> list[IpEntry]:
     family, *_ = _FIB_RULE.unpack_from(data, message.start)
     found = _found(data, message.start + 12, message.end)
     links = tuple(text_of(found[kind], 0, len(found[kind])) for kind in (_FRA_IIFNAME, _FRA_OIFNAME) if kind in found)
-    if not links or family not in (socket.AF_INET, socket.AF_INET6) or not all(map(is_link_name, links)):
+    if family not in (socket.AF_INET, socket.AF_INET6) or not all(map(is_link_name, links)):
         return []
     kept = {kind: b"" if kind in (_FRA_IIFNAME, _FRA_OIFNAME) else value for kind, value in found.items()}
     fixed = bytearray(data[message.start : message.start + 12])
@@ -329,6 +337,8 @@ def is_made_by_an_address(route: IpEntry, addresses: list[IpEntry]) -> bool:
         address.interface is not None
         and address.links == route.links
         and not U32.unpack(dict(address.attributes).get(_IFA_FLAGS, bytes(4)))[0] & NOPREFIXROUTE
-        and route.identity.startswith(f"{address.interface.network} ")
+        and route.identity.startswith(
+            (f"{address.interface.network} ", f"{address.interface.network.network_address} ")
+        )
         for address in addresses
     )

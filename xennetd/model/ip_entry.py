@@ -15,6 +15,8 @@ from xennetd.model.value import replace
 
 EntryKind = Literal["ip address", "ip route", "ip rule", "ip neighbour"]
 
+_AF_INET = b"\x02"
+
 FOREVER = 0xFFFFFFFF
 """The lifetime of an address that does not end (INFINITY_LIFE_TIME)."""
 
@@ -28,7 +30,7 @@ class IpEntry:
     attributes, both without links and without what changes by itself. `interface` is an address's. `label` is what its
     label has after the link's name. `leased` says that it was given for a time: by DHCP, or by a router. `lifetime` is
     (preferred, valid) in seconds. `via` says that a route leads through a router. `after` holds the keys of what must
-    be in force before.
+    be in force before. `obstacle` says why the entry can't be put on another link.
     """
 
     kind: EntryKind
@@ -44,6 +46,12 @@ class IpEntry:
     lifetime: tuple[int, int] = field(default=(FOREVER, FOREVER), compare=False)
     via: bool = False
     after: Keys = field(default=NO_KEYS, compare=False)
+    obstacle: str = field(default="", compare=False)
+
+    @property
+    def version(self) -> int:
+        """The IP version: the first byte of the fixed part is the address family."""
+        return 4 if self.fixed[:1] == _AF_INET else 6
 
     @property
     def key(self) -> Key:

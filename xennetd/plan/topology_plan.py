@@ -36,15 +36,22 @@ def topology_plan(
     observed: Mapping[Key, HostObject],
     addresses: Mapping[str, Collection[IPInterface]],
     sessions: Mapping[IPAddress, int] | None = None,
+    known: Collection[str] = (),
 ) -> TopologyPlan:
     """Return the plan that turns `observed` into `desired`.
 
     `observed` holds the objects with a desired key, and those that are to be removed. `addresses` are those of the
     host's links by their names. `sessions` are the numbers of connections that others have to addresses of the host.
+    `known` are the names of the links that the topology before and the desired one name.
     """
     steps = difference(desired, observed)
     removed = {str(step.object.key) for step in steps if isinstance(step, Remove)}
-    refusals = {**_cut_off(steps, removed, addresses), **_replaced(steps)}
+    refusals = {
+        **_cut_off(steps, removed, addresses),
+        **_taken(steps, addresses, known),
+        **_lost(steps, removed, addresses),
+        **_replaced(steps),
+    }
     return TopologyPlan(steps, refusals, tuple(_interrupted(steps, desired, addresses, sessions or {})))
 
 
@@ -81,18 +88,59 @@ def _cut_off(
         port = step.object
         if not isinstance(port, HostPort) or isinstance(step, Remove):
             continue
-        held = [
-            str(address)
-            for address in addresses.get(port.link, ())
-            if not address.is_link_local
-            and not {f"{kind} {address} on {port.link}" for kind in _ADDRESSES} & set(removed)
-        ]
+        held = [each for each in _global(addresses.get(port.link, ())) if not _goes(each, port.link, removed)]
         if held:
             refusals[port.key] = (
                 f"{port.link} has {', '.join(held)}, which nobody could reach any more once it is a port of "
                 f'{port.master}: set addresses = "adopt" where they are to be, or take them off {port.link}'
             )
     return refusals
+
+
+def _taken(
+    steps: Collection[HostStep], addresses: Mapping[str, Collection[IPInterface]], known: Collection[str]
+) -> dict[Key, str]:
+    """Return why a port is not taken out of somebody else's bridge: the host has addresses there."""
+    refusals = {}
+    for step in steps:
+        if not isinstance(step, Change) or not isinstance(port := step.object, HostPort):
+            continue
+        master = step.was.master if isinstance(step.was, HostPort) else ""
+        held = _global(addresses.get(master, ())) if master not in known else []
+        if held:
+            refusals[port.key] = (
+                f"{port.link} is a port of {master}, which has {', '.join(held)} and which the configuration does not "
+                f"name: name {master} in the place of {port.master}, or take {port.link} out of {master} first"
+            )
+    return refusals
+
+
+def _lost(
+    steps: Collection[HostStep], removed: Collection[str], addresses: Mapping[str, Collection[IPInterface]]
+) -> dict[Key, str]:
+    """Return why a link is neither deleted nor silenced: it has addresses that nothing takes over."""
+    refusals = {}
+    for step in steps:
+        link = step.object
+        if not isinstance(link, HostLink):
+            continue
+        silenced = link.silent and not (isinstance(step, Change) and getattr(step.was, "silent", None))
+        if not isinstance(step, Remove) and not silenced:
+            continue
+        held = [each for each in _global(addresses.get(link.name, ())) if not _goes(each, link.name, removed)]
+        if held:
+            what = "would be lost with it" if isinstance(step, Remove) else "nobody could reach on a silent link"
+            refusals[link.key] = f"{link.name} has {', '.join(held)}, which {what}: take them off {link.name} first"
+    return refusals
+
+
+def _global(addresses: Collection[IPInterface]) -> list[str]:
+    return [str(address) for address in addresses if not address.is_link_local]
+
+
+def _goes(address: str, link: str, removed: Collection[str]) -> bool:
+    """Return whether an address goes with the plan, because the configuration drops it or another link adopts it."""
+    return any(f"{kind} {address} on {link}" in removed for kind in _ADDRESSES)
 
 
 def _replaced(steps: Collection[HostStep]) -> dict[Key, str]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from xennetd.model.ip_entry import IpEntry
-from xennetd.model.objects import Key
-from xennetd.model.topology import Topology
+from xennetd.model.objects import Key, link_key
+from xennetd.model.topology import Topology, TopologyLink
 from xennetd.model.value import replace
 
 
@@ -22,11 +22,13 @@ from xennetd.model.value import replace
 class Adoption:
     """The entries on their new links, and those that go from their former links.
 
-    `refusals` say of a port why it must not become one.
+    `successors` has the key of the entry on its new link by the key of the former one: that one goes only when the new
+    one is there. `refusals` say of a port why it must not become one.
     """
 
     moved: tuple[IpEntry, ...] = ()
     former: tuple[IpEntry, ...] = ()
+    successors: Mapping[Key, Key] = field(default_factory=dict)
     refusals: Mapping[Key, str] = field(default_factory=dict)
 
 
@@ -39,27 +41,33 @@ def adoption(
     """
     moves = _moves(before, after, name_of)
     former = [entry for entry in entries if moves.keys() & set(entry.links)]
-    leased = {
-        entry.links[0]: entry
-        for entry in former
-        if entry.kind == "ip address" and entry.leased and _version(entry) == 4
+    refusals = {
+        link: _leased(entry, link, moves[link]) for entry in former if _is_kept(entry) for link in entry.links[:1]
     }
-    refusals = {Key("port", link): _leased(entry, moves[link]) for link, entry in leased.items()}
-    former = [entry for entry in former if leased.keys().isdisjoint(entry.links)]
-    moved = [entry.on(moves) for entry in former if not entry.leased]
-    return Adoption(_ordered(moved, after, name_of), tuple(former), refusals)
+    for entry in former:
+        for link in entry.links if entry.obstacle else ():
+            refusals.setdefault(link, f"{link} can't be adopted from: `{entry.describe()}`: {entry.obstacle}")
+    former = [entry for entry in former if refusals.keys().isdisjoint(entry.links)]
+    ways = {link: _way(link, target, after, name_of) for link, target in moves.items()}
+    moved = _ordered([(entry, entry.on(moves)) for entry in former if not entry.leased], ways)
+    return Adoption(
+        tuple(entry for _, entry in moved),
+        tuple(former),
+        {old.key: new.key for old, new in moved if old.key != new.key},
+        {Key("port", link): sentence for link, sentence in refusals.items()},
+    )
 
 
-def _leased(entry: IpEntry, target: str) -> str:
-    link = entry.links[0]
+def _is_kept(entry: IpEntry) -> bool:
+    """Return whether a DHCP client keeps the address."""
+    return entry.kind == "ip address" and entry.leased and entry.version == 4
+
+
+def _leased(entry: IpEntry, link: str, target: str) -> str:
     return (
         f"{link} has {entry.identity} from a DHCP client, which would go on using {link}: configure the client for "
         f'{target} instead, and leave out addresses = "adopt"; or give {link} a fixed address'
     )
-
-
-def _version(entry: IpEntry) -> int:
-    return entry.interface.version if entry.interface is not None else 0
 
 
 def _moves(before: Topology, after: Topology, name_of: Callable[[str], str]) -> dict[str, str]:
@@ -71,30 +79,45 @@ def _moves(before: Topology, after: Topology, name_of: Callable[[str], str]) -> 
             if lower is None or (lower.addresses is None and not lower.adopts):
                 moves[name_of(name)] = name_of(link.name)
     for link in before:
-        base = before.base(link)
-        if link.adopts and after.link(link.name) is None and base is not None:
+        base, now = before.base(link), after.link(link.name)
+        if link.adopts and base is not None and (now is None or base not in after.below(now)):
             moves[name_of(link.name)] = moves.get(name_of(base), name_of(base))
     return moves
 
 
-def _ordered(moved: Collection[IpEntry], after: Topology, name_of: Callable[[str], str]) -> tuple[IpEntry, ...]:
-    """Return the entries, each after the ports of its link, and routes after the addresses; those by routers last."""
-    ports: dict[str, list[Key]] = {}
-    for link in after:
-        for port in link.ports:
-            ports.setdefault(name_of(link.name), []).append(Key("port", name_of(port)))
-    addresses = frozenset(entry.key for entry in moved if entry.kind == "ip address")
-    near = frozenset(entry.key for entry in moved if entry.kind == "ip route" and not entry.via)
+def _way(link: str, target: str, after: Topology, name_of: Callable[[str], str]) -> frozenset[Key]:
+    """Return the keys of the links and ports by which frames get from a link up to the one that adopts from it."""
+
+    def up(upper: TopologyLink, seen: frozenset[str]) -> frozenset[Key] | None:
+        for name in upper.below:
+            lower, real = after.link(name), name_of(name)
+            step = {link_key(name_of(upper.name))} | ({Key("port", real)} if upper.ports else set())
+            if real == link:
+                return frozenset(step)
+            rest = up(lower, seen | {name}) if lower is not None and name not in seen else None
+            if rest is not None:
+                return rest | step
+        return None
+
+    top = next((each for each in after if name_of(each.name) == target), None)
+    return (up(top, frozenset()) if top is not None else None) or frozenset()
+
+
+def _ordered(
+    moved: Collection[tuple[IpEntry, IpEntry]], ways: Mapping[str, frozenset[Key]]
+) -> list[tuple[IpEntry, IpEntry]]:
+    """Return the entries on their former and their new links, the new ones with what must be there first.
+
+    That is the way of frames to the new link; for a route also the addresses of its links, and the routes that lead to
+    its routers.
+    """
     ordered = []
-    for entry in moved:
-        first = frozenset(key for link in entry.links for key in _ports_below(link, after, ports))
-        if entry.kind == "ip route":
-            first |= addresses | (near if entry.via else frozenset())
-        ordered.append(replace(entry, after=first - {entry.key}))
-    return tuple(ordered)
-
-
-def _ports_below(link: str, after: Topology, ports: Mapping[str, Collection[Key]]) -> list[Key]:
-    found = after.link(link)
-    names = (link, *(after.below(found) if found is not None else ()))
-    return [key for name in names for key in ports.get(name, ())]
+    for old, new in moved:
+        first = frozenset(key for link in old.links for key in ways.get(link, ()))
+        for _, other in moved if new.kind == "ip route" else ():
+            same = other.version == new.version and set(other.links) & set(new.links)
+            near = other.kind == "ip address" or (other.kind == "ip route" and new.via and not other.via)
+            if same and near:
+                first |= {other.key}
+        ordered.append((old, replace(new, after=first - {new.key})))
+    return ordered

@@ -27,11 +27,14 @@ _HUNDREDTHS = 100
 
 
 def topology_toml(
-    links: Iterable[HostLink], ports: Collection[HostPort], addresses: Mapping[str, Collection[IPInterface]]
+    links: Iterable[HostLink],
+    ports: Collection[HostPort],
+    ours: Mapping[str, Collection[IPInterface]],
+    others: Mapping[str, Collection[IPInterface]],
 ) -> str:
     """Return a TOML text whose apply changes nothing on a host with these links.
 
-    Addresses are named in comments only: who gave them keeps them.
+    `ours` are the addresses that xennetd has given. All `others` are named in comments: who gave them keeps them.
     """
     sections = []
     for link in links:
@@ -46,7 +49,10 @@ def topology_toml(
         lines += _settings(link)
         if link.mtu is not None and (link.kind == "bridge" or link.mtu != 1500):
             lines.append(f"mtu = {link.mtu}")
-        held = ", ".join(map(str, addresses.get(link.name, ())))
+        given = ours.get(link.name, ())
+        if given or link.silent:
+            lines.append(f"addresses = [{', '.join(_text(str(each)) for each in given)}]")
+        held = ", ".join(map(str, others.get(link.name, ())))
         if held:
             lines.append(f"# has {held}, which stay with whoever gave them")
         sections.append("\n".join(lines))

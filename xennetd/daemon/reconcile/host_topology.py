@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -22,16 +22,18 @@ from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.reconcile.care import take_care
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
-from xennetd.daemon.reconcile.roll_back import roll_back
-from xennetd.daemon.reconcile.topology_engine import TopologyEngine
+from xennetd.daemon.reconcile.roll_back import restore, roll_back
+from xennetd.daemon.reconcile.topology_engine import Brought, TopologyEngine
 from xennetd.daemon.topology_file import TopologyFile
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
+from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
 from xennetd.model.objects import Key
 from xennetd.model.status import LinkStatus
 from xennetd.model.topology import Topology
+from xennetd.plan.difference import HostStep
 from xennetd.plan.steps import kind_of
 from xennetd.plan.topology_plan import TopologyPlan
 
@@ -39,6 +41,9 @@ _log = structlog.get_logger(__name__)
 
 _UNATTENDED = 30.0
 """Seconds within which an apply without a confirmation must be through. Else it counts as stuck, and is rolled back."""
+
+_TOO_LATE = "the apply took too long, and was rolled back: nothing of it is left"
+_TAKEN_BACK = "so everything was taken back, since the host would have lost addresses or routes that it had"
 
 _WHOLE = Key("topology", "")
 """Stands for everything, where the host can't even be looked at."""
@@ -67,6 +72,8 @@ class HostTopology:
         self._unreadable = ""
         self._failed: dict[Key, str] = {}
         self._would: tuple[str, ...] = ()
+        self._not_given_back: tuple[str, ...] = ()
+        self._asked: tuple[Policy, Topology] | None = None
         self._ports_down: dict[tuple[str, str], str] = {}
         self._pace = Pace()
         self._lock = asyncio.Lock()
@@ -107,15 +114,22 @@ class HostTopology:
             return self._pending.after
         return self._confirmed if self._confirmed is not None else Topology()
 
+    @property
+    def _wanted(self) -> Topology:
+        """What the configuration said last: at a start or a reload, or at an apply after that."""
+        policy = self._in_force.policy
+        return self._asked[1] if self._asked is not None and self._asked[0] is policy else policy.topology
+
     def problems(self) -> list[str]:
         """Return a sentence for each thing that can't be made, and one if the configuration says something else."""
         found = [self._unreadable] if self._unreadable else []
         found += self._failed.values()
         found += self._ports_down.values()
+        found += [f"the roll-back could not give this back: {sentence}" for sentence in self._not_given_back]
         fights = [key for key in self._pace.subjects() if key not in self._failed]
         sentences = ((key, self._pace.problem(key, time.monotonic())) for key in fights)
         found += [f"{key} is {problem}" for key, problem in sentences if problem is not None]
-        if not self._unreadable and set(self._in_force.policy.topology) != set(self._topology):
+        if not self._unreadable and set(self._wanted) != set(self._topology):
             found.append(
                 "the host's topology in the configuration is not in force: see xennetctl plan, then run xennetctl apply"
             )
@@ -165,19 +179,26 @@ class HostTopology:
             refusals = (*change.plan.refusals.values(), *(change.plan.cautions if confirm is None else ()))
             if refusals:
                 return Applied(problems=refusals, refused=True)
+            captured = self._engine.capture(change)
             checkpoint = Checkpoint(
                 now() + (_UNATTENDED if confirm is None else confirm),
                 confirm is not None,
                 self._confirmed,
                 wanted,
-                self._engine.capture(change),
+                captured,
+                self._engine.indexes(captured),
                 change.desired,
             )
             self._checkpoint_file.write(checkpoint)
             self._await_confirmation(checkpoint)
-            self._unreadable = ""
-            brought = await self._engine.bring(change)
+            self._unreadable, self._not_given_back = "", ()
+            self._asked = (self._in_force.policy, wanted)
+            brought = await self._engine.bring(change, goes_on=lambda: self._is_due(checkpoint))
             self._failed = dict(brought.failed)
+            if brought.stopped or not self._is_due(checkpoint):
+                return await self._overtaken(checkpoint)
+            if confirm is None and change.vital & (brought.failed.keys() | brought.waiting):
+                return await self._take_back(brought)
             if confirm is None:
                 self._keep(wanted)
         problems = tuple(self._failed.values())
@@ -185,6 +206,24 @@ class HostTopology:
         self._audit.record(Event(EventKind.APPLY, message, error=problems[0] if problems else None))
         self._wake.set()  # `run` waits without a time limit while there is no problem; now it may have to try again.
         return Applied(brought.done, problems)
+
+    def _is_due(self, checkpoint: Checkpoint) -> bool:
+        """Return whether an apply may go on: its time is not over, and nobody has rolled it back."""
+        return checkpoint.left > 0 and self._checkpoint_file.exists()
+
+    async def _overtaken(self, checkpoint: Checkpoint) -> Applied:
+        """Undo an apply that took longer than it may, and that another process may have rolled back in the middle."""
+        await self._roll_back()
+        if self._pending is not None:
+            await restore(self._engine, checkpoint)
+            self._read()
+        return Applied(problems=(_TOO_LATE, *self._not_given_back), refused=True)
+
+    async def _take_back(self, brought: Brought) -> Applied:
+        """Undo an apply that would leave the host without what it had before."""
+        reasons = tuple(brought.failed.values())
+        await self._roll_back()
+        return Applied(problems=(*reasons, _TAKEN_BACK, *self._not_given_back), refused=True)
 
     def _keep(self, topology: Topology) -> None:
         """Let a topology be the one that was confirmed last. A crash in between rolls it back."""
@@ -232,10 +271,10 @@ class HostTopology:
             return
         if brought is None:
             return  # Another process is about it.
+        self._not_given_back = tuple(brought.failed.values())
         self._read()
-        message = f"the host's topology was rolled back, since nobody confirmed it: {'; '.join(brought.done)}"
-        failed = next(iter(brought.failed.values()), None)
-        self._audit.record(Event(EventKind.APPLY, message, error=failed))
+        message = f"the host's topology was rolled back: {'; '.join(brought.done)}"
+        self._audit.record(Event(EventKind.APPLY, message, error=next(iter(self._not_given_back), None)))
 
     async def _repair(self) -> None:
         try:
@@ -248,16 +287,24 @@ class HostTopology:
             self._would, self._failed = tuple(step.describe() for step in steps), {}
             return
         self._would = ()
-        due = [step for step in steps if step.object.requires.isdisjoint(self._failed)]
-        wait = self._pace.wait_for_all([(step.object.key, (step,)) for step in due], time.monotonic())
-        if wait > 0:
-            self._again(wait)
-            return
-        brought = await self._engine.bring(change, change.plan.refusals)
-        self._failed = dict(brought.failed)
+        held = self._paced([step for step in steps if step.object.key not in change.plan.refusals])
+        brought = await self._engine.bring(change, {**dict.fromkeys(held, ""), **change.plan.refusals})
+        self._failed = {key: sentence for key, sentence in brought.failed.items() if key not in held}
         if brought.done:
             message = f"host topology repaired: {'; '.join(brought.done)}"
             self._audit.repaired(Event(EventKind.DRIFT, message), kind_of(steps[0]))
+
+    def _paced(self, steps: Sequence[HostStep]) -> frozenset[Key]:
+        """Return the keys of what must wait, since another program undoes it again and again; all else goes on."""
+        waits = {
+            step.object.key: self._pace.wait(step.object.key, (step,), time.monotonic())
+            for step in steps
+            if step.object.requires.isdisjoint(self._failed)
+        }
+        held = {key: wait for key, wait in waits.items() if wait > 0}
+        if held:
+            self._again(min(held.values()))
+        return frozenset(held)
 
     def _again(self, seconds: float) -> None:
         if self._timer is not None:

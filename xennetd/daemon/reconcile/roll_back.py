@@ -6,11 +6,16 @@ import asyncio
 
 import structlog
 
-from xennetd.daemon.checkpoint import CheckpointFile
+from xennetd.daemon.checkpoint import Checkpoint, CheckpointFile
 from xennetd.daemon.reconcile.topology_engine import Brought, TopologyEngine
 from xennetd.daemon.topology_file import TopologyFile
+from xennetd.model.errors import HostError
+from xennetd.model.objects import Key
 
 _log = structlog.get_logger(__name__)
+
+_FILES = Key("topology", "files")
+"""Stands for the files below /var/lib/xennetd."""
 
 _MORE_ATTEMPTS = 2
 _PAUSE = 1.0
@@ -31,16 +36,27 @@ async def roll_back(
             if held:
                 checkpoint_file.delete()  # of another boot
             return None
-        topology_file.write(checkpoint.before)
-        restoration = engine.restoration(checkpoint.captured, checkpoint.made)
-        brought = await engine.bring(restoration)
-        for _ in range(_MORE_ATTEMPTS):
-            if not brought.failed:
-                break
-            await asyncio.sleep(_PAUSE)
-            again = await engine.bring(restoration)
-            brought = Brought((*brought.done, *again.done), again.failed)
-        for sentence in brought.failed.values():
+        brought = await restore(engine, checkpoint)
+        failed = dict(brought.failed)
+        try:
+            if topology_file.read() != checkpoint.before:
+                topology_file.write(checkpoint.before)
+            checkpoint_file.delete()
+        except HostError as error:
+            failed[_FILES] = error.detail  # The host has everything back, which counts more.
+        for sentence in failed.values():
             _log.error("the roll-back could not give this back", why=sentence)
-        checkpoint_file.delete()
-        return brought
+        return Brought(brought.done, failed)
+
+
+async def restore(engine: TopologyEngine, checkpoint: Checkpoint) -> Brought:
+    """Give the host back what a checkpoint says. What is refused is tried again a few times."""
+    restoration = engine.restoration(checkpoint.captured, checkpoint.made, checkpoint.indexes)
+    brought = await engine.bring(restoration)
+    for _ in range(_MORE_ATTEMPTS):
+        if not brought.failed:
+            break
+        await asyncio.sleep(_PAUSE)
+        again = await engine.bring(restoration)
+        brought = Brought((*brought.done, *again.done), again.failed)
+    return brought

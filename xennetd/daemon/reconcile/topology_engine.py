@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,19 +44,31 @@ Objects = Mapping[Key, HostObject]
 
 @dataclass(frozen=True, slots=True)
 class TopologyChange:
-    """A plan, with the desired objects and those that are to be removed."""
+    """A plan, with the desired objects and those that are to be removed.
+
+    An object with a successor goes only when that one is there (`policy.adoption.Adoption`). `vital` holds the keys
+    without which the host would not have all that it had before.
+    """
 
     plan: TopologyPlan
     desired: Objects
     surplus: Objects
+    successors: Mapping[Key, Key] = field(default_factory=dict)
+    vital: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What was done, in words, and what could not be done: sentences by the keys of the objects."""
+    """What was done, in words, and what could not be done: sentences by the keys of the objects.
+
+    `waiting` holds the keys of what needs something that could not be made. `stopped` says that the work was ended
+    before its end.
+    """
 
     done: tuple[str, ...] = ()
     failed: Mapping[Key, str] = field(default_factory=dict)
+    waiting: frozenset[Key] = frozenset()
+    stopped: bool = False
 
 
 class TopologyEngine:
@@ -86,8 +98,12 @@ class TopologyEngine:
                 elif isinstance(item, HostLink):
                     links.append(item)
         made = {link.name for link in links}
-        addresses = {link.name: [each for each in link.addresses if not each.is_link_local] for link in self._links}
-        return topology_toml(links, [port for port in ports if port.master in made], addresses)
+        ours = {link.name: sorted(self._links.marked_addresses(link.index), key=str) for link in self._links}
+        others = {
+            link.name: [each for each in link.addresses if not each.is_link_local and each not in ours[link.name]]
+            for link in self._links
+        }
+        return topology_toml(links, [port for port in ports if port.master in made], ours, others)
 
     def picture(self) -> Iterator[LinkStatus]:
         """Yield all links of the host but its loopback and guests' interfaces, sorted by name."""
@@ -136,14 +152,55 @@ class TopologyEngine:
             known: dict[Key, HostObject] = by_key(adopted.former)
             if removes:
                 desired = {**self._given_back(before, desired), **desired}
-                known |= {**by_key(self._host_links.list_owned()), **self._desired(before)}
+                known |= {**by_key(self._host_links.list_owned()), **self._dropped(before, after)}
+            else:
+                desired = self._not_silenced(desired)
             surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
-            addresses = {link.name: link.addresses for link in self._links if link.addresses}
-            plan = topology_plan(desired, self._observed(desired, surplus), addresses, inbound() if removes else {})
+            leased = {entry.key.name for entry in self._entries.read() if entry.leased} if removes else frozenset()
+            addresses = {
+                link.name: [
+                    each for each in link.addresses if each.version == 4 or f"{each} on {link.name}" not in leased
+                ]
+                for link in self._links
+                if link.addresses
+            }
+            sessions, named = inbound() if removes else {}, before.names | after.names
+            plan = topology_plan(desired, self._observed(desired, surplus), addresses, sessions, named)
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
-            return TopologyChange(replace(plan, refusals=refusals), desired, surplus)
+            refusals |= self._inhabited(plan)
+            vital = frozenset(key for entry in adopted.moved for key in (entry.key, *entry.requires))
+            return TopologyChange(replace(plan, refusals=refusals), desired, surplus, adopted.successors, vital)
         except Shortage as error:
             raise shortage(error) from error
+
+    def _dropped(self, before: Topology, after: Topology) -> dict[Key, HostObject]:
+        """Return what the topology before wanted, but for addresses that a link keeps because it adopts from now on."""
+        adopts = {link.name for link in after if link.adopts}
+        found = self._desired(before)
+        return {key: item for key, item in found.items() if not (isinstance(item, HostAddress) and item.link in adopts)}
+
+    def _not_silenced(self, desired: Objects) -> dict[Key, HostObject]:
+        """Return the objects; the host is not silenced on a link on which it has got an address meanwhile."""
+
+        def speaks(item: HostLink) -> bool:
+            link = self._links.link(item.name) if item.silent else None
+            return link is not None and any(not address.is_link_local for address in link.addresses)
+
+        return {
+            key: replace(item, silent=None) if isinstance(item, HostLink) and speaks(item) else item
+            for key, item in desired.items()
+        }
+
+    def _inhabited(self, plan: TopologyPlan) -> dict[Key, str]:
+        """Return why links can't be deleted: guests are on them."""
+        refusals = {}
+        for step in plan.steps:
+            if isinstance(step, Remove) and isinstance(step.object, HostLink):
+                guests = self._host_links.guests_on(step.object.name)
+                if guests:
+                    names = ", ".join(guests)
+                    refusals[step.object.key] = f'"{step.object.name}" can\'t go while guests are on it: {names}'
+        return refusals
 
     def _given_back(self, before: Topology, desired: Objects) -> dict[Key, HostObject]:
         """Return the links that were there before xennetd and that the host is not to be silent on any more."""
@@ -219,9 +276,21 @@ class TopologyEngine:
         entries = [entry for entry in self._entries.read() if names & set(entry.links)]
         return (*found, *entries)
 
-    def restoration(self, captured: Collection[HostObject], made: Objects) -> TopologyChange:
-        """Return what leads back to a captured state. Of what is there besides, only what is `made` is removed."""
-        desired = by_key(captured)
+    def indexes(self, captured: Collection[HostObject]) -> dict[str, int]:
+        """Return the indexes of captured links, by which they are found again under another name."""
+        links = (self._links.link(item.name) for item in captured if isinstance(item, HostLink))
+        return {link.name: link.index for link in links if link is not None}
+
+    def restoration(
+        self, captured: Collection[HostObject], made: Objects, indexes: Mapping[str, int]
+    ) -> TopologyChange:
+        """Return what leads back to a captured state. Of what is there besides, only what is `made` is removed.
+
+        `indexes` are those of the captured links: a link that has another name by now gets everything all the same.
+        """
+        now = ((name, self._links.by_index(index)) for name, index in indexes.items() if self._links.link(name) is None)
+        names = {name: link.name for name, link in now if link is not None}
+        desired = by_key([_renamed(item, names) for item in captured])
         # An address may be in `made` as the configuration's, and in the captured state as the host's.
         kept = {key.name for key in desired if key.kind == "ip address"}
         known = {key: item for key, item in made.items() if key.kind != "address" or key.name not in kept}
@@ -230,22 +299,51 @@ class TopologyEngine:
         surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
         return TopologyChange(TopologyPlan(), desired, surplus)
 
-    async def bring(self, change: TopologyChange, failed: Mapping[Key, str] | None = None) -> Brought:
-        """Execute Steps until the host is as desired, but for what has `failed` before."""
-        broken: dict[Key, str] = dict(failed or {})
+    async def bring(
+        self,
+        change: TopologyChange,
+        withheld: Mapping[Key, str] | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> Brought:
+        """Execute Steps until the host is as desired, but for what is `withheld`, and what needs that.
+
+        Before each Step `goes_on` says whether the work is still wanted.
+        """
+        broken: dict[Key, str] = dict(withheld or {})
+        waiting: set[Key] = set()
         done: list[str] = []
         for _ in range(_ROUNDS):
-            steps = difference(change.desired, self._observed(change.desired, change.surplus))
-            due = [step for step in steps if not _is_blocked(step, broken)]
-            if not due:
-                break
-            for step in due:
-                if not _is_blocked(step, broken):
-                    self._execute(step, broken, done)
+            observed = self._observed(change.desired, change.surplus)
+            steps = difference(change.desired, observed)
+            waiting.clear()
+            progress = False
+            for step in steps:
+                if step.object.key in broken or self._waits(step, change, broken.keys() | waiting):
+                    waiting.add(step.object.key)
+                    continue
+                if not goes_on():
+                    return Brought(tuple(done), broken, frozenset(waiting), stopped=True)
+                self._execute(step, broken, done)
+                progress = True
                 await asyncio.sleep(0)  # Others are served between two Steps.
+            if not progress:
+                break
         else:
-            broken.update({step.object.key: f"`{step.describe()}` does not last" for step in due})
-        return Brought(tuple(done), broken)
+            broken.update({step.object.key: f"`{step.describe()}` does not last" for step in steps})
+        return Brought(tuple(done), broken, frozenset(waiting))
+
+    def _waits(self, step: HostStep, change: TopologyChange, missing: Collection[Key]) -> bool:
+        """Return whether a Step needs what is missing: what it requires, or for a removal the successor."""
+        if not isinstance(step, Remove):
+            return not step.object.requires.isdisjoint(missing)
+        successor = change.successors.get(step.object.key)
+        wanted = change.desired.get(successor) if successor is not None else None
+        if successor is None or wanted is None:
+            return False
+        if successor in missing:
+            return True
+        self._entries.read()
+        return self._adapters[successor.kind].present(wanted) != wanted
 
     def _execute(self, step: HostStep, broken: dict[Key, str], done: list[str]) -> None:
         adapter = self._adapters[step.object.key.kind]
@@ -275,6 +373,19 @@ def _special(details: LinkDetails) -> list[str]:
     return []
 
 
+def _renamed(item: HostObject, names: dict[str, str]) -> HostObject:
+    """Return an object about links that have other names by now."""
+    match item:
+        case HostLink():
+            return replace(item, name=names.get(item.name, item.name), parent=names.get(item.parent, item.parent))
+        case HostPort():
+            return HostPort(names.get(item.link, item.link), names.get(item.master, item.master))
+        case IpEntry():
+            return item.on(names)
+        case _:
+            return item
+
+
 def _names(item: HostObject) -> tuple[str, ...]:
     """Return the names of the links that an object is about."""
     match item:
@@ -288,11 +399,6 @@ def _names(item: HostObject) -> tuple[str, ...]:
             return item.links
         case _:
             return ()
-
-
-def _is_blocked(step: HostStep, broken: Mapping[Key, str]) -> bool:
-    """Return whether a Step has failed already, or needs an object that could not be made."""
-    return step.object.key in broken or (not isinstance(step, Remove) and not step.object.requires.isdisjoint(broken))
 
 
 def _machine() -> str:
