@@ -13,6 +13,7 @@
     inhabit     has a guest connected, configured by hand and reachable for others: a `Place`
     br_netfilter  has the test run twice: frames between a bridge's ports pass nftables, or not; returns which
     dnsmasq     skips the test where there is none
+    router      the machine beyond eth0, which has addresses, routes and rules of many kinds (`tests.bed.entries`)
 
 On a machine that can't, a test is skipped with one line that says what is missing; in CI (environment CI) that fails.
 """
@@ -32,8 +33,9 @@ import pytest
 from tests.bed import xen
 from tests.bed.daemon import STAND_IN, Daemon
 from tests.bed.dhcp import kill_all
+from tests.bed.entries import configure
 from tests.bed.guest import Bed, Guest
-from tests.bed.netns import Host
+from tests.bed.netns import Host, NetNs
 from tests.bed.reach import Place, Services
 from tests.bed.site import Site
 from tests.bed.systemd import Journal
@@ -81,6 +83,20 @@ def host() -> Iterator[Host]:
     yield host
     kill_all()  # It outlives xennetd, and would keep the namespaces.
     host.close()
+
+
+@pytest.fixture
+def router(host: Host) -> NetNs:
+    """What is beyond eth0, as a router that answers as 192.0.2.1 and 2001:db8::1."""
+    beyond = host.guest("router")
+    host.rtnl.add_veth("eth0", "eth0", beyond.fd)
+    beyond.rtnl.set("eth0", up=True)
+    for address in ("192.0.2.1/24", "192.0.2.254/24", "2001:db8::1/64"):
+        beyond.run("ip", "address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
+    configure(host)
+    eventually(lambda: host.ping("192.0.2.1"))
+    eventually(lambda: host.ping("2001:db8::1"))
+    return beyond
 
 
 both_stores = pytest.mark.parametrize(

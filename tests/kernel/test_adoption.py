@@ -17,23 +17,8 @@ from tests.bed.netns import Host, NetNs
 from tests.kernel.conftest import MakeDaemon
 from tests.kernel.status import status
 from tests.kernel.test_topology import apply, plan, shape
-from tests.kernel.wait import eventually
 
 ADOPTS = STAND_IN + '[bridge.xenbr0]\nports = ["eth0"]\naddresses = "adopt"\n'
-
-
-@pytest.fixture
-def router(host: Host) -> NetNs:
-    """What is beyond eth0, as a router that answers as 192.0.2.1 and 2001:db8::1."""
-    beyond = host.guest("router")
-    host.rtnl.add_veth("eth0", "eth0", beyond.fd)
-    beyond.rtnl.set("eth0", up=True)
-    for address in ("192.0.2.1/24", "192.0.2.254/24", "2001:db8::1/64"):
-        beyond.run("ip", "address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
-    configure(host)
-    eventually(lambda: host.ping("192.0.2.1"))
-    eventually(lambda: host.ping("2001:db8::1"))
-    return beyond
 
 
 def state(host: Host, link: str) -> dict[str, Any]:

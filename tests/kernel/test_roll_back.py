@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from tests.bed.daemon import STAND_IN, Daemon
-from tests.bed.entries import configure
 from tests.bed.netns import Host, NetNs
 from tests.bed.xenstored import Xenstored
 from tests.kernel.conftest import MakeDaemon
@@ -27,18 +26,6 @@ from tests.kernel.wait import eventually
 CHECKPOINT = Path("/var/lib/xennetd/checkpoint.json")
 SECONDS = 10
 """The least that xennetctl takes."""
-
-
-@pytest.fixture
-def router(host: Host) -> NetNs:
-    beyond = host.guest("router")
-    host.rtnl.add_veth("eth0", "eth0", beyond.fd)
-    beyond.rtnl.set("eth0", up=True)
-    for address in ("192.0.2.1/24", "192.0.2.254/24", "2001:db8::1/64"):
-        beyond.run("ip", "address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
-    configure(host)
-    eventually(lambda: host.ping("192.0.2.1"))
-    return beyond
 
 
 def everything(host: Host) -> dict[str, Any]:
