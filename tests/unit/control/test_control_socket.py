@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.unit.control.bed import FakeDaemon, Served, serving
 from tests.unit.control.peer import NOBODY, Peer, ask_as, monitor, needs_root, run
 from xennetd.cli import connection
-from xennetd.daemon.control.listener import Listener
+from xennetd.daemon.control import server
+from xennetd.daemon.control.listener import Listener, readable
 from xennetd.daemon.control.server import ControlServer
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.journal import Journal
@@ -161,20 +161,41 @@ def test_stopping_ends_all_conversations(path: str) -> None:
 
 def test_running_out_of_descriptors_ends_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(daemon: FakeDaemon, audit: Audit, path: str) -> None:
-        loop = asyncio.get_running_loop()
-        accept, failures = loop.sock_accept, [OSError(24, "Too many open files")]
+        failures = [OSError(24, "Too many open files")]
 
-        async def sock_accept(sock: socket.socket) -> Any:
+        async def fails_once(listening: socket.socket) -> None:
             if failures:
                 raise failures.pop()
-            return await accept(sock)
+            await readable(listening)
 
-        monkeypatch.setattr(loop, "sock_accept", sock_accept)
+        monkeypatch.setattr(server, "readable", fails_once)
         for _ in range(3):
             assert "parameters" in await (await Peer.connect(path)).call("Status")
         assert not failures
 
     run(scenario, path)
+
+
+def test_a_wait_that_is_cancelled_as_somebody_connects_loses_nobody(path: str) -> None:
+    """loop.sock_accept() accepts the connection then, and raises InvalidStateError in the event loop."""
+
+    async def main() -> None:
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listening:
+            listening.bind(path)
+            listening.listen()
+            waiting = asyncio.ensure_future(readable(listening))
+            await asyncio.sleep(0.01)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                asyncio.get_running_loop().call_soon(waiting.cancel)  # in the round in which the loop sees the client
+                await asyncio.wait([waiting])
+                await asyncio.sleep(0.01)
+                assert told == []
+                listening.accept()[0].close()
+
+    asyncio.run(main())
 
 
 OTHER_FILESYSTEM = """

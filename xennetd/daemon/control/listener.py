@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import socket
@@ -39,11 +40,14 @@ class Listener:
         """Return whether somebody has removed or replaced the file of our own socket, so that nobody can connect."""
         return self._file is not None and _file(self._path) != self._file
 
-    def renew(self) -> None:
-        """Listen on a new socket at the path, in place of the one whose file is gone. Raises HostError."""
+    def renew(self) -> socket.socket:
+        """Listen on a new socket at the path, in place of the one whose file is gone. Raises HostError.
+
+        Returns the old one, which the caller must close.
+        """
         new = self._make(patience=0.0)  # The loop must not wait for whatever listens there.
-        self.socket.close()
-        self.socket = new
+        old, self.socket = self.socket, new
+        return old
 
     def close(self) -> None:
         """Stop listening, and remove the socket's file unless systemd made it or somebody has replaced it."""
@@ -87,6 +91,26 @@ class Listener:
             return
         except PermissionError:
             _log.warning("The control socket can't be given to its group, so only root can open it", group=group)
+
+
+async def readable(listening: socket.socket) -> None:
+    """Wait until a connection can be accepted. Cancelled at any moment it accepts none.
+
+    loop.sock_accept() may accept a connection just when it is cancelled. Then it loses the connection, and the loop logs
+    an InvalidStateError (seen with Python 3.11).
+    """
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(listening, tell)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(listening)
 
 
 def _passed_socket() -> socket.socket | None:

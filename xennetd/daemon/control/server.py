@@ -32,7 +32,7 @@ from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterf
 
 from xennetd.cancellation import heed_cancellation
 from xennetd.daemon.control.interface import Caller, Control, Daemon, Refused
-from xennetd.daemon.control.listener import Listener
+from xennetd.daemon.control.listener import Listener, readable
 from xennetd.daemon.control.peers import MAX_PEERS, Crowd, Peer, PeerError, refuse, uid_of
 from xennetd.daemon.control.replies import encoded, pieces, some_of, streamed
 from xennetd.daemon.control.turns import REST, Shared, Turns
@@ -85,21 +85,21 @@ class ControlServer:
                 accepting = tasks.create_task(self._accept(tasks))
                 while True:
                     await asyncio.sleep(_LOOK)
-                    if self._listener.is_gone() and self._renew():
+                    if self._listener.is_gone() and (old := self._renew()) is not None:
                         accepting.cancel()
+                        await asyncio.wait([accepting])  # It watches the old socket.
+                        old.close()
                         accepting = tasks.create_task(self._accept(tasks))
         except asyncio.CancelledError:
             self.close()
             raise
 
     async def _accept(self, tasks: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
         listening = self._listener.socket
         while True:
             try:
-                conn, _ = await loop.sock_accept(listening)
-                self._receive(conn, tasks)
-                for _ in range(_BATCH - 1):
+                await readable(listening)
+                for _ in range(_BATCH):
                     conn, _ = listening.accept()
                     conn.setblocking(False)
                     self._receive(conn, tasks)
@@ -108,8 +108,6 @@ class ControlServer:
             except OSError as error:  # Descriptors or memory ran out, or the peer has hung up already.
                 self._tell_refused(error.strerror or str(error))
                 await asyncio.sleep(0.1)
-            else:
-                await asyncio.sleep(0)  # sock_accept() does not wait while peers queue: let other tasks run.
 
     def _tell_refused(self, why: str) -> None:
         """Log that a connection could not be accepted: a new reason at once, the same one once a minute."""
@@ -130,18 +128,18 @@ class ControlServer:
         else:
             refuse(conn)
 
-    def _renew(self) -> bool:
-        """Make the socket's file again. Returns whether that was possible; logs a new reason why not."""
+    def _renew(self) -> socket.socket | None:
+        """Make the socket's file again. Returns the old socket, None if that is impossible; logs a new reason why."""
         try:
-            self._listener.renew()
+            old = self._listener.renew()
         except HostError as error:
             if self._renewal != error.detail:
                 self._renewal = error.detail
                 _log.error("the control socket was removed, and xennetctl can't reach xennetd", why=error.detail)
-            return False
+            return None
         self._renewal = None
         _log.warning("somebody removed the control socket; xennetd has made it again")
-        return True
+        return old
 
     def close(self) -> None:
         """Stop listening, and remove the socket's file unless systemd made it."""
