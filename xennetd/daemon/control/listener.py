@@ -96,7 +96,7 @@ class Listener:
 async def readable(listening: socket.socket) -> None:
     """Wait until a connection can be accepted. Cancelled at any moment it accepts none.
 
-    loop.sock_accept() may accept a connection just when it is cancelled. Then it loses the connection, and the loop logs
+    loop.sock_accept() may accept a connection just when it is cancelled. Then the connection is lost, and the loop logs
     an InvalidStateError (seen with Python 3.11).
     """
     loop = asyncio.get_running_loop()
