@@ -288,8 +288,9 @@ class HostTopology:
             return
         self._would = ()
         held = self._paced([step for step in steps if step.object.key not in change.plan.refusals])
-        brought = await self._engine.bring(change, {**dict.fromkeys(held, ""), **change.plan.refusals})
-        self._failed = {key: sentence for key, sentence in brought.failed.items() if key not in held}
+        withheld = {key: self._failed.get(key, "") for key in held}
+        brought = await self._engine.bring(change, {**withheld, **change.plan.refusals})
+        self._failed = {key: sentence for key, sentence in brought.failed.items() if sentence}
         if brought.done:
             message = f"host topology repaired: {'; '.join(brought.done)}"
             self._audit.repaired(Event(EventKind.DRIFT, message), kind_of(steps[0]))
