@@ -46,4 +46,4 @@ def _lease_file(pid: int) -> Path:
 
 
 def _words(process: Path) -> list[str]:
-    return (process / "cmdline").read_text().split("\0")
+    return (process / "cmdline").read_text(errors="surrogateescape").split("\0")  # any program's

@@ -202,7 +202,7 @@ class Script:
         for directory in Path("/proc").glob("[0-9]*"):
             try:
                 mine = marks <= set((directory / "environ").read_bytes().split(b"\0"))
-                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             if mine and int(directory.name) != os.getpid() and command:

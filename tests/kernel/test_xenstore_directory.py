@@ -284,14 +284,18 @@ async def test_a_rename_without_an_event_is_seen_with_the_next_state(
     async with following(xenstored.socket) as follower:
         web = toolstack.create_domain("web--incoming")
         vif = toolstack.add_vif(web)
+
+        def seen() -> Vif:
+            found = follower.directory.get(VifId(web.domid, 0))
+            assert found is not None
+            return found
+
         await follower.until(lambda: bool(follower.changed))
         toolstack.rename_domain(web, "shop")
         toolstack.xs.write(f"{vif.backend}/state", "2")
-        await follower.until(lambda: len(follower.changed) == 2)
+        await follower.until(lambda: seen().state is XenbusState.INIT_WAIT)
+        assert seen().vm == "shop"
         assert follower.names == set()  # It is too early for a watch on the name.
-        found = follower.directory.get(VifId(web.domid, 0))
-        assert found is not None
-        assert found.vm == "shop"
 
 
 @story
