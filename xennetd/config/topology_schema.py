@@ -27,8 +27,8 @@ _Seconds = Annotated[int, Meta(ge=0, le=30)]
 _Milliseconds = Annotated[int, Meta(ge=0, le=60000)]
 _Mask = Annotated[int, Meta(ge=0, le=0xFFFF)]
 
-_LINK = Field(str, "a link's name, 1 to 15 characters", is_link_name, make=topology_link)
-_PORTS = replace(_LINK, many=True, may_be_empty=True)
+LINK_NAME = Field(str, "a link's name, 1 to 15 characters", is_link_name, make=topology_link)
+_PORTS = replace(LINK_NAME, many=True, may_be_empty=True)
 _FLAG = Field(bool, "true or false", make=int)
 _MAC = Field(str, 'a MAC of one device, such as "00:16:3e:00:00:01"', make=mac_address)
 _MTU = Field(_Mtu, "a whole number of bytes from 68 to 65535")
@@ -50,8 +50,6 @@ def _one_of(words: tuple[str, ...]) -> Field:
     return Field(str, accepts=words.__contains__, choices=words, make=words.index)
 
 
-LINK_NAME = Field(str, "1 to 15 characters, as the kernel takes them", is_link_name, make=topology_link)
-
 _COMMON: Fields = {"mac": _MAC, "mtu": _MTU, "addresses": _ADDRESSES}
 
 SECTIONS: Mapping[str, Fields] = {
@@ -70,11 +68,11 @@ SECTIONS: Mapping[str, Fields] = {
         "arp_ip_target": Field(str, 'IPv4 addresses such as "192.0.2.1"', many=True, make=unicast4),
         "lacp_rate": _one_of(LACP_RATES),
         "xmit_hash_policy": _one_of(HASH_POLICIES),
-        "primary": _LINK,
+        "primary": LINK_NAME,
         **_COMMON,
     },
     "vlan": {
-        "parent": _LINK,
+        "parent": LINK_NAME,
         "id": Field(_Vid, "a VLAN's number from 1 to 4094"),
         "protocol": Field(
             Literal["802.1Q", "802.1ad"], choices=tuple(VLAN_PROTOCOLS), make=lambda word: VLAN_PROTOCOLS[word]

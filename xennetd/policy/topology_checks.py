@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from xennetd.config.document import Place
 from xennetd.config.problem import Problem, shown
+from xennetd.config.topology_schema import SECTIONS
 from xennetd.model.ip import IPAddress
 from xennetd.model.topology import Topology
 from xennetd.policy.network_reader import NetworkDraft
@@ -81,8 +82,6 @@ def _check_bond(draft: LinkDraft, problems: list[Problem]) -> None:
 
 
 def _allowed(draft: LinkDraft, key: str) -> tuple[str, ...]:
-    from xennetd.config.topology_schema import SECTIONS
-
     return SECTIONS[draft.link.kind][key].allowed
 
 
