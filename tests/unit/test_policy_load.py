@@ -43,6 +43,7 @@ def test_everything_that_can_be_said() -> None:
         [daemon]
         mode = "observe"
         control = "/run/x"
+        apply = "on-reload"
         scripts = ["vif-xennetd*", "vif-ours"]
         hooks = true
         stand_in = true
@@ -65,7 +66,8 @@ def test_everything_that_can_be_said() -> None:
         deny = "use vif-xennetd"
         """
     )
-    assert loaded.daemon == DaemonConfig("observe", "/run/x", ("vif-xennetd*", "vif-ours"), hooks=True, stand_in=True)
+    scripts = ("vif-xennetd*", "vif-ours")
+    assert loaded.daemon == DaemonConfig("observe", "/run/x", "on-reload", scripts, hooks=True, stand_in=True)
     assert loaded.networks == {"lan": LAN}
     assert loaded.rules == (
         Rule("web tier", Match("web-*", "9f6c*", "00:16:3e:*", "xenbr*", None, "vif", 0, 7), network=LAN),

@@ -164,12 +164,13 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "  xennetctl check && xennetctl reload",
     )  # fmt: skip
     plan = _add(
-        commands, "plan", verbs.plan, "what apply would do to the host's own links",
+        commands, "plan", verbs.plan, "what apply would do to the host and its guests",
         "Show what apply would do with the configuration files as they are now: which bridges, bonds, VLANs, ports and "
-        "addresses of the host it would make, change and remove, in the words of ip(8). Nothing is changed.",
+        "addresses of the host it would make, change and remove, in the words of ip(8), and which guests would be "
+        "moved, cut off, refused or changed. Nothing is changed.",
         "  xennetctl plan",
     )  # fmt: skip
-    _add_json(plan, "a JSON object with the lists steps and problems")
+    _add_json(plan, "a JSON object with the lists steps, guests and problems")
     _add(
         commands, "import", verbs.import_, "the configuration of the links that are there",
         "Print the sections of the configuration that say what the host's bridges, bonds, VLANs and dummies are now. "
@@ -177,10 +178,10 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "  xennetctl import",
     )  # fmt: skip
     apply = _add(
-        commands, "apply", verbs.apply, "put the host's own links into force",
+        commands, "apply", verbs.apply, "put the host's own links into force, and reload",
         "Make the host's links as the sections [nic.NAME], [bond.NAME], [vlan.NAME], [bridge.NAME] and [dummy.NAME] of "
-        "the configuration say, now and at each start. If anything would lock somebody out, nothing is done, and the "
-        "exit status is 1. A reload does not change the host's links.",
+        "the configuration say, now and at each start, then reload. If anything would lock somebody out, nothing is "
+        "done, and the exit status is 1. A reload alone does not change the host's links, unless daemon.apply says so.",
         "  xennetctl plan\n  xennetctl apply --confirm\n  xennetctl confirm",
     )  # fmt: skip
     apply.add_argument(
@@ -188,10 +189,10 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="roll back after so many seconds (10 to 3600, default: 60) unless `xennetctl confirm` follows, also when "
         "the connection or xennetd ends meanwhile",
     )  # fmt: skip
-    _add_json(apply, "a JSON object with the lists steps and problems")
+    _add_json(apply, "a JSON object with the lists steps, guests and problems")
     _add(
         commands, "confirm", verbs.confirm, "keep what apply --confirm has put into force",
-        "Keep the host's links as apply --confirm has made them. Without it they are rolled back in time.",
+        "Keep the host's links as apply --confirm has made them, and reload. Without it they are rolled back in time.",
         "  xennetctl apply --confirm 60 && xennetctl confirm",
     )  # fmt: skip
     for name, run, help_, description, example in (

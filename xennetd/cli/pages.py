@@ -173,6 +173,7 @@ def plan(result: Values) -> list[Line]:
         lines += [[("apply would do this:", "head")], *([(f"  {printable(step)}", "")] for step in result["steps"])]
     elif not result["refused"]:
         lines.append([("The host's links are as the configuration says.", "good")])
+    lines += _guests(result, "the guests would follow:")
     if result["steps"] and result["problems"]:
         lines.append([("It would be refused, and nothing would be changed.", "bad")])
     return lines
@@ -187,8 +188,18 @@ def applied(result: Values, confirm: int | None = None) -> list[Line]:
         lines += [[("done:", "head")], *([(f"  {printable(step)}", "")] for step in result["steps"])]
     elif not result["problems"]:
         lines.append([("The host's links were as the configuration says.", "good")])
+    lines += _guests(result, "the guests follow:")
     if confirm is not None:
-        lines.append([(f"In {confirm} s this is rolled back. To keep it, run: xennetctl confirm", "waiting")])
+        text = f"In {confirm} s this is rolled back. To keep it, run: xennetctl confirm. The guests follow then."
+        lines.append([(text, "waiting")])
+    return lines
+
+
+def _guests(result: Values, title: str) -> list[Line]:
+    """Return the lines about guests, in red where one loses its network."""
+    lines: list[Line] = [[(title, "head")]] if result["guests"] else []
+    for change in result["guests"]:
+        lines.append([(f"  {printable(change)}", "bad" if change.startswith("cut off") else "")])
     return lines
 
 

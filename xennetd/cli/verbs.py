@@ -135,10 +135,12 @@ def apply(arguments: argparse.Namespace) -> int:
 
 
 def confirm(arguments: argparse.Namespace) -> int:
-    """Keep what an apply has put into force."""
-    connection.call(arguments.control, "Confirm")
+    """Keep what an apply has put into force. The status is NO if the guests do not follow."""
+    problems = connection.call(arguments.control, "Confirm", timeout=connection.RELOAD_TIMEOUT)["problems"]
     print("The host's links stay as they are.")
-    return FINE
+    for problem in problems:
+        complain(problem)
+    return NO if problems else FINE
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -127,6 +127,7 @@ _SENTENCE = Field(_Text, f"one line of at most {_LONGEST_TEXT} printable charact
 DAEMON: Fields = {
     "mode": Field(Literal["enforce", "observe"], choices=("enforce", "observe")),
     "control": Field(_Text, f"an absolute path of at most {_SUN_PATH - 1} bytes", _is_socket_path),
+    "apply": Field(Literal["by-hand", "on-reload"], choices=("by-hand", "on-reload")),
     "scripts": replace(_BASENAME, many=True),
     "hooks": _FLAG,
     "devd": _FLAG,

@@ -16,6 +16,7 @@ from xennetd.daemon.host_checks import curable
 from xennetd.daemon.loading import Loaded
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
+from xennetd.daemon.reconcile.dry_run import DryRunHost
 from xennetd.daemon.reconcile.host_topology import HostTopology
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.networks import Networks
@@ -25,11 +26,11 @@ from xennetd.daemon.tasks import Tasks
 from xennetd.dnsmasq.services import DhcpServices
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.sysctls import Sysctls
+from xennetd.model.configuration import Policy
 from xennetd.model.dump import TextOnce, to_json
 from xennetd.model.errors import Denied, ToolstackError
 from xennetd.model.event import EventKind
 from xennetd.model.status import DaemonStatus, LinkStatus, NetworkStatus, Planned, VifState, VifStatus
-from xennetd.model.topology import Topology
 from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes, errors_of, lacking, remarks_of, unprotected
@@ -263,36 +264,50 @@ class Answers:
 
     async def plan(self) -> Planned:
         """Return what an apply of the topology in the configuration files, as they are on disk now, would do."""
-        topology = await self._wanted()
-        if isinstance(topology, Planned):
-            return topology
-        plan = await self._topology.plan(topology)
-        return Planned([step.describe() for step in plan.steps], [*plan.refusals.values(), *plan.cautions])
+        policy = await self._wanted()
+        if isinstance(policy, Planned):
+            return policy
+        plan, planned = await self._topology.plan(policy.topology)
+        guests = await self._reconciler.foresight.changes(policy, DryRunHost(self._kernel.links, policy, planned))
+        return Planned(
+            [step.describe() for step in plan.steps], [*plan.refusals.values(), *plan.cautions], guests=guests
+        )
 
     async def apply(self, confirm: int | None) -> Planned:
-        """Put the topology in the configuration files into force. Returns what was done, and what could not be done.
+        """Put the configuration files into force: the topology, then the guests. Returns what was and was not done.
 
-        With `confirm` it is rolled back after so many seconds unless somebody confirms it.
+        With `confirm` the topology is rolled back after so many seconds unless somebody confirms it, and the guests
+        follow then.
         """
-        topology = await self._wanted()
-        if isinstance(topology, Planned):
-            return topology
+        policy = await self._wanted()
+        if isinstance(policy, Planned):
+            return policy
         if self._in_force.observes:
             return Planned([], ["xennetd only observes (daemon.mode): it applies nothing"], refused=True)
-        applied = await self._topology.apply(topology, confirm)
-        return Planned(list(applied.done), list(applied.problems), refused=applied.refused)
+        applied = await self._topology.apply(policy.topology, confirm)
+        done, problems, guests = list(applied.done), list(applied.problems), list[str]()
+        if confirm is None and not applied.refused:
+            guests = await self._reconciler.foresight.changes(policy, DryRunHost(self._kernel.links, policy))
+            problems += await self._guests_follow()
+        return Planned(done, problems, refused=applied.refused, guests=guests)
 
-    async def confirm(self) -> str | None:
-        """Keep the topology that was applied last. Returns why that can't be, None if it is kept."""
-        return await self._topology.confirm()
+    async def confirm(self) -> Planned:
+        """Keep the topology that was applied last, and let the guests follow the configuration files."""
+        reason = await self._topology.confirm()
+        if reason is not None:
+            return Planned([], [reason], refused=True)
+        return Planned([], await self._guests_follow())
 
-    async def _wanted(self) -> Topology | Planned:
-        """Return the topology of the files or, with problems in them, the refusal of it."""
+    async def _guests_follow(self) -> list[str]:
+        return [f"the guests keep the old policy: {problem}" for problem in await self._reload()]
+
+    async def _wanted(self) -> Policy | Planned:
+        """Return the policy of the files or, with problems in them, the refusal of an apply."""
         problems, _notes = await self.check()
         loaded = await self._load()
         if loaded.policy is None or problems or loaded.problems:
             return Planned([], list(problems or loaded.problems), refused=True)
-        return loaded.policy.topology
+        return loaded.policy
 
     async def check(self) -> Checked:
         """Return the problems and the notes of the configuration files as they are on disk now."""

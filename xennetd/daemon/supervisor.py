@@ -319,6 +319,8 @@ class Supervisor:
                 if self._ready:
                     self._manager.ready(self._answers.summary())
             outcome = "the old policy stays: " + "; ".join(problems) if problems else "policy reloaded"
+            if not problems and self._topology.waits:
+                outcome += "; the host's own links wait for xennetctl apply"
             self._audit.record(Event(EventKind.RELOAD, outcome, error=problems[0] if problems else None))
             return problems
 
@@ -355,6 +357,8 @@ class Supervisor:
             self._in_force.put(policy, loaded.notes)  # The start goes on with it.
             self._networks.read_policy()
             return []
+        if policy.daemon.apply == "on-reload" and policy.daemon.mode != "observe":
+            await self._topology.follow(policy.topology)
         await follow(policy, loaded.notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()
         return []

@@ -22,14 +22,16 @@ from xennetd.model.value import replace
 class DaemonConfig:
     """`[daemon]`.
 
-    `scripts` are shell-style patterns of the basename of a hotplug script: xennetd manages the backends whose script
-    matches one. `hooks` runs the `vif-post.d/*.hook` files as the stock scripts do. `devd` serves a driver domain in
-    the place of `xl devd`. `stand_in` accepts a link's alternative name `vif-D-N` as a substitute for netback's parent
-    device, for tests and the sandbox only.
+    `apply` says whether `xennetctl apply` alone puts the topology into force, or each reload, too. `scripts` are
+    shell-style patterns of the basename of a hotplug script: xennetd manages the backends whose script matches one.
+    `hooks` runs the `vif-post.d/*.hook` files as the stock scripts do. `devd` serves a driver domain in the place of
+    `xl devd`. `stand_in` accepts a link's alternative name `vif-D-N` as a substitute for netback's parent device, for
+    tests and the sandbox only.
     """
 
     mode: Literal["enforce", "observe"] = "enforce"
     control: str = CONTROL
+    apply: Literal["by-hand", "on-reload"] = "by-hand"
     scripts: tuple[str, ...] = ("vif-xennetd*",)
     hooks: bool = False
     devd: bool = False

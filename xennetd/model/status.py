@@ -4,7 +4,7 @@ This module has no `from __future__ import annotations`: the description of the 
 evaluated annotations.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -98,14 +98,16 @@ class LinkStatus:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What an apply of the host's topology would do, or has done: `steps` in the words of ip(8).
+    """What an apply would do, or has done.
 
-    `problems` are sentences: why nothing is done (`refused`), or what could not be done.
+    `steps` are those on the host's own links, in the words of ip(8). `guests` has a line for each change of guests,
+    with their names. `problems` are sentences: why nothing is done (`refused`), or what could not be done.
     """
 
     steps: list[str]
     problems: list[str]
     refused: bool = False
+    guests: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

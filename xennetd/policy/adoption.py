@@ -23,13 +23,15 @@ class Adoption:
     """The entries on their new links, and those that go from their former links.
 
     `successors` has the key of the entry on its new link by the key of the former one: that one goes only when the new
-    one is there. `refusals` say of a port why it must not become one.
+    one is there. `refusals` say of a port why it must not become one. `moves` has the name of the link that gets the
+    entries of a link by that link's name; both are the kernel's.
     """
 
     moved: tuple[IpEntry, ...] = ()
     former: tuple[IpEntry, ...] = ()
     successors: Mapping[Key, Key] = field(default_factory=dict)
     refusals: Mapping[Key, str] = field(default_factory=dict)
+    moves: Mapping[str, str] = field(default_factory=dict)
 
 
 def adoption(
@@ -55,6 +57,7 @@ def adoption(
         tuple(former),
         {old.key: new.key for old, new in moved if old.key != new.key},
         {Key("port", link): sentence for link, sentence in refusals.items()},
+        moves,
     )
 
 

@@ -128,9 +128,9 @@ class FakeDaemon:
         self.asked.append("apply" if confirm is None else f"apply {confirm}")
         return self.planned
 
-    async def confirm(self) -> str | None:
+    async def confirm(self) -> Planned:
         self.asked.append("confirm")
-        return self.refusal
+        return Planned([], [self.refusal] if self.refusal else [], refused=self.refusal is not None)
 
     async def check(self) -> tuple[list[str], list[str]]:
         self.checks += 1

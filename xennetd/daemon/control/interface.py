@@ -75,18 +75,19 @@ class Daemon(Protocol):
         ...
 
     async def plan(self) -> Planned:
-        """Return what an apply of the host's topology in the configuration files would do. Raises XennetdError."""
+        """Return what an apply of the configuration files would do. Raises XennetdError."""
         ...
 
     async def apply(self, confirm: int | None) -> Planned:
-        """Put the host's topology in the configuration files into force. Raises XennetdError.
+        """Put the configuration files into force: the host's topology, then the guests. Raises XennetdError.
 
-        With `confirm` it is rolled back after so many seconds, unless `confirm` is called.
+        With `confirm` the topology is rolled back after so many seconds, unless `confirm` is called; the guests follow
+        then.
         """
         ...
 
-    async def confirm(self) -> str | None:
-        """Keep the topology that was applied last. Raises XennetdError."""
+    async def confirm(self) -> Planned:
+        """Keep the topology that was applied last, and let the guests follow. Raises XennetdError."""
         ...
 
     async def check(self) -> tuple[list[str], list[str]]:
@@ -323,21 +324,23 @@ class Control(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_parameter="plan")
     async def Apply(self, *, confirm: int | None = None) -> Planned:
-        """Put the host's topology in the configuration files into force, now and over reboots.
+        """Put the configuration files into force: the host's topology, now and over reboots, and then the guests.
 
         With a reason to refuse nothing changes. With `confirm` the topology is rolled back after so many seconds, 10 to
-        3600, unless Confirm is called.
+        3600, unless Confirm is called; the guests follow then.
         """
         self._require_root("Apply")
         if confirm is not None and not SHORTEST <= confirm <= LONGEST:
             raise Refused(reason=f"the time for the confirmation must be {SHORTEST} to {LONGEST} seconds")
         return await self._daemon.apply(confirm)
 
-    @varlinkmethod
-    async def Confirm(self) -> None:
-        """Keep the topology that Apply has put into force."""
+    @varlinkmethod(return_parameter="problems")
+    async def Confirm(self) -> list[str]:
+        """Keep the topology that Apply has put into force. Returns why the guests do not follow the configuration."""
         self._require_root("Confirm")
-        _refuse(await self._daemon.confirm())
+        done = await self._daemon.confirm()
+        _refuse(done.problems[0] if done.refused else None)
+        return done.problems
 
     @varlinkmethod
     async def Check(self) -> _Checked:

@@ -20,6 +20,7 @@ import structlog
 from xennetd.daemon.checkpoint import Checkpoint, CheckpointFile, now
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.reconcile.care import take_care
+from xennetd.daemon.reconcile.dry_run import PlannedLinks, planned_links
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.reconcile.roll_back import restore, roll_back
@@ -64,6 +65,7 @@ class HostTopology:
     def __init__(self, in_force: InForce, kernel: Kernel, audit: Audit) -> None:
         self._in_force = in_force
         self._audit = audit
+        self._links = kernel.links
         self._file = TopologyFile()
         self._checkpoint_file = CheckpointFile()
         self._engine = TopologyEngine(kernel)
@@ -73,6 +75,7 @@ class HostTopology:
         self._failed: dict[Key, str] = {}
         self._would: tuple[str, ...] = ()
         self._not_given_back: tuple[str, ...] = ()
+        self._refused: tuple[str, ...] = ()
         self._asked: tuple[Policy, Topology] | None = None
         self._ports_down: dict[tuple[str, str], str] = {}
         self._pace = Pace()
@@ -129,11 +132,17 @@ class HostTopology:
         fights = [key for key in self._pace.subjects() if key not in self._failed]
         sentences = ((key, self._pace.problem(key, time.monotonic())) for key in fights)
         found += [f"{key} is {problem}" for key, problem in sentences if problem is not None]
-        if not self._unreadable and set(self._wanted) != set(self._topology):
+        if self.waits:
+            found += self._refused
             found.append(
                 "the host's topology in the configuration is not in force: see xennetctl plan, then run xennetctl apply"
             )
         return found
+
+    @property
+    def waits(self) -> bool:
+        """Whether the configuration wants another topology than the one in force."""
+        return not self._unreadable and set(self._wanted) != set(self._topology)
 
     def notes(self) -> list[str]:
         """Return whether a confirmation is waited for, and what would be repaired without observe mode."""
@@ -162,10 +171,12 @@ class HostTopology:
         """Yield the host's own links, for the picture of the topology."""
         return self._engine.picture()
 
-    async def plan(self, wanted: Topology) -> TopologyPlan:
-        """Return what an apply of this topology would do now."""
+    async def plan(self, wanted: Topology) -> tuple[TopologyPlan, PlannedLinks]:
+        """Return what an apply of this topology would do now, and the links that the host would have then."""
         async with self._lock:
-            return self._engine.change(self._topology, wanted).plan
+            change = self._engine.change(self._topology, wanted)
+            planned = planned_links(self._links, change.desired.values(), change.surplus.values(), change.moves)
+            return change.plan, planned
 
     async def apply(self, wanted: Topology, confirm: float | None = None) -> Applied:
         """Put a topology into force, now and over reboots. A refused plan changes nothing. Raises HostError.
@@ -176,6 +187,7 @@ class HostTopology:
             if self._pending is not None:
                 raise HostError("an apply waits for its confirmation: run xennetctl confirm first, or wait")
             change = self._engine.change(self._topology, wanted)
+            self._refused = ()
             refusals = (*change.plan.refusals.values(), *(change.plan.cautions if confirm is None else ()))
             if refusals:
                 return Applied(problems=refusals, refused=True)
@@ -206,6 +218,18 @@ class HostTopology:
         self._audit.record(Event(EventKind.APPLY, message, error=problems[0] if problems else None))
         self._wake.set()  # `run` waits without a time limit while there is no problem; now it may have to try again.
         return Applied(brought.done, problems)
+
+    async def follow(self, wanted: Topology) -> None:
+        """Put a topology into force if it is not yet. Why it is refused is a problem from then on."""
+        if set(wanted) == set(self._topology):
+            return
+        try:
+            applied = await self.apply(wanted)
+        except HostError as error:
+            applied = Applied(problems=(error.detail,), refused=True)
+        if applied.refused:
+            self._refused = applied.problems
+            self._audit.record(Event(EventKind.APPLY, "the host's topology was not applied", error=self._refused[0]))
 
     def _is_due(self, checkpoint: Checkpoint) -> bool:
         """Return whether an apply may go on: its time is not over, and nobody has rolled it back."""

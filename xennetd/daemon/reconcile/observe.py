@@ -41,12 +41,18 @@ class Observer:
         self._registry = registry
 
     def observe(
-        self, record: Record, link: Link | None, tap: Link | None, policy: Policy, leaves: Leaves
+        self,
+        record: Record,
+        link: Link | None,
+        tap: Link | None,
+        policy: Policy,
+        leaves: Leaves,
+        host: HostView | None = None,
     ) -> tuple[Observation, Resolved | None]:
         """Return the observation of a vif under this policy, and what policy said of the vif if it was asked.
 
         `link` and `tap` are the vif's links, None where they do not exist. `leaves` is called for another link that
-        holds the name that one of them must get.
+        holds the name that one of them must get. `host` is another host than the present one, for a plan.
         """
         vif = record.vif
         is_owned = owned(policy, vif)
@@ -59,19 +65,24 @@ class Observer:
         before = record.attachment
         disowned = not is_owned and _is_served(vif, link)
         if is_owned and not vif.removing and not (vif.pinned and vif.hotplug_status != CONNECTED):
-            resolved = self._resolve(record, policy)
+            resolved = self._resolve(record, policy) if host is None else self._ask(record.vif, policy, host)
             resolution = resolved.resolution
             assignment, outcome = resolution.assignment, resolution.outcome
             if isinstance(outcome, Attachment) and not vif.pinned:
                 if outcome == before:
                     outcome = before  # The record, too, refers to this object: a thousand copies take a megabyte.
-                conflict, steps = self._host_steps(record, outcome)
+                if host is None:  # Under a new policy the other owners' objects change, too.
+                    conflict, steps = self._host_steps(record, outcome)
             in_question = vif.pinned or conflict is not None or isinstance(outcome, XennetdError)
             if in_question and link is not None and link.up:
                 # hotplug-status and the port's bridge show that the vif was connected rightly. Earlier attempts of this
                 # daemon show nothing.
                 connected = vif.hotplug_status == CONNECTED and not record.memory.fresh
-                stays = resolution.keeps(link, self._master(link)) or _is_still_in(before, assignment, link)
+                stays = (
+                    resolution.keeps(link, self._master(link))
+                    or _is_still_in(before, assignment, link)
+                    or (_is_served(vif, link) and self._awaits_apply(outcome, policy))
+                )
                 established = connected and stays
                 if established or (connected and vif.pinned):
                     steps = self._protection(record, link, resolution)
@@ -104,7 +115,10 @@ class Observer:
         if last is not None and last.holds(policy, vif):
             return last
         view: HostView = DryRunHost(self._links, policy) if policy.daemon.mode == "observe" else self._links
-        facts = Facts(view, self._registry)
+        return self._ask(vif, policy, view)
+
+    def _ask(self, vif: Vif, policy: Policy, host: HostView) -> Resolved:
+        facts = Facts(host, self._registry)
         return Resolved(policy, vif, facts, resolve(policy, vif, facts, facts))
 
     def _host_steps(self, record: Record, attachment: Attachment) -> tuple[XennetdError | None, tuple[HostStep, ...]]:
@@ -153,6 +167,14 @@ class Observer:
             holder_leaves=holder is not None and leaves(holder),
             elsewhere=elsewhere,
         )
+
+    def _awaits_apply(self, outcome: Attachment | XennetdError | None, policy: Policy) -> bool:
+        """Return whether a vif waits for a link that the configuration names for the host, and that no apply has made.
+
+        Until then the guest keeps what it has.
+        """
+        awaited = outcome.waits_on if isinstance(outcome, XennetdError) else frozenset()
+        return any(link.name in awaited and self._links.link(link.name) is None for link in policy.topology)
 
     def _master(self, link: Link) -> str | None:
         master = self._links.by_index(link.master) if link.master else None

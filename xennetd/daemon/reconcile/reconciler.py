@@ -17,6 +17,7 @@ from xennetd.daemon.reconcile.dry_run import would_do
 from xennetd.daemon.reconcile.eviction import Eviction
 from xennetd.daemon.reconcile.executor import Executor
 from xennetd.daemon.reconcile.failures import Failures
+from xennetd.daemon.reconcile.foresight import Foresight
 from xennetd.daemon.reconcile.host_state import HostState
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.observe import Observer
@@ -59,7 +60,7 @@ class Reconciler:
     """Brings every vif to the state that the policy wants, and keeps the record of every vif.
 
     `prepare` is called before each observation of a vif, so that networks are repaired before their guests. `triggers`
-    takes what has changed, and says which vifs must be reconciled.
+    takes what has changed, and says which vifs must be reconciled. `foresight` says what another policy would change.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 # it is the one place where the daemon's parts meet
@@ -96,6 +97,7 @@ class Reconciler:
         self._failures = Failures(
             in_force, kernel.links, self._records, self._queue, self._executor, self._reporter, self._audit_events
         )
+        self.foresight = Foresight(self._records, kernel.links, self._observer, self._tap_of, self._leaving)
         self.triggers = Triggers(self._queue, self._waiters, registry, directory, kernel.links, self._records)
 
     @property

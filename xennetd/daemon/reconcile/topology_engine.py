@@ -47,7 +47,8 @@ class TopologyChange:
     """A plan, with the desired objects and those that are to be removed.
 
     An object with a successor goes only when that one is there (`policy.adoption.Adoption`). `vital` holds the keys
-    without which the host would not have all that it had before.
+    without which the host would not have all that it had before. `moves` has the name of the link that gets the
+    addresses and routes of a link by that link's name.
     """
 
     plan: TopologyPlan
@@ -55,6 +56,7 @@ class TopologyChange:
     surplus: Objects
     successors: Mapping[Key, Key] = field(default_factory=dict)
     vital: frozenset[Key] = frozenset()
+    moves: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,8 @@ class TopologyEngine:
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             refusals |= self._inhabited(plan)
             vital = frozenset(key for entry in adopted.moved for key in (entry.key, *entry.requires))
-            return TopologyChange(replace(plan, refusals=refusals), desired, surplus, adopted.successors, vital)
+            plan = replace(plan, refusals=refusals)
+            return TopologyChange(plan, desired, surplus, adopted.successors, vital, adopted.moves)
         except Shortage as error:
             raise shortage(error) from error
 
