@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import subprocess
 import threading
 import time
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.bed.netns import Host, NetNs
 from tests.kernel.conftest import MakeDaemon
 from tests.kernel.status import status
 from tests.kernel.test_topology import apply, plan, shape
+from tests.kernel.wait import eventually
 
 ADOPTS = STAND_IN + '[bridge.xenbr0]\nports = ["eth0"]\naddresses = "adopt"\n'
 
@@ -43,6 +46,19 @@ def state(host: Host, link: str) -> dict[str, Any]:
         ]
         found[what] = sorted(each for each in kept if "LINK" in each or what in {"addresses", "neighbours"})
     return found
+
+
+def advertise(router: NetNs, prefix: str) -> None:
+    """Send a router advertisement (RFC 4861, 4.2) with a prefix of 64 bits for SLAAC."""
+    header = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+    option = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 900, 900, 0) + ip_address(prefix).packed
+    with router, socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        raw.sendto(header + option, ("ff02::1%eth0", 0))
+
+
+def accept_ra(host: Host, link: str) -> int:
+    return int(host.run("sysctl", "-n", f"net/ipv6/conf/{link}/accept_ra").stdout)
 
 
 def test_everything_moves_and_comes_back(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
@@ -190,10 +206,21 @@ def test_addresses_from_router_advertisements_come_anew(host: Host, router: NetN
     host.run(
         "ip", "address", "add", "2001:db8:5::7/64", "dev", "eth0", "valid_lft", "900", "preferred_lft", "900", "nodad"
     )
+    host.run("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.eth0.accept_ra=2")
     xennetd = daemon(ADOPTS)
+    notes = json.loads(xennetd.ctl("plan", "--json").stdout)["notes"]
+    why = "was given by a router and can't be moved: xenbr0 hears the router, and gets an address of its own"
+    assert notes == [f"2001:db8:5::7/64 on eth0 {why}"]
     assert "remove ip address 2001:db8:5::7/64 on eth0" in apply(xennetd)
+    assert accept_ra(host, "xenbr0") == 2, "with 1 a link that forwards hears no router"
     assert not any(each.startswith("2001:db8:5:") for link in ("eth0", "xenbr0") for each in host.addresses(link))
     assert "2001:db8::7/64" in host.addresses("xenbr0")
+
+    def heard() -> bool:
+        advertise(router, "2001:db8:5::")
+        return any(each.startswith("2001:db8:5:") for each in host.addresses("xenbr0"))
+
+    eventually(heard, interval=0.2)
 
 
 @pytest.mark.parametrize("family", ["IPv4", "IPv6 socket"])

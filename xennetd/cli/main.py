@@ -170,7 +170,7 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "moved, cut off, refused or changed. Nothing is changed.",
         "  xennetctl plan",
     )  # fmt: skip
-    _add_json(plan, "a JSON object with the lists steps, guests and problems")
+    _add_json(plan, "a JSON object with the lists steps, guests, problems and notes")
     _add(
         commands, "import", verbs.import_, "the configuration of the links that are there",
         "Print the sections of the configuration that say what the host's bridges, bonds, VLANs and dummies are now. "

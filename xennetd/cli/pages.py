@@ -173,6 +173,7 @@ def plan(result: Values) -> list[Line]:
         lines += [[("apply would do this:", "head")], *([(f"  {printable(step)}", "")] for step in result["steps"])]
     elif not result["refused"]:
         lines.append([("The host's links are as the configuration says.", "good")])
+    lines += [[("- ", "aside"), (printable(note), "")] for note in result["notes"]]
     lines += _guests(result, "the guests would follow:")
     if result["steps"] and result["problems"]:
         lines.append([("It would be refused, and nothing would be changed.", "bad")])

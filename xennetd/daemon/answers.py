@@ -269,9 +269,8 @@ class Answers:
             return policy
         plan, planned = await self._topology.plan(policy.topology)
         guests = await self._reconciler.foresight.changes(policy, DryRunHost(self._kernel.links, policy, planned))
-        return Planned(
-            [step.describe() for step in plan.steps], [*plan.refusals.values(), *plan.cautions], guests=guests
-        )
+        steps = [step.describe() for step in plan.steps]
+        return Planned(steps, [*plan.refusals.values(), *plan.cautions], guests=guests, notes=list(plan.remarks))
 
     async def apply(self, confirm: int | None) -> Planned:
         """Put the configuration files into force: the topology, then the guests. Returns what was and was not done.

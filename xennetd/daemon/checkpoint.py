@@ -42,6 +42,7 @@ class _HostLink(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     mtu: int | None = None
     silent: bool | None = None
     up: bool = True
+    accept_ra: int | None = None
 
 
 class _Entry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -211,6 +212,7 @@ def _written(objects: Iterable[HostObject]) -> _Objects:
                         item.mtu,
                         item.silent,
                         item.up,
+                        item.accept_ra,
                     )
                 )
             case HostPort():
@@ -241,7 +243,17 @@ def _written(objects: Iterable[HostObject]) -> _Objects:
 def _objects(written: _Objects) -> Iterator[HostObject]:
     for link in written.links:
         settings = tuple(sorted(link.settings.items()))
-        yield HostLink(link.kind, link.name, link.parent, settings, link.mac, link.mtu, link.silent, link.up)
+        yield HostLink(
+            link.kind,
+            link.name,
+            link.parent,
+            settings,
+            link.mac,
+            link.mtu,
+            link.silent,
+            link.up,
+            link.accept_ra,
+        )
     for port, master in written.ports:
         yield HostPort(port, master)
     for name, address in written.addresses:

@@ -13,6 +13,7 @@ from typing import cast
 from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
 from xennetd.kernel.bridges import Ask
 from xennetd.kernel.links import Links, is_guest_port
+from xennetd.kernel.procsys import read_sysctl, write_sysctl
 from xennetd.kernel.refused import refused
 from xennetd.kernel.rtnl_topology import LinkDetails
 from xennetd.model.errors import HostError
@@ -20,7 +21,7 @@ from xennetd.model.link import IN6_ADDR_GEN_MODE_EUI64, IN6_ADDR_GEN_MODE_NONE, 
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import FIXED, SETTINGS
 from xennetd.model.marks import TOPOLOGY_GROUP
-from xennetd.model.objects import HostObject
+from xennetd.model.objects import HostObject, Sysctl
 from xennetd.model.topology import LinkKind, SettingValue, Topology
 from xennetd.model.value import replace
 
@@ -73,6 +74,11 @@ class HostLinks:
                     names.setdefault(nic.name, link.name)
         return names
 
+    @staticmethod
+    def accept_ra(name: str) -> int | None:
+        """Return the value of net.ipv6.conf.NAME.accept_ra, None without IPv6 or such a link. Raises OSError."""
+        return read_sysctl(6, name, "accept_ra")
+
     def guests_on(self, name: str) -> list[str]:
         """Return the names of the guests' interfaces that are ports of a link."""
         link = self._links.link(name)
@@ -96,6 +102,7 @@ class HostLinks:
             mtu=link.mtu if wanted.mtu is not None else None,
             silent=_silence(link) if wanted.silent is not None else None,
             up=link.up,
+            accept_ra=self.accept_ra(link.name) if wanted.accept_ra is not None else None,
         )
         if wanted.kind == "nic":
             return found
@@ -130,6 +137,7 @@ class HostLinks:
             mtu=link.mtu,
             silent=_silence(link),
             up=link.up,
+            accept_ra=self.accept_ra(link.name) if kind != "nic" else None,
         )
         master = self._links.by_index(link.master)
         return [found, HostPort(name, master.name)] if master is not None else [found]
@@ -234,8 +242,21 @@ class HostLinks:
         for address in link.addresses if wanted.silent else ():
             if address.is_link_local:  # made before the link was silent
                 self._must(wanted, rtnl_ip.delete_address, link.index, address)
+        # Before the link is up: the first advertisement is asked for then.
+        if wanted.accept_ra is not None and self.accept_ra(link.name) not in (None, wanted.accept_ra):
+            self._set_accept_ra(wanted.name, wanted.accept_ra)
         if link.up != wanted.up:
             self._must(wanted, rtnl.set_link, link.index, up=wanted.up)
+
+    @staticmethod
+    def _set_accept_ra(name: str, value: int) -> None:
+        sysctl = Sysctl(6, name, "accept_ra", value)
+        try:
+            write_sysctl(sysctl)
+        except OSError as error:
+            raise HostError(
+                f"{sysctl.path} can't be set to {value}: {error.strerror}", errno=error.errno or 0
+            ) from error
 
     def _must(self, wanted: HostLink, request: Callable[..., bytes], *args: object, **kwargs: object) -> None:
         ack = self._ask(request, *args, **kwargs)

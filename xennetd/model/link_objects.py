@@ -15,9 +15,11 @@ from xennetd.model.topology import LinkKind, Settings, SettingValue
 class HostLink:
     """A link of the topology, up. A NIC exists or not; all others xennetd makes, marked by TOPOLOGY_GROUP, or adopts.
 
-    Only what is wanted is compared: the `settings`, and `mac`, `mtu` and `silent` unless they are None. `silent` says
-    that the host answers neither ARP nor IPv6 there. `initial` and `initial_mac` are what a link also gets when it is
-    made, and what nobody is then kept from changing. `found` says how a NIC is looked for, for messages.
+    Only what is wanted is compared: the `settings`, and `mac`, `mtu`, `silent` and `accept_ra` unless they are None.
+    `silent` says that the host answers neither ARP nor IPv6 there. `accept_ra` is the value of
+    net.ipv6.conf.NAME.accept_ra: with 2 the host hears router advertisements there also if it forwards. `initial` and
+    `initial_mac` are what a link also gets when it is made, and what nobody is then kept from changing. `found` says
+    how a NIC is looked for, for messages.
     """
 
     kind: LinkKind
@@ -28,6 +30,7 @@ class HostLink:
     mtu: int | None = None
     silent: bool | None = None
     up: bool = True
+    accept_ra: int | None = None
     initial: Settings = field(default=(), compare=False)
     initial_mac: str | None = field(default=None, compare=False)
     found: str = field(default="", compare=False)
@@ -55,7 +58,8 @@ class HostLink:
         on = [f"link {self.parent}"] if self.parent else []
         kind = f"group {TOPOLOGY_GROUP} type {self.kind}"
         options = _options(self.kind, dict(self.made_with))
-        return " ".join(("ip link add", *on, self.name, *words, kind, *options)) + "; set up"
+        made = " ".join(("ip link add", *on, self.name, *words, kind, *options))
+        return "; ".join((made, "set up", *self._sysctls(None)))
 
     def describe_change(self, was: object) -> str:
         """Return the ip(8) command that changes the link, with what differs only."""
@@ -73,7 +77,13 @@ class HostLink:
         if self.up and not was.up:
             words.append("up")
         options = [f"type {self.kind}", *_options(self.kind, wrong)] if wrong else []
-        return " ".join(("ip link set", self.name, *words, *options))
+        changes = [" ".join(("ip link set", self.name, *words, *options))] if words or options else []
+        return "; ".join((*changes, *self._sysctls(was.accept_ra)))
+
+    def _sysctls(self, accept_ra: int | None) -> list[str]:
+        wanted = self.accept_ra
+        differs = wanted is not None and wanted != accept_ra
+        return [f"sysctl net/ipv6/conf/{self.name}/accept_ra={wanted}"] if differs else []
 
 
 def _words(mac: str | None, mtu: int | None, silent: bool | None) -> list[str]:

@@ -101,13 +101,15 @@ class Planned:
     """What an apply would do, or has done.
 
     `steps` are those on the host's own links, in the words of ip(8). `guests` has a line for each change of guests,
-    with their names. `problems` are sentences: why nothing is done (`refused`), or what could not be done.
+    with their names. `problems` are sentences: why nothing is done (`refused`), or what could not be done. `notes` are
+    sentences about what the kernel or another program does then.
     """
 
     steps: list[str]
     problems: list[str]
     refused: bool = False
     guests: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

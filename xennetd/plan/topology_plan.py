@@ -23,12 +23,14 @@ _ADDRESSES = ("address", "ip address")
 class TopologyPlan:
     """The Steps of an apply, and the sentences that say of an object why the apply is refused as a whole.
 
-    `cautions` say why it is refused unless it is rolled back without a confirmation.
+    `cautions` say why it is refused unless it is rolled back without a confirmation. `remarks` are sentences about what
+    is not among the Steps.
     """
 
     steps: tuple[HostStep, ...] = ()
     refusals: Mapping[Key, str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def topology_plan(

@@ -24,7 +24,7 @@ class Adoption:
 
     `successors` has the key of the entry on its new link by the key of the former one: that one goes only when the new
     one is there. `refusals` say of a port why it must not become one. `moves` has the name of the link that gets the
-    entries of a link by that link's name; both are the kernel's.
+    entries of a link by that link's name; both are the kernel's. `remarks` are sentences about what comes anew.
     """
 
     moved: tuple[IpEntry, ...] = ()
@@ -32,6 +32,7 @@ class Adoption:
     successors: Mapping[Key, Key] = field(default_factory=dict)
     refusals: Mapping[Key, str] = field(default_factory=dict)
     moves: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def adoption(
@@ -58,12 +59,26 @@ def adoption(
         {old.key: new.key for old, new in moved if old.key != new.key},
         {Key("port", link): sentence for link, sentence in refusals.items()},
         moves,
+        tuple(_comes_anew(entry, moves) for entry in former if _is_advertised(entry)),
     )
 
 
 def _is_kept(entry: IpEntry) -> bool:
     """Return whether a DHCP client keeps the address."""
     return entry.kind == "ip address" and entry.leased and entry.version == 4
+
+
+def _is_advertised(entry: IpEntry) -> bool:
+    """Return whether the host has made the address from a router's advertisement, or leased it by DHCPv6."""
+    return entry.kind == "ip address" and entry.leased and entry.version == 6
+
+
+def _comes_anew(entry: IpEntry, moves: Mapping[str, str]) -> str:
+    link = entry.links[0]
+    return (
+        f"{entry.identity} on {link} was given by a router and can't be moved: {moves[link]} hears the router, and "
+        "gets an address of its own"
+    )
 
 
 def _leased(entry: IpEntry, link: str, target: str) -> str:

@@ -21,12 +21,14 @@ class TopologyFacts:
 
     `names` are the kernel's names of the NICs that the topology finds by MAC or by bus device, by their names in the
     configuration; a NIC that the host does not have is missing there. `macs` and `mtus` are those of the host's links,
-    by the kernel's names. `machine` is a text that no other host has (machine-id(5)).
+    by the kernel's names. `accepts` has the values of net.ipv6.conf.NAME.accept_ra, without IPv6 none. `machine` is a
+    text that no other host has (machine-id(5)).
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     macs: Mapping[str, str] = field(default_factory=dict)
     mtus: Mapping[str, int] = field(default_factory=dict)
+    accepts: Mapping[str, int] = field(default_factory=dict)
     machine: str = ""
 
 
@@ -52,6 +54,7 @@ def _link(link: TopologyLink, topology: Topology, facts: TopologyFacts) -> HostL
         mac=None if nic else link.mac,
         mtu=wanted_mtu(link, topology, {name: facts.mtus[_real(name, facts)] for name in _nics(topology, facts)}),
         silent=False if link.adopts else None if link.addresses is None else not link.addresses,
+        accept_ra=_accept_ra(link, topology, facts),
         initial=_initial(link),
         initial_mac=_initial_mac(link, topology, facts) if link.kind == "bridge" and link.mac is None else None,
         found=_found_by(link),
@@ -72,6 +75,17 @@ def _found_by(link: TopologyLink) -> str:
     if link.kind == "nic" and link.mac is not None:
         return f"MAC {link.mac}"
     return f"bus device {link.path}" if link.path is not None else ""
+
+
+def _accept_ra(link: TopologyLink, topology: Topology, facts: TopologyFacts) -> int | None:
+    """Return how a link that adopts hears router advertisements: as the NIC below it did, also where it forwards.
+
+    With 1 the kernel hears none on a link that forwards, and the host would lose its IPv6 address and default route
+    (Documentation/networking/ip-sysctl.rst).
+    """
+    base = topology.base(link) if link.adopts else None
+    value = facts.accepts.get(_real(base, facts)) if base is not None else None
+    return None if value is None else 2 if value else 0
 
 
 def _initial(link: TopologyLink) -> Settings:

@@ -171,7 +171,7 @@ class TopologyEngine:
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             refusals |= self._inhabited(plan)
             vital = frozenset(key for entry in adopted.moved for key in (entry.key, *entry.requires))
-            plan = replace(plan, refusals=refusals)
+            plan = replace(plan, refusals=refusals, remarks=adopted.remarks)
             return TopologyChange(plan, desired, surplus, adopted.successors, vital, adopted.moves)
         except Shortage as error:
             raise shortage(error) from error
@@ -206,11 +206,20 @@ class TopologyEngine:
         return refusals
 
     def _given_back(self, before: Topology, desired: Objects) -> dict[Key, HostObject]:
-        """Return the links that were there before xennetd and that the host is not to be silent on any more."""
+        """Return the links that were there before xennetd, and that are to be as they were where nobody asked.
+
+        That is: not silent, and with the kernel's default for router advertisements.
+        """
         return {
-            key: HostLink(item.kind, item.name, parent=item.parent, silent=False)
+            key: HostLink(
+                item.kind,
+                item.name,
+                parent=item.parent,
+                silent=False if item.silent else None,
+                accept_ra=self._host_links.accept_ra("default") if item.accept_ra is not None else None,
+            )
             for key, item in self._desired(before).items()
-            if isinstance(item, HostLink) and item.silent and key not in desired
+            if isinstance(item, HostLink) and (item.silent or item.accept_ra is not None) and key not in desired
             if (link := self._links.link(item.name)) is not None and not link.is_of_topology
         }
 
@@ -242,7 +251,13 @@ class TopologyEngine:
         links = [link for link in self._links if not is_guest_port(link)] if topology else []
         macs = {link.name: link.address for link in links}
         mtus = {link.name: link.mtu for link in links}
-        return by_key(topology_objects(topology, TopologyFacts(names, macs, mtus, _machine())))
+        bases = {topology.base(link) for link in topology if link.adopts} - {None}
+        values = (
+            (names.get(str(base), str(base)), self._host_links.accept_ra(names.get(str(base), str(base))))
+            for base in bases
+        )
+        accepts = {name: value for name, value in values if value is not None}
+        return by_key(topology_objects(topology, TopologyFacts(names, macs, mtus, accepts, _machine())))
 
     def _observed(self, desired: Objects, surplus: Objects) -> dict[Key, HostObject]:
         if any(isinstance(item, IpEntry) for item in (*desired.values(), *surplus.values())):
