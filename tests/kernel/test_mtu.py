@@ -13,6 +13,7 @@ from tests.bed.systemd import Journal
 from tests.bed.toolstack import Vif, VifSpec
 from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.verdict import connected
+from tests.kernel.wait import eventually
 
 
 def mtu(bed: Bed, name: str) -> Any:
@@ -118,6 +119,33 @@ def test_netback_lowering_it_later_is_no_drift(
         seen = news.of(web.vif.netdev)
     assert {(link.mtu, link.up, link.master != 0) for link in seen} == {(1500, True, True)}
     assert not journal.having(XENNET_EVENT="drift", XENNET_VIF=web.vif.netdev)
+
+
+def test_a_frontend_that_connects_again_gets_the_mtu_back_and_no_other_link_is_touched(
+    bed: Bed, guest: MakeGuest, daemon: MakeDaemon, settle: Callable[[], None]
+) -> None:
+    """A driver without scatter-gather came first, an installer's for example, and then the guest's own."""
+    bed.host.bridge("xenbr0")
+    bed.host.uplink("xenbr0", mtu=9000)
+    daemon()
+    web, other = guest("web"), guest("other")
+    web.connect()
+    other.connect()
+    bed.host.rtnl.set(web.vif.netdev, mtu=1500)
+    with LinkNews(bed.host) as news:
+        bed.netfront.close(web.vif, web.namespace)
+        bed.netback.disconnect(web.vif, forget_hotplug_status=False)
+        settle()
+        assert mtu(bed, web.vif.netdev) == 1500
+        bed.netfront.reset(web.vif)
+        bed.netback.prepare(web.vif)
+        web.connect()
+        eventually(lambda: mtu(bed, web.vif.netdev) == 9000)
+        settle()
+        assert {link.mtu for name in ("xenbr0", other.vif.netdev) for link in news.of(name)} <= {9000}
+    bed.host.rtnl.set(web.vif.netdev, mtu=1500)
+    settle()
+    assert mtu(bed, web.vif.netdev) == 1500, "later changes are the administrator's, or netback's"
 
 
 def test_the_true_frontend_is_told_also_of_a_renamed_vif(bed: Bed, daemon: MakeDaemon) -> None:

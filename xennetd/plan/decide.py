@@ -279,7 +279,8 @@ def _port(
     if port.holder is not None:
         kept = not fresh and placement.holds(link)
         return _name_taken(observation, port, name, port.holder, memory.name_awaited_since, kept=kept)
-    mtu = attachment.mtu if fresh and memory.mtu_given != incarnation(link) else None
+    is_due = memory.mtu_due or (fresh and memory.mtu_given != incarnation(link))
+    mtu = attachment.mtu if is_due else None
     goal = placement.goal(name, mtu, metric, port.elsewhere)
     if former := _former_flags(observation, attachment):
         goal = replace(goal, flags=(*goal.flags, *former))

@@ -87,12 +87,15 @@ def fail(error: XennetdError, vif: Vif, link: Link, before: Failure | None, now:
 class PortMemory(Struct, frozen=True):
     """What the daemon remembers about one link of a vif: its own link, or the emulated NIC's tap.
 
-    `mtu_given` is the incarnation that has been given its MTU. `name_awaited_since` is when the wait for a taken name
-    began, on the clock of `Observation.now`.
+    `mtu_given` is the incarnation that has been given its MTU. `mtu_due` says that a frontend has connected again
+    since: for the one before, without scatter-gather, netback may have lowered the MTU (xenvif_carrier_on() of
+    drivers/net/xen-netback/interface.c). `name_awaited_since` is when the wait for a taken name began, on the clock of
+    `Observation.now`.
     """
 
     failure: Failure | None = None
     mtu_given: Incarnation | None = None
+    mtu_due: bool = False
     name_awaited_since: float | None = None
 
 

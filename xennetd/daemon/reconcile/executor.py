@@ -59,7 +59,8 @@ class Executor:
                 self.fail(record, link, why, tap=tap)
             return []
         if any(isinstance(step, SetLink) and step.property == "mtu" for step in port.steps if step.index == link.index):
-            record.remember(replace(record.port_memory(tap=tap), mtu_given=incarnation(link)), tap=tap)
+            given = replace(record.port_memory(tap=tap), mtu_given=incarnation(link), mtu_due=False)
+            record.remember(given, tap=tap)
         return list(port.all_steps)
 
     def verify(self, record: Record, decision: Decision, link: Link | None, tap: Link | None) -> None:
