@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from tests.bed.daemon import STAND_IN, Daemon
+from tests.bed.guest import Bed
 from tests.bed.netns import Host, NetNs
+from tests.bed.toolstack import VifSpec
 from tests.bed.xenstored import Xenstored
-from tests.kernel.conftest import MakeDaemon
+from tests.kernel.conftest import MakeDaemon, MakeGuest
 from tests.kernel.defective import Defective
 from tests.kernel.status import status
 from tests.kernel.test_adoption import ADOPTS, state
@@ -257,6 +259,36 @@ def test_a_nic_with_another_name_gets_everything_back(host: Host, router: NetNs,
     eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 5)
     assert state(host, "lan0") == before
     assert host.ping("192.0.2.1")
+
+
+def test_a_nic_that_comes_back_after_the_roll_back_gets_everything_back(
+    host: Host, router: NetNs, daemon: MakeDaemon
+) -> None:
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    host.run("ip", "link", "delete", "eth0")
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 5)
+    lost = "the roll-back could not give this back: "
+    eventually(lambda: any(each.startswith(lost) for each in status(xennetd)["problems"]))
+    host.rtnl.add_veth("eth0", "eth0", router.fd)
+    router.rtnl.set("eth0", up=True)
+    eventually(lambda: state(host, "eth0") == before)
+    eventually(lambda: not any(each.startswith(lost) for each in status(xennetd)["problems"]))
+
+
+def test_a_bridge_with_a_guest_on_it_goes_when_the_guest_has_gone(
+    bed: Bed, host: Host, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    xennetd = daemon(STAND_IN + '[bridge.lab]\naddresses = ["10.9.0.254/24"]\n')
+    unconfirmed(xennetd)
+    web = guest("web", VifSpec(bridge="lab"))
+    web.connect()
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 5)
+    assert host.link("lab") is not None, "the guest has its network there"
+    assert any('"lab" stays while guests are on it' in each for each in status(xennetd)["problems"])
+    web.destroy()
+    eventually(lambda: host.link("lab") is None)
 
 
 DIES = """

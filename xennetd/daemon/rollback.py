@@ -38,7 +38,7 @@ async def wait_and_roll_back() -> str:
         kernel.close()
     if brought is None:
         return "there is nothing to roll back"
-    failures = "".join(f"\nnot given back: {sentence}" for sentence in brought.failed.values())
+    failures = "".join(f"\nnot given back: {sentence}" for sentence in brought.failures)
     return f"the host's topology was rolled back: {'; '.join(brought.done) or 'it was as before'}{failures}"
 
 

@@ -36,16 +36,27 @@ class IpEntries:
 
     def read(self) -> Collection[IpEntry]:
         """Read all entries anew, and return them. Raises OSError."""
-        found: list[IpEntry] = []
-        for request, _what in dump_requests():
-            for data in self._dump(request):
-                for message in netlink.headers(data):
-                    found += parse_entries(data, message, self._name)
+        found = self._read(*(kind for _, kind in dump_requests()))
         addresses = [entry for entry in found if entry.kind == "ip address"]
         entries = [entry for entry in found if not is_made_by_an_address(entry, addresses) and not _is_guests(entry)]
         entries = _with_obstacles(entries)
         self._there = {entry.key: entry for entry in entries}
         return entries
+
+    def is_there(self, wanted: IpEntry) -> bool:
+        """Return whether the host has exactly this entry now. Only entries of its kind are read. Raises OSError.
+
+        Reading 10,000 routes takes 150 ms, reading the addresses of such a host one.
+        """
+        return any(entry.key == wanted.key and entry == wanted for entry in self._read(wanted.kind))
+
+    def _read(self, *kinds: str) -> list[IpEntry]:
+        found: list[IpEntry] = []
+        for request, kind in dump_requests():
+            for data in self._dump(request) if kind in kinds else ():
+                for message in netlink.headers(data):
+                    found += parse_entries(data, message, self._name)
+        return found
 
     def _name(self, index: int) -> str | None:
         link = self._links.by_index(index)

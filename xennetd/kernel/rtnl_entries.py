@@ -35,7 +35,7 @@ from xennetd.kernel.rtnl_ip import (
     RTM_NEWNEIGH,
     RTM_NEWROUTE,
 )
-from xennetd.model.ip_entry import FOREVER, IpEntry
+from xennetd.model.ip_entry import FOREVER, EntryKind, IpEntry
 from xennetd.model.link import is_link_name
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
@@ -68,15 +68,15 @@ _NDA_DST, _NDA_CACHEINFO, _NDA_PROBES = 1, 3, 4
 _NTF_PROXY = 0x08
 
 
-def dump_requests() -> list[tuple[Callable[[int], bytes], str]]:
-    """Return the requests for everything that entries are read from, each with what it asks for."""
+def dump_requests() -> list[tuple[Callable[[int], bytes], EntryKind]]:
+    """Return the requests for everything that entries are read from, each with the kind of entries in its answer."""
     families = (socket.AF_INET, socket.AF_INET6)
-    dumps: list[tuple[Callable[[int], bytes], str]] = []
+    dumps: list[tuple[Callable[[int], bytes], EntryKind]] = []
     for family in families:
-        dumps.append((_dump(RTM_GETADDR, _IFADDRMSG.pack(family, 0, 0, 0, 0)), "addresses"))
-        dumps.append((_dump(RTM_GETROUTE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)), "routes"))
-        dumps.append((_dump(RTM_GETRULE, _FIB_RULE.pack(family, 0, 0, 0, 0, 0, 0)), "rules"))
-        dumps.append((_dump(RTM_GETNEIGH, _NDMSG.pack(family, 0, 0, 0, 0)), "neighbours"))
+        dumps.append((_dump(RTM_GETADDR, _IFADDRMSG.pack(family, 0, 0, 0, 0)), "ip address"))
+        dumps.append((_dump(RTM_GETROUTE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)), "ip route"))
+        dumps.append((_dump(RTM_GETRULE, _FIB_RULE.pack(family, 0, 0, 0, 0, 0, 0)), "ip rule"))
+        dumps.append((_dump(RTM_GETNEIGH, _NDMSG.pack(family, 0, 0, 0, 0)), "ip neighbour"))
     return dumps
 
 

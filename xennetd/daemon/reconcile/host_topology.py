@@ -24,7 +24,7 @@ from xennetd.daemon.reconcile.dry_run import PlannedLinks, planned_links
 from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.reconcile.roll_back import restore, roll_back
-from xennetd.daemon.reconcile.topology_engine import Brought, TopologyEngine
+from xennetd.daemon.reconcile.topology_engine import Brought, TopologyChange, TopologyEngine
 from xennetd.daemon.topology_file import TopologyFile
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
@@ -75,6 +75,7 @@ class HostTopology:
         self._failed: dict[Key, str] = {}
         self._would: tuple[str, ...] = ()
         self._not_given_back: tuple[str, ...] = ()
+        self._owed = TopologyChange()
         self._refused: tuple[str, ...] = ()
         self._asked: tuple[Policy, Topology] | None = None
         self._ports_down: dict[tuple[str, str], str] = {}
@@ -203,7 +204,7 @@ class HostTopology:
             )
             self._checkpoint_file.write(checkpoint)
             self._await_confirmation(checkpoint)
-            self._unreadable, self._not_given_back = "", ()
+            self._unreadable, self._not_given_back, self._owed = "", (), TopologyChange()
             self._asked = (self._in_force.policy, wanted)
             brought = await self._engine.bring(change, goes_on=lambda: self._is_due(checkpoint))
             self._failed = dict(brought.failed)
@@ -275,6 +276,8 @@ class HostTopology:
                 self._read()  # Another process may have rolled back.
             if self._pending is not None and self._pending.left <= 0 and not self._in_force.observes:
                 await self._roll_back()
+            if (self._owed.desired or self._owed.surplus) and not self._in_force.observes:
+                await self._give_back()
             await self._repair()
             self._watch_bonds()
 
@@ -295,10 +298,20 @@ class HostTopology:
             return
         if brought is None:
             return  # Another process is about it.
-        self._not_given_back = tuple(brought.failed.values())
+        self._not_given_back, self._owed = brought.failures, brought.owed
         self._read()
         message = f"the host's topology was rolled back: {'; '.join(brought.done)}"
         self._audit.record(Event(EventKind.APPLY, message, error=next(iter(self._not_given_back), None)))
+
+    async def _give_back(self) -> None:
+        """Try again to give back what a roll-back could not."""
+        brought = await self._engine.bring(self._owed)
+        self._not_given_back = tuple(brought.failed.values())
+        if not brought.failed and not brought.waiting:
+            self._owed = TopologyChange()
+        if brought.done:
+            message = f"the host was given back what a roll-back could not: {'; '.join(brought.done)}"
+            self._audit.record(Event(EventKind.APPLY, message, error=next(iter(self._not_given_back), None)))
 
     async def _repair(self) -> None:
         try:
@@ -341,4 +354,5 @@ class HostTopology:
         await take_care(self._wake, self.look, self._is_troubled)
 
     def _is_troubled(self) -> bool:
-        return bool(self._failed or self._unreadable or self._pending or self._ports_down)
+        owed = self._owed.desired or self._owed.surplus
+        return bool(self._failed or self._unreadable or self._pending or self._ports_down or owed)

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import structlog
 
 from xennetd.daemon.checkpoint import Checkpoint, CheckpointFile
-from xennetd.daemon.reconcile.topology_engine import Brought, TopologyEngine
+from xennetd.daemon.reconcile.topology_engine import Brought, TopologyChange, TopologyEngine
 from xennetd.daemon.topology_file import TopologyFile
 from xennetd.model.errors import HostError
 from xennetd.model.objects import Key
 
 _log = structlog.get_logger(__name__)
 
-_FILES = Key("topology", "files")
-"""Stands for the files below /var/lib/xennetd."""
-
 _MORE_ATTEMPTS = 2
 _PAUSE = 1.0
 """How often the roll-back is tried again after a refusal, and the seconds before that."""
 
 
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What was given back, in words, and what was not: sentences.
+
+    `owed` is the part of the change that is left to do: a NIC may have gone meanwhile and come back later, and a bridge
+    stays as long as a guest is on it.
+    """
+
+    done: tuple[str, ...]
+    failures: tuple[str, ...]
+    owed: TopologyChange
+
+
 async def roll_back(
     engine: TopologyEngine, checkpoint_file: CheckpointFile, topology_file: TopologyFile, *, wait: bool
-) -> Brought | None:
+) -> RolledBack | None:
     """Give the host back what it had before the apply, and delete the checkpoint.
 
     Returns None if there is nothing to roll back, or if another process does it; with `wait` that one is waited for.
-    What could not be given back after some attempts is in the answer. Raises HostError for a damaged checkpoint.
+    What is refused is tried again a few times. Raises HostError for a damaged checkpoint.
     """
     with checkpoint_file.held(wait=wait) as held:
         checkpoint = checkpoint_file.read() if held else None
@@ -36,20 +48,20 @@ async def roll_back(
             if held:
                 checkpoint_file.delete()  # of another boot
             return None
-        brought = await restore(engine, checkpoint)
-        failed = dict(brought.failed)
+        given_back = await restore(engine, checkpoint)
+        failures = list(given_back.failures)
         try:
             if topology_file.read() != checkpoint.before:
                 topology_file.write(checkpoint.before)
             checkpoint_file.delete()
         except HostError as error:
-            failed[_FILES] = error.detail  # The host has everything back, which counts more.
-        for sentence in failed.values():
+            failures.append(error.detail)  # The host has everything back, which counts more.
+        for sentence in failures:
             _log.error("the roll-back could not give this back", why=sentence)
-        return Brought(brought.done, failed)
+        return RolledBack(given_back.done, tuple(failures), given_back.owed)
 
 
-async def restore(engine: TopologyEngine, checkpoint: Checkpoint) -> Brought:
+async def restore(engine: TopologyEngine, checkpoint: Checkpoint) -> RolledBack:
     """Give the host back what a checkpoint says. What is refused is tried again a few times."""
     restoration = engine.restoration(checkpoint.captured, checkpoint.made, checkpoint.indexes)
     brought = await engine.bring(restoration)
@@ -58,5 +70,13 @@ async def restore(engine: TopologyEngine, checkpoint: Checkpoint) -> Brought:
             break
         await asyncio.sleep(_PAUSE)
         again = await engine.bring(restoration)
-        brought = Brought((*brought.done, *again.done), again.failed)
-    return brought
+        brought = Brought((*brought.done, *again.done), again.failed, again.waiting)
+    left = brought.failed.keys() | brought.waiting
+    return RolledBack(brought.done, tuple(brought.failed.values()), _part(restoration, left))
+
+
+def _part(change: TopologyChange, keys: Collection[Key]) -> TopologyChange:
+    return TopologyChange(
+        desired={key: item for key, item in change.desired.items() if key in keys},
+        surplus={key: item for key, item in change.surplus.items() if key in keys},
+    )

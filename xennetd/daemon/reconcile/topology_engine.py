@@ -51,9 +51,9 @@ class TopologyChange:
     addresses and routes of a link by that link's name.
     """
 
-    plan: TopologyPlan
-    desired: Objects
-    surplus: Objects
+    plan: TopologyPlan = field(default_factory=TopologyPlan)
+    desired: Objects = field(default_factory=dict)
+    surplus: Objects = field(default_factory=dict)
     successors: Mapping[Key, Key] = field(default_factory=dict)
     vital: frozenset[Key] = frozenset()
     moves: Mapping[str, str] = field(default_factory=dict)
@@ -360,7 +360,8 @@ class TopologyEngine:
             return False
         if successor in missing:
             return True
-        self._entries.read()
+        if isinstance(wanted, IpEntry):
+            return not self._entries.is_there(wanted)
         return self._adapters[successor.kind].present(wanted) != wanted
 
     def _execute(self, step: HostStep, broken: dict[Key, str], done: list[str]) -> None:
