@@ -364,6 +364,16 @@ def test_the_mtu_of_a_nic_decides_that_of_its_bridge(nics: Host, daemon: MakeDae
     assert nics.links()["xenbr0"]["mtu"] == 1400
 
 
+def test_an_mtu_that_a_port_can_not_send_is_refused_and_nothing_is_changed(nics: Host, daemon: MakeDaemon) -> None:
+    before = shape(nics)
+    xennetd = daemon(STAND_IN + TWO_BRIDGES.replace("[bridge.xenbr1]", "[bridge.xenbr1]\nmtu = 9000"))
+    why = "xenbr1 can't have an MTU of 9000, since eth1 has 1500: give that link more, or leave out the mtu of xenbr1"
+    code, _, problems = plan(xennetd)
+    assert (code, problems) == (1, [why])
+    assert xennetd.ctl("apply").returncode == 1
+    assert shape(nics) == before
+
+
 def test_the_picture_shows_what_is_built_on_what(nics: Host, guest: MakeGuest, daemon: MakeDaemon) -> None:
     xennetd = daemon(STAND_IN + TWO_BRIDGES)
     apply(xennetd)

@@ -14,7 +14,7 @@ from xennetd.model.topology import Topology, TopologyLink
 from xennetd.policy.bond_ports import failed_ports
 from xennetd.policy.check import Note, check
 from xennetd.policy.host_notes import HostNotes
-from xennetd.policy.topology_objects import TopologyFacts, derived_mac, topology_objects
+from xennetd.policy.topology_objects import TopologyFacts, oversized_links, derived_mac, topology_objects
 
 BONDED = """
 [nic.lan0]
@@ -251,6 +251,23 @@ def test_no_link_sends_more_than_those_below_can(text: str, wanted: dict[str, in
     objects = topology_objects(policy(text).topology, TopologyFacts(mtus=MTUS))
     mtus = {each.name: each.mtu for each in objects if isinstance(each, HostLink)}
     assert {name: mtus[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[bridge.b]\nports = ['eth1']\nmtu = 9000", {"b": "eth1 has 1500"}),
+        ("[vlan.'eth1.5']\nmtu = 1501", {"eth1.5": "eth1 has 1500"}),
+        ("[vlan.'eth1.5']\nmtu = 1500", {}),
+        ("[vlan.'eth1.5']\nmtu = 1500\n[nic.eth1]\nvlan_mtu = 1496", {"eth1.5": "the vlan_mtu below it is 1496"}),
+        ("[bridge.b]\nports = ['eth1']\nmtu = 9000\n[nic.eth1]\nmtu = 9000", {}),
+        ("[bridge.b]\nports = ['eth7']\nmtu = 9000", {}),
+        ("[bridge.b]\nmtu = 9000", {}),
+    ],
+)
+def test_an_mtu_is_refused_that_the_links_below_can_not_send(text: str, why: dict[str, str]) -> None:
+    found = oversized_links(policy(text).topology, TopologyFacts(mtus=MTUS))
+    assert {key.name: sentence.partition(", since ")[2].partition(":")[0] for key, sentence in found.items()} == why
 
 
 def test_what_the_host_lacks_is_noted_and_what_nobody_can_plug_in_is_an_error() -> None:

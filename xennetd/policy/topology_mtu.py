@@ -32,13 +32,36 @@ def possible_mtu(link: TopologyLink, topology: Topology, mtus: Mapping[str, int]
         return mtus.get(link.name, _DEFAULT) if link.kind != "nic" else mtus.get(link.name)
     found: list[int] = []
     for name in link.below:
-        lower = topology.link(name)
-        mtu = mtus.get(name) if lower is None else lower.mtu or possible_mtu(lower, topology, mtus)
+        mtu = _mtu_of(name, topology, mtus)
         if mtu is None:
             return None
         found.append(mtu)
     limits = [limit for limit in (_vlan_limit(link, topology),) if limit is not None]
     return min(found + limits)
+
+
+def oversized(topology: Topology, mtus: Mapping[str, int]) -> dict[str, str]:
+    """Return a sentence for each link whose `mtu` is more than the links below it can send, by the link's name.
+
+    The kernel refuses such a VLAN. It takes such a bridge, which then drops what its port can't send.
+    """
+    found = {}
+    for link in topology:
+        possible = possible_mtu(link, topology, mtus) if link.mtu is not None and link.below else None
+        if link.mtu is None or possible is None or link.mtu <= possible:
+            continue
+        limits = [name for name in link.below if _mtu_of(name, topology, mtus) == possible]
+        why = f"{limits[0]} has {possible}" if limits else f"the vlan_mtu below it is {possible}"
+        found[link.name] = (
+            f"{link.name} can't have an MTU of {link.mtu}, since {why}: give that link more, or leave out the mtu of "
+            f"{link.name}"
+        )
+    return found
+
+
+def _mtu_of(name: str, topology: Topology, mtus: Mapping[str, int]) -> int | None:
+    lower = topology.link(name)
+    return mtus.get(name) if lower is None else lower.mtu or possible_mtu(lower, topology, mtus)
 
 
 def _vlan_limit(link: TopologyLink, topology: Topology) -> int | None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xennetd.model.link_objects import HostLink, HostPort
-from xennetd.model.objects import HostAddress, HostObject
+from xennetd.model.objects import HostAddress, HostObject, Key, link_key
 from xennetd.model.topology import Settings, Topology, TopologyLink
-from xennetd.policy.topology_mtu import wanted_mtu
+from xennetd.policy.topology_mtu import oversized, wanted_mtu
 
 _MIIMON = 100
 """Milliseconds between two looks at the carriers of a new bond's ports. The kernel's default, 0, means never."""
@@ -42,6 +42,12 @@ def topology_objects(topology: Topology, facts: TopologyFacts) -> tuple[HostObje
         objects += [HostPort(_real(name, facts), link.name) for name in link.ports]
         objects += [HostAddress(_real(link.name, facts), address) for address in link.addresses or ()]
     return tuple(objects)
+
+
+def oversized_links(topology: Topology, facts: TopologyFacts) -> dict[Key, str]:
+    """Return why links can't have the MTU that the configuration gives them (`topology_mtu.oversized`)."""
+    mtus = {name: facts.mtus[_real(name, facts)] for name in _nics(topology, facts)}
+    return {link_key(_real(name, facts)): sentence for name, sentence in oversized(topology, mtus).items()}
 
 
 def _link(link: TopologyLink, topology: Topology, facts: TopologyFacts) -> HostLink:

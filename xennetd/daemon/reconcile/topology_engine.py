@@ -31,7 +31,7 @@ from xennetd.plan.difference import HostStep, Remove, by_key, difference
 from xennetd.plan.topology_plan import TopologyPlan, topology_plan
 from xennetd.policy.adoption import Adoption, adoption
 from xennetd.policy.bond_ports import failed_ports
-from xennetd.policy.topology_objects import TopologyFacts, topology_objects
+from xennetd.policy.topology_objects import TopologyFacts, oversized_links, topology_objects
 from xennetd.render.topology_toml import topology_toml
 
 _ROUNDS = 8
@@ -170,6 +170,8 @@ class TopologyEngine:
             plan = topology_plan(desired, self._observed(desired, surplus), addresses, sessions, named)
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             refusals |= self._inhabited(plan)
+            too_large = oversized_links(after, self._facts(after))
+            refusals |= {key: too_large[key] for step in plan.steps if (key := step.object.key) in too_large}
             vital = frozenset(key for entry in adopted.moved for key in (entry.key, *entry.requires))
             plan = replace(plan, refusals=refusals, remarks=adopted.remarks)
             return TopologyChange(plan, desired, surplus, adopted.successors, vital, adopted.moves)
@@ -247,17 +249,19 @@ class TopologyEngine:
         return adoption(before, after, self._entries.read(), lambda name: names.get(name, name))
 
     def _desired(self, topology: Topology) -> dict[Key, HostObject]:
+        return by_key(topology_objects(topology, self._facts(topology)))
+
+    def _facts(self, topology: Topology) -> TopologyFacts:
         names = self._host_links.find_nics(topology)
         links = [link for link in self._links if not is_guest_port(link)] if topology else []
         macs = {link.name: link.address for link in links}
         mtus = {link.name: link.mtu for link in links}
-        bases = {topology.base(link) for link in topology if link.adopts} - {None}
-        values = (
-            (names.get(str(base), str(base)), self._host_links.accept_ra(names.get(str(base), str(base))))
-            for base in bases
-        )
+        bases = {
+            names.get(base, base) for link in topology if link.adopts and (base := topology.base(link)) is not None
+        }
+        values = ((base, self._host_links.accept_ra(base)) for base in bases)
         accepts = {name: value for name, value in values if value is not None}
-        return by_key(topology_objects(topology, TopologyFacts(names, macs, mtus, accepts, _machine())))
+        return TopologyFacts(names, macs, mtus, accepts, _machine())
 
     def _observed(self, desired: Objects, surplus: Objects) -> dict[Key, HostObject]:
         if any(isinstance(item, IpEntry) for item in (*desired.values(), *surplus.values())):
