@@ -14,7 +14,7 @@ from xennetd.model.topology import Topology, TopologyLink
 from xennetd.policy.bond_ports import failed_ports
 from xennetd.policy.check import Note, check
 from xennetd.policy.host_notes import HostNotes
-from xennetd.policy.topology_objects import TopologyFacts, oversized_links, derived_mac, topology_objects
+from xennetd.policy.topology_objects import TopologyFacts, derived_mac, oversized_links, topology_objects
 
 BONDED = """
 [nic.lan0]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from xennetd.model.attachment import Attachment
 from xennetd.model.errors import Denied, XennetdError
-from xennetd.model.placement import BridgePort
+from xennetd.model.placement import BridgePort, Routed
 from xennetd.plan.decide import Decision
 from xennetd.plan.observation import CONNECTED, Observation
 
@@ -51,7 +51,7 @@ def _difference(before: Attachment, after: Attachment) -> str | None:
             ("addresses", before.ips != after.ips),
             ("MAC", before.mac != after.mac),
             ("flags of its port", before.placement.flags != after.placement.flags),
-            ("routes and rules", before.needs != after.needs or before.placement.terms != after.placement.terms),
+            ("routes and rules", before.needs != after.needs or _routes(before) != _routes(after)),
         )
         if differs
     ]
@@ -64,6 +64,10 @@ def _difference(before: Attachment, after: Attachment) -> str | None:
 def _place(attachment: Attachment) -> str:
     network = f" (network {attachment.network})" if attachment.network is not None else ""
     return f"{attachment.where}{network}"
+
+
+def _routes(attachment: Attachment) -> Routed | None:
+    return attachment.placement if isinstance(attachment.placement, Routed) else None
 
 
 def _index(attachment: Attachment) -> int:
