@@ -15,9 +15,11 @@ from xennetd.kernel import netlink
 from xennetd.kernel.rtnl_topology import LinkDetails, add_link, change_settings, parse_details
 from xennetd.model.link_settings import SETTINGS
 
-PREFIXES = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_"}
+PREFIXES = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_", "vxlan": "IFLA_VXLAN_"}
 LARGEST = {"u8": 0xFF, "u16": 0xFFFF, "u32": 0xFFFFFFFF, "be16": 0xFFFF, "link": 0x7FFFFFFF}
 TARGETS = st.lists(st.ip_addresses(v=4).map(str), min_size=1, max_size=16).map(tuple)
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {"ipv4 list": TARGETS, "ipv4": st.ip_addresses(v=4).map(str)}
 
 
 def name_of(kind: str, setting: str) -> str:
@@ -30,7 +32,7 @@ def settings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     kind = draw(st.sampled_from(sorted(PREFIXES)))
     names = draw(st.lists(st.sampled_from(sorted(SETTINGS[kind])), unique=True))
     values = {
-        name: draw(TARGETS if form == "ipv4 list" else st.integers(0, LARGEST[form]))
+        name: draw(VALUES[form] if form in VALUES else st.integers(0, LARGEST[form]))
         for name in names
         for form in (SETTINGS[kind][name].form,)
     }
@@ -56,9 +58,10 @@ def test_a_new_link_is_what_was_meant(wanted: tuple[str, dict[str, Any]], parent
     message, read = read_by_pyroute2(request)
     assert message["event"] == "RTM_NEWLINK"
     assert message["header"]["flags"] == 0x605  # REQUEST, ACK, CREATE, EXCL
-    assert {name: message.get_attr(f"IFLA_{name}") for name in ("IFNAME", "LINK", "ADDRESS", "MTU", "GROUP")} == {
+    on = read.pop("IFLA_VXLAN_LINK") if kind == "vxlan" else message.get_attr("IFLA_LINK")
+    assert on == parent
+    assert {name: message.get_attr(f"IFLA_{name}") for name in ("IFNAME", "ADDRESS", "MTU", "GROUP")} == {
         "IFNAME": "x0",
-        "LINK": parent,
         "ADDRESS": "02:00:00:00:00:01",
         "MTU": 1400,
         "GROUP": 30829,

@@ -134,6 +134,22 @@ def test_files_share_a_topology() -> None:
             "0.toml:4: dummy.b.addresses: this link is a port of bridge.a at 0.toml:2: give that link the addresses",
         ),
         (
+            "[vxlan.v]\nlocal = '192.0.2.1'",
+            "0.toml:1: vxlan.v.id: missing (allowed: a VXLAN's number from 1 to 16777215)",
+        ),
+        (
+            "[vxlan.v]\nid = 7\nremote = '239.1.1.1'",
+            "0.toml:3: vxlan.v.remote: a multicast group needs parent: the link on which its members are",
+        ),
+        (
+            "[vxlan.v]\nid = 7\n[vxlan.w]\nid = 7\nport = 4789",
+            "0.toml:4: vxlan.w.id: the same VXLAN as vxlan.v at 0.toml:1, found 7",
+        ),
+        (
+            "[vxlan.v]\nid = 7\naddresses = 'adopt'",
+            "0.toml:3: vxlan.v.addresses: ",
+        ),
+        (
             "[bridge.a]\nmtu = 9000\nports = ['e']\n[nic.e]\nmtu = 1500",
             "0.toml:2: bridge.a.mtu: larger than 1500, the mtu of nic.e at 0.toml:4",
         ),

@@ -179,9 +179,10 @@ def _add_changing(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )  # fmt: skip
     apply = _add(
         commands, "apply", verbs.apply, "put the host's own links into force, and reload",
-        "Make the host's links as the sections [nic.NAME], [bond.NAME], [vlan.NAME], [bridge.NAME] and [dummy.NAME] of "
-        "the configuration say, now and at each start, then reload. If anything would lock somebody out, nothing is "
-        "done, and the exit status is 1. A reload alone does not change the host's links, unless daemon.apply says so.",
+        "Make the host's links as the sections [nic.NAME], [bond.NAME], [vlan.NAME], [bridge.NAME], [vxlan.NAME] and "
+        "[dummy.NAME] of the configuration say, now and at each start, then reload. If anything would lock somebody "
+        "out, nothing is done, and the exit status is 1. A reload alone does not change the host's links, unless "
+        "daemon.apply says so.",
         "  xennetctl plan\n  xennetctl apply --confirm\n  xennetctl confirm",
     )  # fmt: skip
     apply.add_argument(

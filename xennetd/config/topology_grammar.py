@@ -7,6 +7,7 @@ show.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from ipaddress import IPv4Address, ip_interface
 
 from xennetd.config.grammar import bridge
@@ -63,6 +64,14 @@ def host_address(text: str) -> IPInterface:
 
 def _broadcast(interface: IPInterface) -> tuple[object, ...]:
     return (interface.network.broadcast_address,) if interface.version == 4 else ()
+
+
+def peer4(text: str) -> str:
+    """Return the text of an IPv4 address of one host, or of a multicast group."""
+    with suppress(ValueError):
+        if _ADDRESS.fullmatch(text) and IPv4Address(text).is_multicast:
+            return text
+    return unicast4(text)
 
 
 def unicast4(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from xennetd.config.schema import Field, Fields
-from xennetd.config.topology_grammar import bus_device, host_address, mac_address, topology_link, unicast4
+from xennetd.config.topology_grammar import bus_device, host_address, mac_address, peer4, topology_link, unicast4
 from xennetd.model.link import is_link_name
 from xennetd.model.link_settings import BOND_MODES, HASH_POLICIES, LACP_RATES, VLAN_PROTOCOLS
 from xennetd.model.value import replace
@@ -25,6 +25,8 @@ _Mtu = Annotated[int, Meta(ge=68, le=65535)]
 _Vid = Annotated[int, Meta(ge=1, le=4094)]
 _Seconds = Annotated[int, Meta(ge=0, le=30)]
 _Milliseconds = Annotated[int, Meta(ge=0, le=60000)]
+_Vni = Annotated[int, Meta(ge=1, le=0xFFFFFF)]
+_Port = Annotated[int, Meta(ge=1, le=65535)]
 _Mask = Annotated[int, Meta(ge=0, le=0xFFFF)]
 
 LINK_NAME = Field(str, "a link's name, 1 to 15 characters", is_link_name, make=topology_link)
@@ -43,6 +45,7 @@ _ADDRESSES = Field(
     alone=ADOPT,
     make=host_address,
 )
+_LISTED = replace(_ADDRESSES, alone="", hint='addresses with their prefix length, such as "192.0.2.1/24"')
 _PAUSE = Field(_Milliseconds, "milliseconds, a whole number from 0 to 60000")
 
 
@@ -58,7 +61,7 @@ SECTIONS: Mapping[str, Fields] = {
         "path": Field(str, 'the name of a bus device, such as "0000:01:00.0"', make=bus_device),
         "mtu": _MTU,
         "vlan_mtu": _MTU,
-        "addresses": replace(_ADDRESSES, alone="", hint='addresses with their prefix length, such as "192.0.2.1/24"'),
+        "addresses": _LISTED,
     },
     "bond": {
         "ports": _PORTS,
@@ -95,6 +98,16 @@ SECTIONS: Mapping[str, Fields] = {
         ),
         **_COMMON,
     },
+    "vxlan": {
+        "parent": LINK_NAME,
+        "id": Field(_Vni, "a VXLAN's number from 1 to 16777215"),
+        "local": Field(str, 'an IPv4 address such as "192.0.2.1"', make=unicast4),
+        "remote": Field(str, 'an IPv4 address of one host or of a multicast group, such as "192.0.2.2"', make=peer4),
+        "port": Field(_Port, "a UDP port from 1 to 65535"),
+        "learning": _FLAG,
+        **_COMMON,
+        "addresses": _LISTED,
+    },
     "dummy": _COMMON,
 }
 """By section, which is the kind of the link, and by key."""
@@ -113,6 +126,7 @@ SETTINGS_OF: Mapping[str, Mapping[str, str]] = {
         "multicast_querier": "mcast_querier",
         "group_fwd_mask": "group_fwd_mask",
     },
+    "vxlan": {"id": "id", "local": "local", "remote": "group", "port": "port", "learning": "learning"},
     "dummy": {},
 }
 """The kernel's name of each key that is a setting of a kind of link (`model.link_settings.SETTINGS`)."""

@@ -22,7 +22,7 @@ from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import FIXED, SETTINGS
 from xennetd.model.marks import TOPOLOGY_GROUP
 from xennetd.model.objects import HostObject, Sysctl
-from xennetd.model.topology import LinkKind, SettingValue, Topology
+from xennetd.model.topology import MADE, ON_A_PARENT, LinkKind, SettingValue, Topology
 from xennetd.model.value import replace
 
 Read = Callable[[int], Sequence[bytes]]
@@ -35,7 +35,7 @@ _NOT_NOW = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.EPERM, errno.EACCES})
 _OFF_AT_0 = frozenset({"miimon", "arp_interval", "arp_ip_target", "primary"})
 _LACP = 4
 
-_NOT_0 = frozenset({"forward_delay", "mcast_snooping", "miimon"})
+_NOT_0 = frozenset({"forward_delay", "learning", "mcast_snooping", "miimon"})
 """The settings for which a new link may have another value than 0."""
 
 
@@ -63,7 +63,7 @@ class HostLinks:
         sought = [link for link in topology if link.kind == "nic" and (link.mac or link.path)]
         names: dict[str, str] = {}
         for link in self._links if sought else ():
-            if link.kind in {"bridge", "bond", "vlan", "dummy"} or is_guest_port(link):
+            if link.kind in MADE or is_guest_port(link):
                 continue
             details = self.details(link.index)
             if details is None:
@@ -124,7 +124,7 @@ class HostLinks:
         if link is None or details is None:
             return []
         kind = cast(LinkKind, details.kind) if details.kind in SETTINGS else "nic"
-        parent = self._links.by_index(details.parent) if kind == "vlan" else None
+        parent = self._links.by_index(details.parent) if kind in ON_A_PARENT else None
         values = _of_use(kind, details.settings)
         found = HostLink(
             kind,
@@ -298,7 +298,7 @@ class HostLinks:
     def list_owned(self) -> Collection[HostLink]:
         """Return all links that xennetd made for a topology, by kind and name only."""
         ours = [link for link in self._links if link.is_of_topology]
-        return [HostLink(link.kind, link.name) for link in ours if link.kind in {"bridge", "bond", "vlan", "dummy"}]  # type: ignore[arg-type] # a LinkKind
+        return [HostLink(link.kind, link.name) for link in ours if link.kind in MADE]  # type: ignore[arg-type] # a LinkKind
 
 
 class HostPorts:

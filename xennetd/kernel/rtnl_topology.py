@@ -1,4 +1,4 @@
-"""The messages of rtnetlink(7) about the links of the host's own topology: bonds, VLANs, bridges, dummies.
+"""The messages of rtnetlink(7) about the links of the host's own topology: bonds, VLANs, bridges, VXLANs, dummies.
 
 The settings of a kind of link are the attributes of IFLA_INFO_DATA; `model.link_settings.SETTINGS` has their table.
 """
@@ -39,6 +39,7 @@ _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
 _IFLA_INFO_SLAVE_KIND = 4
 _IFLA_INFO_SLAVE_DATA = 5
+_IFLA_VXLAN_LINK = 3
 _AD_ACTOR_STATE = 7
 _AD_PARTNER_STATE = 8
 _U16 = struct.Struct("=H")
@@ -67,11 +68,13 @@ def parse_details(data: bytes, message: Header) -> LinkDetails:
     """Return the details in an AF_UNSPEC RTM_NEWLINK."""
     try:
         found = {kind: (at, stop) for kind, at, stop in attributes(data, message.start + 16, message.end)}
-        kind, settings = _parse_info(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else ("", {})
+        kind, settings, parent = _parse_info(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else ("", {}, 0)
+        if kind != "vxlan" and _IFLA_LINK in found:
+            parent = int(U32.unpack_from(data, found[_IFLA_LINK][0])[0])
         permanent = found.get(_IFLA_PERM_ADDRESS, (0, 0))
         return LinkDetails(
             kind=kind,
-            parent=int(U32.unpack_from(data, found[_IFLA_LINK][0])[0]) if _IFLA_LINK in found else 0,
+            parent=parent,
             settings=settings,
             permanent_mac=data[slice(*permanent)].hex(":"),
             bus_device=text_of(data, *found.get(_IFLA_PARENT_DEV_NAME, (0, 0))),
@@ -81,7 +84,8 @@ def parse_details(data: bytes, message: Header) -> LinkDetails:
         raise NetlinkFormatError(str(error)) from None
 
 
-def _parse_info(data: bytes, offset: int, end: int) -> tuple[str, dict[str, SettingValue]]:
+def _parse_info(data: bytes, offset: int, end: int) -> tuple[str, dict[str, SettingValue], int]:
+    """Return the kind, its settings, and the index of the link that a VXLAN is on."""
     kind, place = "", (0, 0)
     for attribute_type, at, stop in attributes(data, offset, end):
         if attribute_type == _IFLA_INFO_KIND:
@@ -90,11 +94,14 @@ def _parse_info(data: bytes, offset: int, end: int) -> tuple[str, dict[str, Sett
             place = (at, stop)
     known = {setting.attribute: (name, setting) for name, setting in SETTINGS.get(kind, {}).items()}
     settings: dict[str, SettingValue] = {}
+    parent = 0
     for attribute_type, at, stop in attributes(data, *place) if known else ():
+        if kind == "vxlan" and attribute_type == _IFLA_VXLAN_LINK:
+            parent = int(U32.unpack_from(data, at)[0])
         if attribute_type in known:
             name, setting = known[attribute_type]
             settings[name] = _parse_setting(data, at, stop, setting)
-    return kind, settings
+    return kind, settings, parent
 
 
 def _parse_lacp(data: bytes, offset: int, end: int) -> tuple[int, int] | None:
@@ -111,6 +118,8 @@ def _parse_lacp(data: bytes, offset: int, end: int) -> tuple[int, int] | None:
 def _parse_setting(data: bytes, at: int, stop: int, setting: Setting) -> SettingValue:
     if setting.form == "ipv4 list":
         return tuple(str(IPv4Address(data[start:end])) for _, start, end in attributes(data, at, stop))
+    if setting.form == "ipv4":
+        return str(IPv4Address(data[at:stop]))
     number = _NUMBERS[setting.form]
     if stop - at < number.size:
         raise ValueError(f"a setting of {stop - at} bytes")
@@ -131,13 +140,13 @@ def add_link(  # noqa: PLR0913 # a parameter for each property of a new link
     """Return the request that makes a link. `parent`, and a setting that is a link, are indexes."""
     body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
     body += attribute(_IFLA_GROUP, U32.pack(group))
-    if parent:
+    if parent and kind != "vxlan":
         body += attribute(_IFLA_LINK, U32.pack(parent))
     if mac is not None:
         body += attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
     if mtu is not None:
         body += attribute(_IFLA_MTU, U32.pack(mtu))
-    return request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, seq, body + _info(kind, settings))
+    return request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, seq, body + _info(kind, settings, parent))
 
 
 def change_settings(seq: int, index: int, kind: str, settings: Mapping[str, SettingValue]) -> bytes:
@@ -145,10 +154,12 @@ def change_settings(seq: int, index: int, kind: str, settings: Mapping[str, Sett
     return request(RTM_NEWLINK, 0, seq, _IFINFOMSG.pack(0, 0, index, 0, 0) + _info(kind, settings))
 
 
-def _info(kind: str, settings: Mapping[str, SettingValue]) -> bytes:
+def _info(kind: str, settings: Mapping[str, SettingValue], parent: int = 0) -> bytes:
     nested = attribute(_IFLA_INFO_KIND, kind.encode() + b"\0")
-    if settings:
-        values = b"".join(_setting(SETTINGS[kind][name], value) for name, value in settings.items())
+    values = b"".join(_setting(SETTINGS[kind][name], value) for name, value in settings.items())
+    if parent and kind == "vxlan":
+        values += attribute(_IFLA_VXLAN_LINK, U32.pack(parent))
+    if values:
         nested += attribute(_IFLA_INFO_DATA | NLA_F_NESTED, values)
     return attribute(_IFLA_LINKINFO | NLA_F_NESTED, nested)
 
@@ -157,4 +168,6 @@ def _setting(setting: Setting, value: SettingValue) -> bytes:
     if isinstance(value, tuple):
         targets = b"".join(attribute(i, IPv4Address(target).packed) for i, target in enumerate(value))
         return attribute(setting.attribute | NLA_F_NESTED, targets)
+    if isinstance(value, str):
+        return attribute(setting.attribute, IPv4Address(value).packed)
     return attribute(setting.attribute, _NUMBERS[setting.form].pack(value))

@@ -1,4 +1,4 @@
-"""The host's own topology as the configuration has it: NICs, bonds, VLANs, bridges and dummies."""
+"""The host's own topology as the configuration has it: NICs, bonds, VLANs, bridges, VXLANs and dummies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Literal
 
 from xennetd.model.ip import IPInterface
 
-LinkKind = Literal["nic", "bond", "vlan", "bridge", "dummy"]
+LinkKind = Literal["nic", "bond", "vlan", "bridge", "vxlan", "dummy"]
+
+MADE = frozenset({"bond", "vlan", "bridge", "vxlan", "dummy"})
+"""The kinds of links that xennetd makes. A NIC exists or not."""
+
+ON_A_PARENT = frozenset({"vlan", "vxlan"})
+"""The kinds of links that are on one other link."""
 
 SettingValue = int | str | tuple[str, ...]
 """A value as the kernel has it: a number, the name of a link, or IPv4 addresses."""
@@ -22,11 +28,11 @@ class TopologyLink:
     """`[KIND.NAME]`: one link of the host. What is None or missing in `settings` is left as it is.
 
     `ports` are the names of the links that a bond or a bridge has as ports. `parent` is the name of the link that a
-    VLAN is on. `mac` is the link's MAC; of a NIC it is the permanent MAC by which the NIC is found, whatever its name
-    is. `path` is the name of a NIC's bus device (`0000:01:00.0`). `mtu` is in bytes. `vlan_mtu` is the
-    largest MTU of VLANs on a NIC that can't take four bytes more than its own. `addresses` are the host's
-    addresses on the link; with an empty tuple the host is silent there. With `adopts` the link takes over what the host
-    has of addresses, routes and rules on the links that it is built on.
+    VLAN is on, or by which a VXLAN reaches its peers: without one a route decides. `mac` is the link's MAC; of a NIC it
+    is the permanent MAC by which the NIC is found, whatever its name is. `path` is the name of a NIC's bus device
+    (`0000:01:00.0`). `mtu` is in bytes. `vlan_mtu` is the largest MTU of VLANs on a NIC that can't take four bytes more
+    than its own. `addresses` are the host's addresses on the link; with an empty tuple the host is silent there. With
+    `adopts` the link takes over what the host has of addresses, routes and rules on the links that it is built on.
     """
 
     kind: LinkKind
@@ -54,7 +60,10 @@ class TopologyLink:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All links that the configuration names. Every other link is left alone."""
+    """All links that the configuration names. Every other link is left alone.
+
+    What a VXLAN is on is below the VXLAN, and not below what is built on it: it is another network.
+    """
 
     links: tuple[TopologyLink, ...] = ()
 
@@ -77,7 +86,7 @@ class Topology:
             if name not in found:
                 found[name] = None
                 lower = self.link(name)
-                waiting += lower.below if lower is not None else ()
+                waiting += lower.below if lower is not None and lower.kind != "vxlan" else ()
         return tuple(found)
 
     def base(self, link: TopologyLink) -> str | None:

@@ -10,6 +10,7 @@ from xennetd.config.lines import KeyPath
 from xennetd.config.pattern import matches
 from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
+from xennetd.model.topology import ON_A_PARENT
 from xennetd.model.value import replace
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import Remark
@@ -63,7 +64,7 @@ def _missing_links(policy: Policy, host: HostNotes) -> Notes:
         return ()
     topology, notes = policy.topology, list[Note]()
     for link in topology:
-        key = (link.kind, link.name, "parent" if link.kind == "vlan" else "ports")
+        key = (link.kind, link.name, "parent" if link.kind in ON_A_PARENT else "ports")
         if host.root_link is not None and host.root_link in link.ports:
             sentence = f'{link.title}: the root file system comes by "{host.root_link}", which must not be touched'
             notes.append(Note(sentence, error=True, key=key))

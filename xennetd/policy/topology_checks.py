@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
 
 from xennetd.config.document import Place
 from xennetd.config.problem import Problem, shown
 from xennetd.config.topology_schema import SECTIONS
 from xennetd.model.ip import IPAddress
-from xennetd.model.topology import Topology
+from xennetd.model.link_settings import VXLAN_PORT
+from xennetd.model.topology import ON_A_PARENT, Topology
 from xennetd.policy.network_reader import NetworkDraft
 from xennetd.policy.topology_reader import LinkDraft
 
-_NO_PORTS_OF_BONDS = ("bond", "vlan", "bridge")
+_NO_PORTS_OF_BONDS = ("bond", "vlan", "vxlan", "bridge")
 _ACTIVE_BACKUP, _LACP = 1, 4
 _PRIMARY_MODES = frozenset({_ACTIVE_BACKUP, 5, 6})
 _NO_ARP_MODES = frozenset({_LACP, 5, 6})
@@ -25,10 +27,12 @@ def check_topology(drafts: Mapping[str, LinkDraft], networks: Sequence[NetworkDr
         _check_ports(draft, drafts, problems)
         _check_bond(draft, problems)
         _check_bridge(draft, problems)
+        _check_vxlan(draft, problems)
         _check_mtu(draft, drafts, problems)
     _check_masters(drafts, problems)
     _check_cycles(drafts, problems)
     _check_vlans(drafts, problems)
+    _check_vxlans(drafts, problems)
     _check_adoptions(drafts, problems)
     _check_nics(drafts, problems)
     _check_addresses(drafts, networks, problems)
@@ -53,7 +57,7 @@ def _check_ports(draft: LinkDraft, drafts: Mapping[str, LinkDraft], problems: li
 
 def _below(draft: LinkDraft) -> list[tuple[Place, str]]:
     """Return the links that a link is built on, with the places that name them."""
-    if draft.link.kind == "vlan":
+    if draft.link.kind in ON_A_PARENT:
         return [(draft.place / "parent", draft.link.parent)] if draft.link.parent else []
     return [(draft.place / "ports" / i, name) for i, name in enumerate(draft.link.ports)]
 
@@ -93,6 +97,30 @@ def _check_bridge(draft: LinkDraft, problems: list[Problem]) -> None:
         problems.append((draft.place / "forward_delay").problem(text, found=str(delay // 100)))
 
 
+def _check_vxlan(draft: LinkDraft, problems: list[Problem]) -> None:
+    if draft.link.kind != "vxlan":
+        return
+    settings = dict(draft.link.settings)
+    if "id" not in settings and "id" not in draft.faulty:
+        problems.append((draft.place / "id").problem("missing", allowed=_allowed(draft, "id")))
+    peer = settings.get("group")
+    if isinstance(peer, str) and IPv4Address(peer).is_multicast and not draft.link.parent:
+        text = "a multicast group needs parent: the link on which its members are"
+        problems.append((draft.place / "remote").problem(text, found=shown(peer)))
+
+
+def _check_vxlans(drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> None:
+    first: dict[tuple[object, ...], LinkDraft] = {}
+    for draft in drafts.values():
+        settings = dict(draft.link.settings)
+        if draft.link.kind != "vxlan" or "id" not in settings:
+            continue
+        earlier = first.setdefault((settings["id"], settings.get("port", VXLAN_PORT)), draft)
+        if earlier is not draft:
+            text = f"the same VXLAN as {earlier.place.key} at {earlier.place}"
+            problems.append((draft.place / "id").problem(text, found=str(settings["id"])))
+
+
 def _check_mtu(draft: LinkDraft, drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> None:
     """Report an MTU that is larger than that of what is below it, as far as the configuration gives both."""
     mtu = draft.link.mtu
@@ -109,7 +137,7 @@ def _check_masters(drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> 
     masters: dict[str, tuple[LinkDraft, Place]] = {}
     for draft in drafts.values():
         for place, name in _below(draft):
-            if draft.link.kind == "vlan":
+            if draft.link.kind in ON_A_PARENT:
                 continue
             first, at = masters.setdefault(name, (draft, place))
             if first is not draft:
@@ -118,8 +146,8 @@ def _check_masters(drafts: Mapping[str, LinkDraft], problems: list[Problem]) -> 
     for draft in drafts.values():
         for place, name in _below(draft):
             master = masters.get(name)
-            if draft.link.kind == "vlan" and master is not None and master[0].link.kind == "bond":
-                text = f"a port of {master[0].place.key} at {master[1]}: put the VLAN on the bond"
+            if draft.link.kind in ON_A_PARENT and master is not None and master[0].link.kind == "bond":
+                text = f"a port of {master[0].place.key} at {master[1]}: put the {draft.link.kind.upper()} on the bond"
                 problems.append(place.problem(text, found=shown(name)))
         held = masters.get(draft.link.name)
         if held is not None and draft.link.addresses:

@@ -12,22 +12,28 @@ from xennetd.model.topology import Topology, TopologyLink
 _DEFAULT = 1500
 """The MTU of a link that nothing else decides: a dummy, or a bridge without ports (ETH_DATA_LEN)."""
 
+_VXLAN_HEADERS = 50
+"""The bytes of the headers around a VXLAN's frame over IPv4, and of the frame's own header (VXLAN_HEADROOM)."""
+
 
 def wanted_mtu(link: TopologyLink, topology: Topology, mtus: Mapping[str, int]) -> int | None:
     """Return the MTU that a link must have, None if it is left as it is. `mtus` are those of the host's NICs now.
 
-    A key decides. Without one a bridge has the smallest MTU of its ports. A VLAN and a bond follow the links below if
-    the configuration gives one of those an MTU, and else have what the kernel gives them.
+    A key decides. Without one a bridge has the smallest MTU of its ports, and a VXLAN what its headers leave of the
+    link that it is on. A VLAN and a bond follow the links below if the configuration gives one of those an MTU, and
+    else have what the kernel gives them.
     """
     if link.mtu is not None:
         return link.mtu
-    if link.kind == "bridge" or (link.kind in {"vlan", "bond"} and _is_decided_below(link, topology)):
+    if link.kind in {"bridge", "vxlan"} or (link.kind in {"vlan", "bond"} and _is_decided_below(link, topology)):
         return possible_mtu(link, topology, mtus)
     return None
 
 
 def possible_mtu(link: TopologyLink, topology: Topology, mtus: Mapping[str, int]) -> int | None:
     """Return the largest MTU that the links below a link allow, None while the host lacks one of them."""
+    if link.kind == "vxlan" and not link.below:
+        return _DEFAULT - _VXLAN_HEADERS
     if link.kind in {"dummy", "nic"} or not link.below:
         return mtus.get(link.name, _DEFAULT) if link.kind != "nic" else mtus.get(link.name)
     found: list[int] = []
@@ -36,6 +42,8 @@ def possible_mtu(link: TopologyLink, topology: Topology, mtus: Mapping[str, int]
         if mtu is None:
             return None
         found.append(mtu)
+    if link.kind == "vxlan":
+        return min(found) - _VXLAN_HEADERS
     limits = [limit for limit in (_vlan_limit(link, topology),) if limit is not None]
     return min(found + limits)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xennetd.model.link_objects import HostLink, HostPort
+from xennetd.model.link_settings import VXLAN_PORT
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
 from xennetd.model.topology import Settings, Topology, TopologyLink
 from xennetd.policy.topology_mtu import oversized, wanted_mtu
@@ -99,6 +100,8 @@ def _initial(link: TopologyLink) -> Settings:
     settings = dict(link.settings)
     if link.kind == "bridge" and not settings.get("stp_state"):
         return (("forward_delay", 0),)  # Guests need not wait for 15 s where nothing looks for loops.
+    if link.kind == "vxlan":
+        return (("port", VXLAN_PORT),)
     if link.kind == "bond" and not settings.get("arp_interval"):
         return (("miimon", _MIIMON),)
     return ()

@@ -35,7 +35,7 @@ def read_link(place: Place, kind: str, name: str, table: dict[str, Any], problem
     named = len(problems) == before
     values = read_table(place, table, SECTIONS[kind], problems)
     faulty = table.keys() - values.keys()
-    parent, settings = "", _settings(kind, values)
+    parent, settings = values.get("parent", ""), _settings(kind, values)
     if kind == "vlan" and named:
         parent, settings = _on_parent(place, name, values, faulty, problems)
     if kind == "nic" and {"mac", "path"} <= values.keys():

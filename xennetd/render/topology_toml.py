@@ -19,6 +19,7 @@ _DEFAULTS: Mapping[str, Mapping[str, SettingValue]] = {
         "vlan_filtering": 0,
     },
     "bond": {"xmit_hash_policy": 0, "lacp_rate": 0},
+    "vxlan": {"learning": 1},
     "vlan": {"protocol": VLAN_PROTOCOLS["802.1Q"]},
 }
 """Values that need not be said. A missing one is always said."""
@@ -44,7 +45,7 @@ def topology_toml(
         members = [_text(port.link) for port in ports if port.master == link.name]
         if members or link.kind == "bond":
             lines.append(f"ports = [{', '.join(members)}]")
-        if link.kind == "vlan":
+        if link.parent:
             lines.append(f"parent = {_text(link.parent)}")
         lines += _settings(link)
         if link.mtu is not None and (link.kind == "bridge" or link.mtu != 1500):
@@ -81,7 +82,7 @@ def _said(link: HostLink, name: str, value: SettingValue) -> str:
     words = SETTINGS[link.kind][name].words
     if words:
         return _text(words[value]) if value < len(words) else ""
-    if name in {"stp_state", "vlan_filtering", "mcast_snooping", "mcast_querier"}:
+    if name in {"stp_state", "vlan_filtering", "mcast_snooping", "mcast_querier", "learning"}:
         return "true" if value else "false"
     return str(value)
 

@@ -25,7 +25,7 @@ from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import BOND_MODES, SETTINGS, VLAN_PROTOCOLS
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
 from xennetd.model.status import LinkStatus
-from xennetd.model.topology import Topology
+from xennetd.model.topology import ON_A_PARENT, Topology
 from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep, Remove, by_key, difference
 from xennetd.plan.topology_plan import TopologyPlan, topology_plan
@@ -117,7 +117,7 @@ class TopologyEngine:
             if link.name == "lo":
                 continue
             details = self._host_links.details(link.index) or LinkDetails()
-            parent = self._links.by_index(details.parent) if details.kind == "vlan" else None
+            parent = self._links.by_index(details.parent) if details.kind in ON_A_PARENT else None
             yield LinkStatus(
                 name=link.name,
                 kind=details.kind if details.kind in SETTINGS else "nic",
@@ -388,6 +388,8 @@ def _special(details: LinkDetails) -> list[str]:
             f"VLAN {settings.get('id')}",
             *(["802.1ad"] if settings.get("protocol") == VLAN_PROTOCOLS["802.1ad"] else []),
         ]
+    if details.kind == "vxlan":
+        return [f"VNI {settings.get('id')}", *([f"to {settings['group']}"] if "group" in settings else [])]
     if details.kind == "bond":
         mode = settings.get("mode")
         return [BOND_MODES[mode]] if isinstance(mode, int) and mode < len(BOND_MODES) else []
