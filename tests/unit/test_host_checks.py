@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from tests.unit.test_rtnl import address_message, link_message
-from xennetd.daemon.host_checks import host_notes, listening, not_installed, root_link
+from xennetd.daemon.host_checks import host_notes, not_installed, root_link
 from xennetd.dnsmasq import process
 from xennetd.kernel.links import Links
 from xennetd.model.configuration import Policy
@@ -91,36 +89,6 @@ def test_a_start_serves_the_networks_that_lack_nothing(installed: Installed) -> 
     start, reload = host_notes(Policy()), host_notes(Policy(), Links())
     assert (start.no_dnsmasq, start.no_nftables) == ("", "")
     assert (reload.no_dnsmasq, reload.no_nftables) == (not_installed().no_dnsmasq, NO_MODULE)
-
-
-def test_listening_programs_are_found_unless_only_this_host_reaches_them() -> None:
-    with ExitStack() as stack:
-
-        def listen(family: socket.AddressFamily, kind: socket.SocketKind, address: str) -> int:
-            sock = stack.enter_context(socket.socket(family, kind))
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((address, 0))
-            if kind == socket.SOCK_STREAM:
-                sock.listen()
-            port: int = sock.getsockname()[1]
-            return port
-
-        for protocol, kind in (("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)):
-            outside = {listen(socket.AF_INET, kind, ""), listen(socket.AF_INET6, kind, "")}
-            inside = {listen(socket.AF_INET, kind, "127.0.0.1"), listen(socket.AF_INET6, kind, "::1")}
-            found = {port for name, port in listening() if name == protocol}
-            assert outside <= found
-            assert not found & inside
-
-
-def test_an_address_of_the_kernels_tables_in_either_byte_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = "   0: {}:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1113 1\n"
-    for order, digits in (("little", "0100000A"), ("big", "0A000001")):
-        (tmp_path / "tcp").write_text("  sl  local_address\n" + line.format(digits))
-        monkeypatch.setattr(sys, "byteorder", order)
-        assert listening(proc=tmp_path) == {("tcp", 22)}
-        assert listening({ip_address("10.0.0.1")}, proc=tmp_path) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject, Key
 from xennetd.model.topology import Topology, TopologyLink
 from xennetd.plan.difference import Change, Make, Remove, by_key
-from xennetd.plan.topology_plan import topology_plan
+from xennetd.plan.topology_plan import interrupted, topology_plan
 from xennetd.policy.topology_objects import TopologyFacts, topology_objects
 
 NICS = ("eth0", "eth1", "eth2")
@@ -117,6 +117,20 @@ def test_an_address_that_goes_in_the_same_apply_is_no_reason_to_refuse() -> None
     desired = by_key([HostLink("bridge", "xenbr0"), HostPort("eth0", "xenbr0")])
     held = {"eth0": [address.address]}
     assert topology_plan(desired, by_key([address]), held).refusals == {}
+
+
+def test_the_addresses_that_go_with_an_apply() -> None:
+    """An address that another link gets does not go, and a deleted link takes all of its addresses with it."""
+    old, new = (HostAddress(link, ip_interface("192.0.2.1/24")) for link in ("xenbr0", "xenbr1"))
+    held = {"xenbr0": [old.address, ip_interface("192.0.2.7/24")], "eth0": [ip_interface("192.0.2.9/24")]}
+    bridge = by_key([HostLink("bridge", "xenbr0"), old])
+    assert topology_plan({}, by_key([old]), held).gone == {ip_address("192.0.2.1")}
+    assert topology_plan({}, bridge, held).gone == {ip_address("192.0.2.1"), ip_address("192.0.2.7")}
+    assert topology_plan(by_key([new]), bridge, held).gone == {ip_address("192.0.2.7")}
+    assert topology_plan(bridge, bridge, held).gone == frozenset()
+    one, two = interrupted({ip_address("192.0.2.7"): 2, ip_address("192.0.2.1"): 1})
+    assert one.startswith("192.0.2.1 goes, and with it 1 connection to this host: ")
+    assert two.startswith("192.0.2.7 goes, and with it 2 connections to this host: ")
 
 
 def test_another_kind_of_link_is_not_replaced() -> None:

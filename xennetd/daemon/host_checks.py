@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing, suppress
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 
 from xennetd.daemon.control_path import unfit
+from xennetd.daemon.host_sockets import listening
 from xennetd.daemon.toolstack.hooks import find_hooks
 from xennetd.dnsmasq.process import find_dnsmasq
 from xennetd.kernel.links import Links
 from xennetd.kernel.sockets import RequestSocket
 from xennetd.model.configuration import Policy
-from xennetd.model.ip import IPAddress
 from xennetd.model.link import Link
 from xennetd.model.value import replace
 from xennetd.nft import library
@@ -24,10 +22,6 @@ from xennetd.policy.host_notes import HostNotes
 
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
 """Types of file systems that come over the network."""
-
-_ESTABLISHED = "01"
-_LISTENS = {"tcp": "0A", "udp": "07"}
-"""The states of a socket that waits for peers: TCP_LISTEN, and TCP_CLOSE for an unconnected one of UDP."""
 
 
 def host_notes(policy: Policy, links: Iterable[Link] | None = None) -> HostNotes:
@@ -96,58 +90,6 @@ def root_link(links: Links, mounts: Path = Path("/proc/mounts")) -> str | None:
                 way = near or links.default_uplink(address.version)
                 return way.name if way is not None else None
     return None
-
-
-def listening(elsewhere: Container[IPAddress] = (), proc: Path = Path("/proc/net")) -> frozenset[tuple[str, int]]:
-    """Return the ports on which programs of this host listen to the outside, as ("tcp", 22).
-
-    Not counted are loopback addresses and those in `elsewhere`. The lines of tcp, tcp6, udp and udp6 hold the local
-    address and the state in hexadecimal digits (proc(5)).
-    """
-    found: set[tuple[str, int]] = set()
-    for protocol, listens in _LISTENS.items():
-        for name in (protocol, f"{protocol}6"):
-            for ip, port, state, connected in _sockets(proc / name):
-                if state == listens and not connected and not ip.is_loopback and ip not in elsewhere:
-                    found.add((protocol, port))
-    return frozenset(found)
-
-
-def inbound(proc: Path = Path("/proc/net")) -> dict[IPAddress, int]:
-    """Return the number of connections that others have to each address of this host.
-
-    These are connections (TCP_ESTABLISHED) to a port on which a program listens.
-    """
-    sockets = [each for name in ("tcp", "tcp6") for each in _sockets(proc / name)]
-    ports = {port for _, port, state, _ in sockets if state == _LISTENS["tcp"]}
-    inbound = (ip for ip, port, state, _ in sockets if state == _ESTABLISHED and port in ports)
-    return dict(Counter(ip for each in inbound if not (ip := _of_ipv4(each)).is_loopback))
-
-
-def _of_ipv4(ip: IPAddress) -> IPAddress:
-    """Return the IPv4 address that a socket of both IP versions has, any other address as it is."""
-    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
-
-
-def _sockets(file: Path) -> Iterator[tuple[IPAddress, int, str, bool]]:
-    """Yield the address, the port, the state, and whether it has a peer, of each socket in a file of /proc/net.
-
-    A kernel without IPv6 lacks the files about that.
-    """
-    try:
-        lines = file.read_text().splitlines()[1:]
-    except OSError:
-        return
-    for line in lines:
-        _number, local, remote, state, *_ = line.split()
-        address, _, port = local.partition(":")
-        yield _address(address), int(port, 16), state, not remote.endswith(":0000")
-
-
-def _address(digits: str) -> IPAddress:
-    """Return an address that the kernel prints as 32-bit numbers of the machine's byte order."""
-    words = [int(digits[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(digits), 8)]
-    return ip_address(b"".join(words))
 
 
 def read_links() -> Links | None:

@@ -29,7 +29,7 @@ _DATAGRAM = 1 << 16
 _BATCH = 64
 """Requests in one send(2). Their acknowledgements must fit into the receive buffer."""
 
-_DUMPS = 8
+DUMPS = 8
 """How often a dump is tried while changes interrupt it. A dump of a thousand links takes some 10 ms."""
 
 _GROUPS = (
@@ -65,6 +65,29 @@ _FILTER = (
     (_RETURN, 0, 0, 0xFFFFFFFF),
     (_RETURN, 0, 0, 0),
 )
+
+
+def dump_once(requests: socket.socket, request: bytes, seq: int) -> tuple[list[bytes], bool]:
+    """Send a dump's request with this sequence number on a blocking netlink socket, and receive the answer.
+
+    Returns the datagrams, and whether changes interrupted the dump (NLM_F_DUMP_INTR). Raises OSError if the kernel
+    refuses the dump, NetlinkFormatError for bytes that are no netlink messages.
+    """
+    requests.send(request)
+    datagrams: list[bytes] = []
+    interrupted = False
+    while True:
+        data = requests.recv(_DATAGRAM)
+        datagrams.append(data)
+        for message in netlink.headers(data):
+            if message.seq != seq:
+                continue
+            interrupted |= bool(message.flags & netlink.NLM_F_DUMP_INTR)
+            if message.type in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+                ack = netlink.parse_ack(data, message)
+                if ack.errno:
+                    raise OSError(ack.errno, ack.text or "dump refused")
+                return datagrams, interrupted
 
 
 class Overrun(Exception):
@@ -167,26 +190,14 @@ class RequestSocket:
         Raises OSError if the kernel refuses the dump.
         """
         attempts: list[bytes] = []
-        for _ in range(_DUMPS):
+        for _ in range(DUMPS):
             seq = self.next_seq()
-            self._socket.send(request(seq, *args))
-            datagrams: list[bytes] = []
-            interrupted = False
-            done = False
-            while not done:
-                data = self._socket.recv(_DATAGRAM)
-                datagrams.append(data)
-                for message in netlink.headers(data):
-                    if message.seq != seq:
-                        continue
-                    interrupted |= bool(message.flags & netlink.NLM_F_DUMP_INTR)
-                    if message.type in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
-                        ack = netlink.parse_ack(data, message)
-                        if ack.errno in (errno.ENOENT, errno.ENODEV):
-                            return []
-                        if ack.errno:
-                            raise OSError(ack.errno, ack.text or "dump refused")
-                        done = True
+            try:
+                datagrams, interrupted = dump_once(self._socket, request(seq, *args), seq)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENODEV):
+                    return []
+                raise
             if not interrupted:
                 return datagrams
             attempts += datagrams

@@ -23,13 +23,15 @@ _ADDRESSES = ("address", "ip address")
 class TopologyPlan:
     """The Steps of an apply, and the sentences that say of an object why the apply is refused as a whole.
 
-    `cautions` say why it is refused unless it is rolled back without a confirmation. `remarks` are sentences about what
-    is not among the Steps.
+    `cautions` say why it is refused unless it is rolled back without a confirmation. `gone` are the addresses that the
+    host has no more after the Steps: who asks for connections to them has the `cautions` from `interrupted`. `remarks`
+    are sentences about what is not among the Steps.
     """
 
     steps: tuple[HostStep, ...] = ()
     refusals: Mapping[Key, str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
+    gone: frozenset[IPAddress] = frozenset()
     remarks: tuple[str, ...] = ()
 
 
@@ -37,14 +39,12 @@ def topology_plan(
     desired: Mapping[Key, HostObject],
     observed: Mapping[Key, HostObject],
     addresses: Mapping[str, Collection[IPInterface]],
-    sessions: Mapping[IPAddress, int] | None = None,
     known: Collection[str] = (),
 ) -> TopologyPlan:
-    """Return the plan that turns `observed` into `desired`.
+    """Return the plan that turns `observed` into `desired`, without cautions.
 
     `observed` holds the objects with a desired key, and those that are to be removed. `addresses` are those of the
-    host's links by their names. `sessions` are the numbers of connections that others have to addresses of the host.
-    `known` are the names of the links that the topology before and the desired one name.
+    host's links by their names. `known` are the names of the links that the topology before and the desired one name.
     """
     steps = difference(desired, observed)
     removed = {str(step.object.key) for step in steps if isinstance(step, Remove)}
@@ -54,26 +54,26 @@ def topology_plan(
         **_lost(steps, removed, addresses),
         **_replaced(steps),
     }
-    return TopologyPlan(steps, refusals, tuple(_interrupted(steps, desired, addresses, sessions or {})))
+    return TopologyPlan(steps, refusals, gone=_gone(steps, desired, addresses))
 
 
-def _interrupted(
-    steps: Collection[HostStep],
-    desired: Mapping[Key, HostObject],
-    addresses: Mapping[str, Collection[IPInterface]],
-    sessions: Mapping[IPAddress, int],
-) -> list[str]:
-    """Return a sentence for each address that goes, and to which somebody is connected."""
-    kept = {ip for item in desired.values() for ip in _addresses_of(item)}
+def interrupted(sessions: Mapping[IPAddress, int]) -> tuple[str, ...]:
+    """Return a caution for each address that goes, with the number of connections that others have to it."""
+    return tuple(
+        f"{ip} goes, and with it {count} connection{'s' if count > 1 else ''} to this host: to do it all the same, and "
+        "have it rolled back if you can't come back, use xennetctl apply --confirm"
+        for ip, count in sorted(sessions.items(), key=str)
+    )
+
+
+def _gone(
+    steps: Collection[HostStep], desired: Mapping[Key, HostObject], addresses: Mapping[str, Collection[IPInterface]]
+) -> frozenset[IPAddress]:
     gone = {ip for step in steps if isinstance(step, Remove) for ip in _addresses_of(step.object)}
     for step in steps:
         if isinstance(step, Remove) and isinstance(step.object, HostLink):
             gone |= {address.ip for address in addresses.get(step.object.name, ())}
-    return [
-        f"{ip} goes, and with it {sessions[ip]} connection{'s' if sessions[ip] > 1 else ''} to this host: to do it all "
-        "the same, and have it rolled back if you can't come back, use xennetctl apply --confirm"
-        for ip in sorted((gone - kept) & sessions.keys(), key=str)
-    ]
+    return frozenset(gone - {ip for item in desired.values() for ip in _addresses_of(item)})
 
 
 def _addresses_of(item: HostObject) -> tuple[IPAddress, ...]:

@@ -12,6 +12,7 @@ from xennetd.kernel.netlink import NLMSG_DONE, NLMSG_ERROR, NetlinkFormatError
 from xennetd.kernel.rtnl_entries import delete_entry, make_entry, parse_entries
 from xennetd.kernel.rtnl_ip import RTM_NEWNEIGH
 from xennetd.kernel.rtnl_topology import add_link
+from xennetd.kernel.sock_diag import parse_sockets
 from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link import Link
 from xennetd.model.link_settings import SETTINGS, setting_words
@@ -127,15 +128,25 @@ def check_entries(entries: list[IpEntry]) -> None:
         delete_entry(0, entry, lambda _: 1)
 
 
+def run_sockets(data: bytes) -> None:
+    """Read sockets, and the addresses that they have."""
+    for each in parse_sockets([data]):
+        if not (0 <= each.port < 1 << 16 and 0 <= each.remote_port < 1 << 16):
+            raise Broken(f"no port: {each}")
+        if "None" in (str(each.local), str(each.remote)):
+            raise Broken(f"no address: {each}")
+
+
 def _named_by_nobody(entry: IpEntry) -> bool:
     return any(not name.startswith("link") for name in entry.links)
 
 
 NETLINK = (
-    Target("rtnetlink-events", run_events, (NetlinkFormatError,), seeds, netlinkwise, 0.08, largest=8192),
+    Target("rtnetlink-events", run_events, (NetlinkFormatError,), seeds, netlinkwise, 0.06, largest=8192),
     Target("rtnetlink-answers", run_answers, (NetlinkFormatError,),
            lambda: [*recorded("netlink_answers"), *recorded("nft_events"), *recorded("netlink_messages")[-20:],
                     *base()],
            netlinkwise, 0.1),
     Target("ip-entries", run_entries, (NetlinkFormatError,), lambda: recorded("ip_entries"), netlinkwise, 0.05),
+    Target("sockets", run_sockets, (NetlinkFormatError,), lambda: recorded("sock_diag"), netlinkwise, 0.02),
 )  # fmt: skip

@@ -27,9 +27,9 @@ from tests.bed.xenstored import Xenstored
 from tests.kernel.every_mode import EVERY_MODE, SPECS, populate, served
 from tests.kernel.wait import eventually
 from tests.unit.fuzz.nodes import pack
-from xennetd.kernel import netlink, rtnl, rtnl_ip
+from xennetd.kernel import netlink, rtnl, rtnl_ip, sock_diag
 from xennetd.kernel.rtnl_entries import dump_requests
-from xennetd.kernel.sockets import EventSocket, RequestSocket
+from xennetd.kernel.sockets import EventSocket, RequestSocket, dump_once
 from xennetd.model.marks import TABLE
 from xennetd.xenstore import codec
 
@@ -110,8 +110,34 @@ def entries() -> Iterable[bytes]:
         host.close()
 
 
+def sockets() -> Iterable[bytes]:
+    """What the kernel tells of programs that listen, and of connections to them."""
+    host = Host()
+    diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4)
+    try:
+        for address in ("192.0.2.1/32", "2001:db8::1/128"):
+            host.run("ip", "address", "add", address, "dev", "lo", *(("nodad",) if ":" in address else ()))
+        eventually(lambda: host.ping("2001:db8::1"))
+        six = socket.AF_INET6
+        servers = [socket.create_server(("192.0.2.1", 22)), socket.create_server(("2001:db8::1", 22), family=six)]
+        servers.append(socket.create_server(("::", 80), family=six, dualstack_ipv6=True))
+        clients = [socket.create_connection((each, 80)) for each in ("192.0.2.1", "2001:db8::1")]
+        query = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        query.connect(("192.0.2.1", 53))
+        found = []
+        for seq, (family, protocol) in enumerate(((2, 6), (10, 6), (2, 17), (10, 17)), 1):
+            found += dump_once(diag, sock_diag.dump_sockets(seq, family, protocol, range(1, 12)), seq)[0]
+        for each in (*servers, *clients, query):
+            each.close()
+        return list(messages(found))
+    finally:
+        diag.close()
+        host.close()
+
+
 def main() -> None:
     write("ip_entries", kinds(entries(), 3))
+    write("sock_diag", sockets())
     host, xenstored = Host(), Xenstored()
     bed = Bed(xenstored, host)
     Site(host)

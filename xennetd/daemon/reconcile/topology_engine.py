@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xennetd.daemon.host_checks import inbound
+from xennetd.daemon.host_sockets import inbound
 from xennetd.daemon.shortage import Shortage, shortage
 from xennetd.kernel.bridges import HostAddresses
 from xennetd.kernel.host_links import HostLinks, HostPorts
@@ -28,7 +28,7 @@ from xennetd.model.status import LinkStatus
 from xennetd.model.topology import ON_A_PARENT, Topology
 from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep, Remove, by_key, difference
-from xennetd.plan.topology_plan import TopologyPlan, topology_plan
+from xennetd.plan.topology_plan import TopologyPlan, interrupted, topology_plan
 from xennetd.policy.adoption import Adoption, adoption
 from xennetd.policy.bond_ports import failed_ports
 from xennetd.policy.topology_objects import TopologyFacts, oversized_links, topology_objects
@@ -166,14 +166,15 @@ class TopologyEngine:
                 for link in self._links
                 if link.addresses
             }
-            sessions, named = inbound() if removes else {}, before.names | after.names
-            plan = topology_plan(desired, self._observed(desired, surplus), addresses, sessions, named)
+            named = before.names | after.names
+            plan = topology_plan(desired, self._observed(desired, surplus), addresses, named)
+            cautions = interrupted(inbound(plan.gone)) if removes else ()
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             refusals |= self._inhabited(plan)
             too_large = oversized_links(after, self._facts(after))
             refusals |= {key: too_large[key] for step in plan.steps if (key := step.object.key) in too_large}
             vital = frozenset(key for entry in adopted.moved for key in (entry.key, *entry.requires))
-            plan = replace(plan, refusals=refusals, remarks=adopted.remarks)
+            plan = replace(plan, refusals=refusals, cautions=cautions, remarks=adopted.remarks)
             return TopologyChange(plan, desired, surplus, adopted.successors, vital, adopted.moves)
         except Shortage as error:
             raise shortage(error) from error
