@@ -7,7 +7,7 @@ already is adopted: it gets what is wanted of it, and stays when nobody wants it
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
@@ -39,6 +39,35 @@ _NOT_0 = frozenset({"forward_delay", "learning", "mcast_snooping", "miimon"})
 """The settings for which a new link may have another value than 0."""
 
 
+def details_in(answer: Iterable[bytes]) -> LinkDetails | None:
+    """Return the details of the link that the kernel's answer about one link describes, None if there is none."""
+    for data in answer:
+        for message in netlink.headers(data):
+            if message.type == rtnl.RTM_NEWLINK:
+                return rtnl_topology.parse_details(data, message)
+    return None
+
+
+def find_nics(topology: Topology, links: Links, read: Read) -> dict[str, str]:
+    """Return the names of the NICs that a topology finds by MAC or bus device, by their names in the topology.
+
+    A NIC's MAC is its permanent one, where it has one: a bond gives all its ports one MAC.
+    """
+    sought = [link for link in topology if link.kind == "nic" and (link.mac or link.path)]
+    names: dict[str, str] = {}
+    for link in links if sought else ():
+        if link.kind in MADE or is_guest_port(link):
+            continue
+        details = details_in(read(link.index))
+        if details is None:
+            continue
+        mac = details.permanent_mac or link.address
+        for nic in sought:
+            if mac == nic.mac or (details.bus_device and details.bus_device == nic.path):
+                names.setdefault(nic.name, link.name)
+    return names
+
+
 class HostLinks:
     """The links of the host's own topology."""
 
@@ -49,30 +78,11 @@ class HostLinks:
 
     def details(self, index: int) -> LinkDetails | None:
         """Return the details of the link with this index, None if there is none."""
-        for data in self._read(index):
-            for message in netlink.headers(data):
-                if message.type == rtnl.RTM_NEWLINK:
-                    return rtnl_topology.parse_details(data, message)
-        return None
+        return details_in(self._read(index))
 
     def find_nics(self, topology: Topology) -> dict[str, str]:
-        """Return the names of the NICs that a topology finds by MAC or bus device, by their names in the topology.
-
-        A NIC's MAC is its permanent one, where it has one: a bond gives all its ports one MAC.
-        """
-        sought = [link for link in topology if link.kind == "nic" and (link.mac or link.path)]
-        names: dict[str, str] = {}
-        for link in self._links if sought else ():
-            if link.kind in MADE or is_guest_port(link):
-                continue
-            details = self.details(link.index)
-            if details is None:
-                continue
-            mac = details.permanent_mac or link.address
-            for nic in sought:
-                if mac == nic.mac or (details.bus_device and details.bus_device == nic.path):
-                    names.setdefault(nic.name, link.name)
-        return names
+        """Return `find_nics` of the host's links."""
+        return find_nics(topology, self._links, self._read)
 
     @staticmethod
     def accept_ra(name: str) -> int | None:
