@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import sys
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.unit.test_rtnl import address_message, link_message
-from xennetd.daemon.host_checks import host_notes, not_installed, root_link
+from xennetd.daemon import host_checks
+from xennetd.daemon.host_checks import all_host_notes, host_notes, not_installed
+from xennetd.daemon.root_link import RootLinks
 from xennetd.dnsmasq import process
 from xennetd.kernel.links import Links
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
+from xennetd.model.topology import Topology, TopologyLink
 from xennetd.nft import library
 from xennetd.policy.host_notes import HostNotes
 
@@ -91,27 +93,20 @@ def test_a_start_serves_the_networks_that_lack_nothing(installed: Installed) -> 
     assert (reload.no_dnsmasq, reload.no_nftables) == (not_installed().no_dnsmasq, NO_MODULE)
 
 
-@pytest.mark.parametrize(
-    ("line", "link"),
-    [
-        ("192.0.2.9:/root / nfs4 rw,relatime,vers=4.2,addr=192.0.2.9 0 0", "eth0"),
-        ("//server/root / cifs rw,addr=2001:db8::9,unix 0 0", "eth1"),
-        ("192.0.2.9:/home /home nfs4 rw,addr=192.0.2.9 0 0", None),
-        ("198.51.100.9:/root / nfs rw,addr=198.51.100.9 0 0", None),
-        ("/dev/xvda1 / ext4 rw,relatime 0 0", None),
-        ("x / nfs rw,addr=nonsense 0 0", None),
-    ],
-)
-def test_the_link_by_which_the_root_file_system_comes(tmp_path: Path, line: str, link: str | None) -> None:
-    links = Links()
-    links.load(
-        [
-            link_message(2, "eth0"),
-            link_message(3, "eth1"),
-            address_message(2, ip_address("192.0.2.1").packed, 24),
-            address_message(3, ip_address("2001:db8::1").packed, 64),
-        ]
-    )
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"proc /proc proc rw 0 0\n{line}\n")
-    assert root_link(links, mounts) == link
+def test_only_a_topology_needs_to_know_the_links_of_the_root_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = Topology((TopologyLink("bridge", "xenbr0", ports=("eth0",)),))
+    asked: list[Topology] = []
+
+    def found(_links: Links, topology: Topology) -> RootLinks:
+        asked.append(topology)
+        if len(asked) > 1:
+            raise OSError(errno.EMFILE, "too many open files")
+        return RootLinks(frozenset({"eth0"}), ("nbd0",))
+
+    monkeypatch.setattr(host_checks, "root_links", found)
+    monkeypatch.setattr(host_checks, "read_links", Links)
+    first, second = (all_host_notes(Policy(topology=topology)) for _ in range(2))
+    assert (first.root_links, first.root_unknown) == (frozenset({"eth0"}), ("nbd0",))
+    assert (second.root_links, second.root_unknown) == (frozenset(), ())
+    assert all_host_notes(Policy()).root_links == frozenset()
+    assert asked == [topology, topology]

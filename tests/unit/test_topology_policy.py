@@ -299,12 +299,54 @@ def test_what_the_host_lacks_is_noted_and_what_nobody_can_plug_in_is_an_error() 
     assert [note.sentence for note in check(policy(text), there)] == ['network "lan": no policy uses it']
 
 
-def test_the_link_of_the_root_file_system_is_no_port() -> None:
-    text = "[bridge.b]\nports = ['eth0']\naddresses = 'adopt'\n"
-    (found,) = check(policy(text), HostNotes(links=frozenset({"eth0"}), root_link="eth0"))
-    said = 'bridge.b: the root file system comes by "eth0", which must not be touched'
-    assert found == Note(said, True, ("bridge", "b", "ports"))
-    assert check(policy(text), HostNotes(links=frozenset({"eth0"}), root_link="eth1")) == ()
+@pytest.mark.parametrize(
+    ("text", "roots", "about"),
+    [
+        ("[bridge.b]\nports = ['eth0']\naddresses = 'adopt'\n", ("eth0",), [("bridge.b", "ports", "eth0")]),
+        ("[bridge.b]\nports = ['eth0']\n", ("eth0.5", "eth0"), [("bridge.b", "ports", "eth0")]),
+        (
+            "[bond.o]\nmode = 'active-backup'\nports = ['eth0', 'eth1']",
+            ("eth0", "eth1"),
+            [("bond.o", "ports", "eth0"), ("bond.o", "ports", "eth1")],
+        ),
+        ("[bridge.br0]\nports = ['eth1']\n", ("br0", "eth0"), [("bridge.br0", "", "br0")]),
+        ("[bridge.b]\nports = ['eth0']\n", ("br0", "eth0"), [("bridge.b", "ports", "eth0")]),
+        ("[vlan.'eth0.5']\n", ("eth0.5", "eth0"), [('vlan."eth0.5"', "", "eth0.5")]),
+        ("[vlan.'eth0.5']\naddresses = 'adopt'\n", ("eth0",), [('vlan."eth0.5"', "addresses", "eth0")]),
+        (
+            "[bridge.b]\nports = ['eth0.5']\naddresses = 'adopt'\n[vlan.'eth0.5']",
+            ("eth0",),
+            [("bridge.b", "addresses", "eth0")],
+        ),
+        ("[nic.eth0]\nmtu = 9000\n", ("eth0",), [("nic.eth0", "", "eth0")]),
+        # A VLAN on the link, and a bridge for guests on the VLAN, leave the link as it is.
+        ("[vlan.'eth0.5']\naddresses = ['192.0.2.5/24']", ("eth0",), []),
+        (
+            "[nic.eth0]\nmac = '02:00:00:00:00:01'\nvlan_mtu = 1496\n[vlan.'eth0.5']\n[bridge.b]\nports = ['eth0.5']\n",
+            ("eth0",),
+            [],
+        ),
+        ("[bridge.b]\nports = ['eth0']\naddresses = 'adopt'\n", ("eth1",), []),
+    ],
+)
+def test_the_links_of_the_root_file_system_are_not_touched(
+    text: str, roots: tuple[str, ...], about: list[tuple[str, str, str]]
+) -> None:
+    topology = policy(text)
+    found = check(topology, HostNotes(root_links=frozenset(roots)))
+    notes = []
+    for title, setting, name in about:
+        kind, _, link = title.replace('"', "").partition(".")
+        said = f'{title}: the root file system comes by "{name}", which must not be touched'
+        notes.append(Note(said, True, (kind, link, *([setting] if setting else []))))
+    assert found == tuple(notes)
+
+
+def test_a_root_file_system_that_comes_by_no_known_link_is_noted_where_there_is_a_topology() -> None:
+    host = HostNotes(root_unknown=("nbd0",))
+    (note,) = check(policy("[bridge.b]\nports = ['eth0']\n"), host)
+    assert (note.error, "over the network (nbd0)" in note.sentence) == (False, True)
+    assert check(policy(""), host) == ()
 
 
 def test_a_port_without_a_carrier_is_named_with_what_is_left() -> None:

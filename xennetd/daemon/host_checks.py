@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing, suppress
-from ipaddress import ip_address
 from pathlib import Path
 
 from xennetd.daemon.control_path import unfit
 from xennetd.daemon.host_sockets import listening
+from xennetd.daemon.root_link import RootLinks, root_links
 from xennetd.daemon.toolstack.hooks import find_hooks
 from xennetd.dnsmasq.process import find_dnsmasq
 from xennetd.kernel.links import Links
@@ -19,9 +19,6 @@ from xennetd.model.value import replace
 from xennetd.nft import library
 from xennetd.policy.files import exposed
 from xennetd.policy.host_notes import HostNotes
-
-_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
-"""Types of file systems that come over the network."""
 
 
 def host_notes(policy: Policy, links: Iterable[Link] | None = None) -> HostNotes:
@@ -53,8 +50,12 @@ def curable(policy: Policy) -> HostNotes:
 def all_host_notes(policy: Policy) -> HostNotes:
     """Return `host_notes` with all that a check outside the daemon has the time for: links, and the control socket."""
     links = read_links()
-    root = root_link(links) if links is not None and policy.topology else None
-    return replace(host_notes(policy, links), no_control=unfit(policy.daemon.control), root_link=root)
+    root = RootLinks()
+    if links is not None and policy.topology:
+        with suppress(OSError):
+            root = root_links(links, policy.topology)
+    notes = replace(host_notes(policy, links), no_control=unfit(policy.daemon.control))
+    return replace(notes, root_links=root.names, root_unknown=root.unknown)
 
 
 def not_installed() -> HostNotes:
@@ -69,27 +70,6 @@ def _listening(policy: Policy, links: Iterable[Link]) -> frozenset[tuple[str, in
         return frozenset()
     inside = (link for link in links if link.is_own)
     return listening({address.ip for link in inside for address in link.addresses})
-
-
-def root_link(links: Links, mounts: Path = Path("/proc/mounts")) -> str | None:
-    """Return the name of the link by which the root file system comes over the network, None if it does not.
-
-    NFS and CIFS name their server among the options of the mount (proc(5)). A block device is not looked into.
-    """
-    try:
-        lines = mounts.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _device, where, kind, options, *_ = line.split(" ")
-        server = next((each.removeprefix("addr=") for each in options.split(",") if each.startswith("addr=")), None)
-        if where == "/" and kind in _REMOTE and server is not None:
-            with suppress(ValueError):
-                address = ip_address(server)
-                near = next((link for link in links for each in link.addresses if address in each.network), None)
-                way = near or links.default_uplink(address.version)
-                return way.name if way is not None else None
-    return None
 
 
 def read_links() -> Links | None:

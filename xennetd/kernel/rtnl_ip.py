@@ -307,6 +307,23 @@ def dump_our_routes(seq: int, version: int, index: int) -> bytes:
     return request(RTM_GETROUTE, NLM_F_DUMP, seq, body + attribute(_RTA_OIF, U32.pack(index)))
 
 
+def get_route(seq: int, destination: IPAddress) -> bytes:
+    """Return the request for the route that the kernel takes to an address."""
+    body = _RTMSG.pack(_family(destination.version), destination.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    return request(RTM_GETROUTE, 0, seq, body + attribute(_RTA_DST, destination.packed))
+
+
+def parse_way(data: bytes, message: Header) -> int:
+    """Return the index of the link by which a route leads, 0 without one, from the answer to `get_route`."""
+    try:
+        for kind, at, _stop in attributes(data, message.start + _RTMSG.size, message.end):
+            if kind == _RTA_OIF:
+                return int(U32.unpack_from(data, at)[0])
+    except struct.error as error:
+        raise NetlinkFormatError(str(error)) from None
+    return 0
+
+
 def dump_neighbours(seq: int) -> bytes:
     """Return the request for all neighbour entries of IPv4 and IPv6."""
     return request(RTM_GETNEIGH, NLM_F_DUMP, seq, _NDMSG.pack(0, 0, 0, 0, 0))

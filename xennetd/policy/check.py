@@ -10,7 +10,7 @@ from xennetd.config.lines import KeyPath
 from xennetd.config.pattern import matches
 from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
-from xennetd.model.topology import ON_A_PARENT
+from xennetd.model.topology import ON_A_PARENT, Topology, TopologyLink
 from xennetd.model.value import replace
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import Remark
@@ -49,10 +49,36 @@ Notes = tuple[Note, ...]
 
 def check(policy: Policy, host: HostNotes) -> Notes:
     """Return the notes that an administrator should know, errors first."""
-    missing = _missing_links(policy, host)
-    errors = (*_errors(policy, host), *errors_of(missing))
-    notes = (*_daemon_notes(policy, host), *remarks_of(missing), *_network_notes(policy, _as_applied(policy, host)))
+    about_links = (*_root_notes(policy.topology, host), *_missing_links(policy, host))
+    errors = (*_errors(policy, host), *errors_of(about_links))
+    notes = (*_daemon_notes(policy, host), *remarks_of(about_links), *_network_notes(policy, _as_applied(policy, host)))
     return (*errors, *notes, *_rule_notes(policy))
+
+
+def _root_notes(topology: Topology, host: HostNotes) -> Iterator[Note]:
+    """Yield an error for each link whose section touches a link by which the root file system comes over the network.
+
+    A VLAN on such a link does not touch it, unless it takes over the addresses.
+    """
+    for link in topology:
+        setting, touched = "ports", host.root_links.intersection(link.ports)
+        if not touched and link.adopts:
+            setting, touched = "addresses", host.root_links.intersection(topology.below(link))
+        if not touched and link.name in host.root_links and not _only_describes(link):
+            setting, touched = "", frozenset({link.name})
+        for name in sorted(touched):
+            sentence = f'{link.title}: the root file system comes by "{name}", which must not be touched'
+            yield Note(sentence, error=True, key=(link.kind, link.name, *([setting] if setting else [])))
+    for what in host.root_unknown if topology else ():
+        yield Note(
+            f"the root file system comes over the network ({what}) by a link that xennetd can't find out: see that no "
+            "section touches that link"
+        )
+
+
+def _only_describes(link: TopologyLink) -> bool:
+    """Return whether a section only says how a NIC is found and what it can do."""
+    return replace(link, mac=None, path=None, vlan_mtu=None) == TopologyLink("nic", link.name)
 
 
 def _missing_links(policy: Policy, host: HostNotes) -> Notes:
@@ -65,9 +91,6 @@ def _missing_links(policy: Policy, host: HostNotes) -> Notes:
     topology, notes = policy.topology, list[Note]()
     for link in topology:
         key = (link.kind, link.name, "parent" if link.kind in ON_A_PARENT else "ports")
-        if host.root_link is not None and host.root_link in link.ports:
-            sentence = f'{link.title}: the root file system comes by "{host.root_link}", which must not be touched'
-            notes.append(Note(sentence, error=True, key=key))
         for name in link.below:
             if topology.link(name) is not None or name in host.links:
                 continue

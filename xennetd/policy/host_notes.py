@@ -16,7 +16,8 @@ class HostNotes:
     of their link, without the links that xennetd made. `listening` are the ports of the host's own programs that can be
     reached from outside, as ("tcp", 22). `exposed` are the sentences of `policy.files.exposed`. `no_dnsmasq` and
     `no_nftables` say why dnsmasq or nftables can't be used, and what to install; they are empty where the host has
-    them. `root_link` is the link by which the root file system comes over the network.
+    them. `root_links` are the links by which the root file system comes over the network, and those that they are built
+    on. `root_unknown` are its disks and mounts that come by a link that can't be found.
     """
 
     hooks: tuple[str, ...] = ()
@@ -29,4 +30,5 @@ class HostNotes:
     no_dnsmasq: str = ""
     no_nftables: str = ""
     no_control: str = ""
-    root_link: str | None = None
+    root_links: frozenset[str] = frozenset()
+    root_unknown: tuple[str, ...] = ()
