@@ -95,12 +95,14 @@ def look_around(links: Links) -> None:
 
 
 def run_answers(data: bytes) -> None:
-    """Read the acknowledgements, proxy entries and details of links in the kernel's answers."""
+    """Read the acknowledgements, proxy entries, routes and details of links in the kernel's answers."""
     for message in netlink.headers(data):
         if message.type in (NLMSG_ERROR, NLMSG_DONE):
             netlink.parse_ack(data, message).text.encode()
         elif message.type == RTM_NEWNEIGH:
             rtnl_ip.parse_proxy(data, message)
+        elif message.type == rtnl_ip.RTM_NEWROUTE:
+            rtnl_ip.parse_way(data, message)
         elif message.type == rtnl.RTM_NEWLINK:
             details = rtnl_topology.parse_details(data, message)
             add_link(0, details.kind if details.kind in SETTINGS else "dummy", "x", 1, {})
