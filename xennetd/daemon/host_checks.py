@@ -8,6 +8,7 @@ from pathlib import Path
 
 from xennetd.daemon.control_path import unfit
 from xennetd.daemon.host_sockets import listening
+from xennetd.daemon.managers import read_claims
 from xennetd.daemon.root_link import RootLinks, root_links
 from xennetd.daemon.toolstack.hooks import find_hooks
 from xennetd.dnsmasq.process import find_dnsmasq
@@ -54,7 +55,8 @@ def all_host_notes(policy: Policy) -> HostNotes:
     if links is not None and policy.topology:
         with suppress(OSError):
             root = root_links(links, policy.topology)
-    notes = replace(host_notes(policy, links), no_control=unfit(policy.daemon.control))
+    claims = read_claims({link.index: link.name for link in links or ()}) if policy.topology else ()
+    notes = replace(host_notes(policy, links), no_control=unfit(policy.daemon.control), claims=claims)
     return replace(notes, root_links=root.names, root_unknown=root.unknown)
 
 

@@ -12,6 +12,7 @@ from xennetd.model.configuration import Match, Network, Policy
 from xennetd.model.ip import plain
 from xennetd.model.topology import ON_A_PARENT, Topology, TopologyLink
 from xennetd.model.value import replace
+from xennetd.policy.coexistence import rivalries
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.mode import Remark
 from xennetd.policy.modes import MODES, module_of
@@ -52,7 +53,8 @@ def check(policy: Policy, host: HostNotes) -> Notes:
     about_links = (*_root_notes(policy.topology, host), *_missing_links(policy, host))
     errors = (*_errors(policy, host), *errors_of(about_links))
     notes = (*_daemon_notes(policy, host), *remarks_of(about_links), *_network_notes(policy, _as_applied(policy, host)))
-    return (*errors, *notes, *_rule_notes(policy))
+    rivals = (Note(sentence, key=key) for key, sentence in rivalries(policy.topology, host.claims))
+    return (*errors, *notes, *rivals, *_rule_notes(policy))
 
 
 def _root_notes(topology: Topology, host: HostNotes) -> Iterator[Note]:

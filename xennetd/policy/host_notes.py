@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xennetd.model.ip import IPInterface
+from xennetd.model.manager_claim import ManagerClaims
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class HostNotes:
     reached from outside, as ("tcp", 22). `exposed` are the sentences of `policy.files.exposed`. `no_dnsmasq` and
     `no_nftables` say why dnsmasq or nftables can't be used, and what to install; they are empty where the host has
     them. `root_links` are the links by which the root file system comes over the network, and those that they are built
-    on. `root_unknown` are its disks and mounts that come by a link that can't be found.
+    on. `root_unknown` are its disks and mounts that come by a link that can't be found. `claims` are what other network
+    managers configure.
     """
 
     hooks: tuple[str, ...] = ()
@@ -32,3 +34,4 @@ class HostNotes:
     no_control: str = ""
     root_links: frozenset[str] = frozenset()
     root_unknown: tuple[str, ...] = ()
+    claims: ManagerClaims = ()
