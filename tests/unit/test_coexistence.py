@@ -6,9 +6,11 @@ import pytest
 
 from tests.unit.test_policy_load import policy
 from xennetd.config.lines import KeyPath
+from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.manager_claim import ManagerClaim
 from xennetd.policy.check import check
 from xennetd.policy.host_notes import HostNotes
+from xennetd.render.topology_toml import topology_toml
 
 INTERFACES = ("/etc/network/interfaces",)
 CATCH_ALL = ("/etc/systemd/network/80-all.network",)
@@ -146,3 +148,23 @@ def test_a_note_has_the_place_of_the_link() -> None:
 
 def keys(text: str, *claims: ManagerClaim) -> list[KeyPath]:
     return [note.key for note in check(policy(text), HostNotes(claims=claims))]
+
+
+def test_an_import_names_who_configures_a_link() -> None:
+    text = topology_toml(
+        [HostLink("bridge", "br0"), HostLink("nic", "eth0")],
+        [HostPort("eth0", "br0")],
+        {},
+        {},
+        [
+            ManagerClaim("ifupdown", "eth1", INTERFACES),
+            ManagerClaim("ifupdown", "eth0", INTERFACES, master="br0"),
+            ManagerClaim("systemd-networkd", "br0", ("/20-br0.network", "/20-\nx = 1.netdev")),
+        ],
+    )
+    assert text == (
+        "[bridge.br0]\n"
+        "# configured by systemd-networkd: /20-br0.network, /20-\\nx = 1.netdev\n"
+        "# port eth0 configured by ifupdown: /etc/network/interfaces\n"
+        'ports = ["eth0"]\n'
+    )

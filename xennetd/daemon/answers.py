@@ -11,9 +11,11 @@ from itertools import chain
 
 from xennetd import __version__
 from xennetd.config.problem import printable
+from xennetd.daemon.aside import aside
 from xennetd.daemon.check_process import Checked, check_apart
 from xennetd.daemon.host_checks import curable
 from xennetd.daemon.loading import Loaded
+from xennetd.daemon.managers import read_claims
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
 from xennetd.daemon.reconcile.dry_run import DryRunHost
@@ -25,6 +27,7 @@ from xennetd.daemon.runtime_dir import RuntimeDirectory
 from xennetd.daemon.tasks import Tasks
 from xennetd.dnsmasq.services import DhcpServices
 from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.links import is_guest_port
 from xennetd.kernel.sysctls import Sysctls
 from xennetd.model.configuration import Policy
 from xennetd.model.dump import TextOnce, to_json
@@ -258,9 +261,13 @@ class Answers:
                 state=row.state,
             )
 
-    def as_configured(self) -> str:
-        """Return the configuration that says what the host's own links are already."""
-        return self._topology.as_configured()
+    async def as_configured(self) -> str:
+        """Return the configuration that says what the host's own links are already, and who configures them now.
+
+        Raises HostError when no thread can be started.
+        """
+        names = {link.index: link.name for link in self._kernel.links if not is_guest_port(link)}
+        return self._topology.as_configured(await aside(lambda: read_claims(names)))
 
     async def plan(self) -> Planned:
         """Return what an apply of the topology in the configuration files, as they are on disk now, would do."""

@@ -8,6 +8,8 @@ from xennetd.config.topology_schema import SETTINGS_OF
 from xennetd.model.ip import IPInterface
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import SETTINGS, VLAN_PROTOCOLS
+from xennetd.model.manager_claim import ManagerClaim
+from xennetd.model.text import visible
 from xennetd.model.topology import SettingValue
 
 _DEFAULTS: Mapping[str, Mapping[str, SettingValue]] = {
@@ -26,23 +28,35 @@ _DEFAULTS: Mapping[str, Mapping[str, SettingValue]] = {
 
 _HUNDREDTHS = 100
 
+_LONGEST = 1000
+"""Characters of a comment."""
+
 
 def topology_toml(
     links: Iterable[HostLink],
     ports: Collection[HostPort],
     ours: Mapping[str, Collection[IPInterface]],
     others: Mapping[str, Collection[IPInterface]],
+    claims: Iterable[ManagerClaim] = (),
 ) -> str:
     """Return a TOML text whose apply changes nothing on a host with these links.
 
-    `ours` are the addresses that xennetd has given. All `others` are named in comments: who gave them keeps them.
+    `ours` are the addresses that xennetd has given. All `others` are named in comments: who gave them keeps them. So
+    are the `claims` of other network managers, where one configures a link or makes it a port.
     """
+    sources: dict[str, list[str]] = {}
+    for claim in claims:
+        # A file's name may hold anything, a line's end too.
+        sources.setdefault(claim.link, []).append(visible(claim.source, _LONGEST))
     sections = []
     for link in links:
         if link.kind == "nic":
             continue
         lines = [f"[{link.kind}.{_key(link.name)}]"]
-        members = [_text(port.link) for port in ports if port.master == link.name]
+        lines += [f"# configured by {source}" for source in sources.get(link.name, ())]
+        nics = [port.link for port in ports if port.master == link.name]
+        lines += [f"# port {nic} configured by {source}" for nic in nics for source in sources.get(nic, ())]
+        members = [_text(nic) for nic in nics]
         if members or link.kind == "bond":
             lines.append(f"ports = [{', '.join(members)}]")
         if link.parent:

@@ -115,7 +115,7 @@ class FakeDaemon:
         self.asked.append("reload")
         return self.problems
 
-    def as_configured(self) -> str:
+    async def as_configured(self) -> str:
         return "[bridge.xenbr0]\n"
 
     def links(self) -> Iterator[LinkStatus]:

@@ -184,5 +184,5 @@ XENSTORE = (
     Target("xenstore-stream", run_stream, (ProtocolError,), lambda: recorded("xenstore_stream"),
            by_records(b"\x00\x00\x00\x00", STREAM_WORDS), 0.20, largest=3 * codec.PAYLOAD_MAX),
     Target("vif-nodes", run_nodes, (), nodes_seeds, by_records(SEPARATOR, NODE_WORDS), 0.10, SEPARATOR),
-    Target("xenstore-paths", run_path, (), lambda: PATHS, by_records(b"/", PATHS), 0.20, b"/"),
+    Target("xenstore-paths", run_path, (), lambda: PATHS, by_records(b"/", PATHS), 0.17, b"/"),
 )  # fmt: skip

@@ -70,8 +70,8 @@ class Daemon(Protocol):
         """Yield the host's links, and then those of guests. They may come and go meanwhile."""
         ...
 
-    def as_configured(self) -> str:
-        """Return the configuration that says what the host's own links are already."""
+    async def as_configured(self) -> str:
+        """Return the configuration that says what the host's own links are already. Raises XennetdError."""
         ...
 
     async def plan(self) -> Planned:
@@ -311,10 +311,10 @@ class Control(VarlinkInterface, name=INTERFACE):
         return AnnotatedResult({"links": Rows(self._daemon.links())})
 
     @varlinkmethod(return_parameter="toml")
-    def Import(self) -> str:
+    async def Import(self) -> str:
         """Return the configuration that says what the host's own links are already: an apply of it changes nothing."""
         self._require_root("Import")
-        return self._daemon.as_configured()
+        return await self._daemon.as_configured()
 
     @varlinkmethod(return_parameter="plan")
     async def Plan(self) -> Planned:

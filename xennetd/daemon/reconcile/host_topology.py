@@ -31,6 +31,7 @@ from xennetd.kernel.links import LinkChange, is_guest_port
 from xennetd.model.configuration import Policy
 from xennetd.model.errors import HostError
 from xennetd.model.event import Event, EventKind
+from xennetd.model.manager_claim import ManagerClaims
 from xennetd.model.objects import Key
 from xennetd.model.status import LinkStatus
 from xennetd.model.topology import Topology
@@ -164,9 +165,9 @@ class HostTopology:
         """Ask for a look: anything may have changed."""
         self._wake.set()
 
-    def as_configured(self) -> str:
-        """Return the configuration that says what the host's own links are already."""
-        return self._engine.as_configured()
+    def as_configured(self, claims: ManagerClaims) -> str:
+        """Return the configuration that says what the host's own links are already, and what others claim of them."""
+        return self._engine.as_configured(claims)
 
     def picture(self) -> Iterator[LinkStatus]:
         """Yield the host's own links, for the picture of the topology."""

@@ -23,6 +23,7 @@ from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link import Link, is_link_name
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import BOND_MODES, SETTINGS, VLAN_PROTOCOLS
+from xennetd.model.manager_claim import ManagerClaims
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
 from xennetd.model.status import LinkStatus
 from xennetd.model.topology import ON_A_PARENT, Topology
@@ -87,8 +88,11 @@ class TopologyEngine:
             **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
 
-    def as_configured(self) -> str:
-        """Return the configuration that says what the host's own links are, without those of xennetd's networks."""
+    def as_configured(self, claims: ManagerClaims) -> str:
+        """Return the configuration that says what the host's own links are, without those of xennetd's networks.
+
+        `claims` are what other network managers configure.
+        """
         links: list[HostLink] = []
         ports: list[HostPort] = []
         for link in sorted(self._links, key=lambda link: link.name):
@@ -105,7 +109,7 @@ class TopologyEngine:
             link.name: [each for each in link.addresses if not each.is_link_local and each not in ours[link.name]]
             for link in self._links
         }
-        return topology_toml(links, [port for port in ports if port.master in made], ours, others)
+        return topology_toml(links, [port for port in ports if port.master in made], ours, others, claims)
 
     def picture(self) -> Iterator[LinkStatus]:
         """Yield all links of the host but its loopback and guests' interfaces, sorted by name."""
