@@ -58,6 +58,7 @@ def test_installed_upgraded_and_removed(tmp_path: Path) -> None:
         "usr/bin/xennetd-rollback",
         "usr/lib/NetworkManager/conf.d/10-xennetd.conf",
         "usr/lib/systemd/catalog/xennetd.catalog",
+        "usr/lib/systemd/network/05-xennetd.network",
         "usr/lib/systemd/network/10-xennetd.network",
         "usr/lib/systemd/system/xennetd-dnsmasq@.service",
         "usr/lib/systemd/system/xennetd-rollback.path",

@@ -64,6 +64,7 @@ def setting(path: str) -> str:
 def test_a_network_is_made_from_within_the_sandbox_and_taken_away_without_a_trace(outside: None) -> None:
     until(lambda: run("systemctl", "is-active", DNSMASQ).returncode == 0)
     assert "10.77.0.1/24" in do("ip", "address", "show", "dev", "xn-lab")
+    until(lambda: "unmanaged" in do("networkctl", "--no-pager", "list", "xn-lab"))
     assert (setting("ipv4/conf/xn-lab/forwarding"), setting("ipv4/conf/eth0/forwarding")) == ("1", "1")
     assert "masquerade" in do("nft", "list", "table", "inet", "xennetd")
     (CONFIGURATION / "test.toml").write_text("")

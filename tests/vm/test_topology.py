@@ -17,7 +17,6 @@ from tests.vm.machine import CONFIGURATION, UNIT, Journal, Machine, do, run, unt
 MakeGuest = Callable[..., Guest]
 
 FILE = CONFIGURATION / "test.toml"
-UNMANAGED = Path("/run/systemd/network/05-test.network")
 STATE = Path("/var/lib/xennetd/topology.json")
 
 VLANS_ON_A_BOND = """
@@ -56,16 +55,10 @@ def wire(host: Machine, service: None) -> Iterator[NetNs]:
     for vid in (100, 200):
         beyond.run("ip", "link", "add", "link", "wire", f"wire.{vid}", "up", "type", "vlan", "id", str(vid))
         beyond.rtnl.add_address(f"wire.{vid}", f"10.{vid}.0.1/24")
-    # The machine's networkd takes every link that it is not told to leave alone, and gives it IPv6.
-    UNMANAGED.parent.mkdir(parents=True, exist_ok=True)
-    UNMANAGED.write_text("[Match]\nName=service management bond0* leg* dummy7 b v\n[Link]\nUnmanaged=yes\n")
-    do("networkctl", "reload")
     before = set(host.links())
     yield beyond
     apply("")
-    assert set(host.links()) == before
-    UNMANAGED.unlink()
-    do("networkctl", "reload")
+    assert set(host.links()) == before, set(host.links()) ^ before
 
 
 def plan() -> list[str]:
@@ -168,6 +161,37 @@ def test_addresses_are_adopted_through_all_that_is_new_on_the_way(host: Machine,
     apply("")
     assert entries(host, "leg0") == before
     do("ip", "rule", "delete", "priority", "1000")
+
+
+def test_networkd_leaves_the_topology_alone(host: Machine, wire: NetNs) -> None:
+    """The machine has a .network file that matches every link and gives it IPv6."""
+    apply(VLANS_ON_A_BOND + "[dummy.dummy7]\n")
+    do("ip", "link", "add", "other0", "up", "type", "dummy")
+    until(lambda: networkd_state("other0") <= {"configuring", "configured"})
+    made = ("bond0", "bond0.100", "bond0.200", "service", "management", "dummy7")
+    until(lambda: networkd_state(*made) == {"unmanaged"})
+    before = {name: host.addresses(name) for name in made}
+    for command in (
+        ("networkctl", "reload"),
+        ("udevadm", "trigger", "--subsystem-match=net", "--settle"),
+        ("networkctl", "reload"),
+        ("networkctl", "reconfigure", *made),
+        ("systemctl", "restart", "systemd-networkd"),
+    ):
+        do(*command)
+        until(lambda: networkd_state("other0") <= {"configuring", "configured"})
+        until(lambda: networkd_state(*made) == {"unmanaged"})
+    assert {name: host.addresses(name) for name in made} == before
+    assert host.addresses("management") == []
+    assert {(host.link(leg) or {})["master"] for leg in ("leg0", "leg1")} == {"bond0"}
+    do("ip", "link", "delete", "other0")
+
+
+def networkd_state(*links: str) -> set[str]:
+    """What networkd does with these links, in the last column of its list."""
+    lines = do("networkctl", "--no-pager", "--no-legend", "list", *links).splitlines()
+    assert len(lines) == len(links), lines
+    return {line.split()[-1] for line in lines}
 
 
 def entries(host: Machine, link: str) -> list[str]:

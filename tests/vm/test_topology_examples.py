@@ -14,7 +14,7 @@ from tests.bed.guest import Bed, Guest
 from tests.bed.netns import NetNs
 from tests.bed.toolstack import VifSpec
 from tests.vm.machine import Machine, do, until
-from tests.vm.test_topology import UNMANAGED, apply
+from tests.vm.test_topology import apply
 from xennetd.model.configuration import Policy
 from xennetd.model.topology import Topology, TopologyLink
 from xennetd.policy.files import read_files
@@ -118,23 +118,17 @@ class World:
 
 
 @pytest.fixture
-def nobody_else(service: None) -> Iterator[None]:
-    """The machine's networkd leaves the links of the examples alone."""
-    UNMANAGED.parent.mkdir(parents=True, exist_ok=True)
-    names = "eth* bond* xenbr* xen-br* lan internal service management dummy0"
-    UNMANAGED.write_text(f"[Match]\nName={names}\n[Link]\nUnmanaged=yes\n")
-    do("networkctl", "reload")
+def no_topology(service: None) -> Iterator[None]:
+    """No topology is in force afterwards."""
     yield
     apply("")
-    UNMANAGED.unlink()
-    do("networkctl", "reload")
 
 
 @pytest.mark.parametrize(
     "example",
     [each if each in SHORT else pytest.param(each, marks=pytest.mark.long) for each in EXAMPLES],
 )
-def test_a_drawing_works_and_goes_without_a_trace(host: Machine, nobody_else: None, bed: Bed, example: str) -> None:
+def test_a_drawing_works_and_goes_without_a_trace(host: Machine, no_topology: None, bed: Bed, example: str) -> None:
     text, topology = topology_of(example)
     world = World(host, topology)
     assert apply(text)
