@@ -78,6 +78,7 @@ class LinkStatus:
     on: a VLAN's parent, the ports of a bridge or a bond without those of guests. `what` says what is special about it
     (a bond's mode, a VLAN's number). `up` says that the link is to work, `carrier` that it does. `ours` says that
     xennetd made it. `vif` is the guest's interface that the link is; then `below` is empty and `master` is the bridge.
+    `speed` is that of a NIC or a bond, in Mbit/s; None where it is unknown, and without carrier.
     """
 
     name: str
@@ -94,6 +95,7 @@ class LinkStatus:
     vif: str | None = None
     vm: str | None = None
     state: str | None = None
+    speed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from xennetd.kernel.bridges import HostAddresses
 from xennetd.kernel.host_links import HostLinks, HostPorts
 from xennetd.kernel.ip_entries import IpEntries
 from xennetd.kernel.kernel import Kernel
+from xennetd.kernel.link_speed import speed_of
 from xennetd.kernel.links import is_guest_port
 from xennetd.kernel.rtnl_topology import LinkDetails
 from xennetd.model.adapter import Adapter
@@ -37,6 +38,9 @@ from xennetd.render.topology_toml import topology_toml
 
 _ROUNDS = 8
 """How often Steps are executed until the host is as wanted. A bond that lost its ports for a change needs two."""
+
+_NO_SPEED = SETTINGS.keys() - {"bond"} | {"tun"}
+"""Kinds of links that have no speed of their own. A tun or tap device says 10 Mbit/s, whatever it carries."""
 
 _MACHINE_ID = Path("/etc/machine-id")
 
@@ -133,6 +137,7 @@ class TopologyEngine:
                 up=link.up,
                 carrier=link.has_carrier,
                 ours=link.is_own or link.is_of_topology,
+                speed=speed_of(link.name) if link.has_carrier and details.kind not in _NO_SPEED else None,
             )
 
     def failed_ports(self, topology: Topology) -> dict[tuple[str, str], str]:
