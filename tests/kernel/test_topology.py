@@ -380,12 +380,31 @@ def test_the_picture_shows_what_is_built_on_what(nics: Host, guest: MakeGuest, d
     web = guest("web", VifSpec(bridge="xenbr1"))
     web.connect()
     assert xennetd.ctl("topology").stdout.splitlines() == [
-        "eth0  nic",
-        "└─ xenbr0  bridge  10.0.0.254/24  fd00::254/64",
-        "eth1  nic",
-        "└─ xenbr1  bridge",
-        f"   └─ {web.vif.netdev}  web  connected",
+        "eth0          nic     10 Gbit/s",
+        "└─ xenbr0     bridge  10.0.0.254/24  fd00::254/64",
+        "eth1          nic     10 Gbit/s",
+        "└─ xenbr1     bridge",
+        f"   └─ {web.vif.netdev}  web     connected",
     ]
+
+
+def test_the_picture_shows_what_carries_nothing(nics: Host, guest: MakeGuest, daemon: MakeDaemon) -> None:
+    xennetd = daemon(STAND_IN + TWO_BRIDGES)
+    apply(xennetd)
+    web = guest("web", VifSpec(bridge="xenbr1"))
+    web.connect()
+    (beyond,) = (each for each in nics._guests if each.name == "beyond0")
+    for machine in (web.namespace, beyond):
+        machine.rtnl.set("eth0", up=False)
+
+    def speeds() -> dict[str, int | None]:
+        return {each["name"]: each["speed"] for each in json.loads(xennetd.ctl("topology", "--format", "json").stdout)}
+
+    without_carrier = {"eth0": None, "eth1": 10_000, "xenbr0": None, "xenbr1": None, web.vif.netdev: None}
+    eventually(lambda: speeds() == without_carrier)
+    lines = xennetd.ctl("topology").stdout.splitlines()
+    assert lines[0] == "eth0          nic     no carrier"
+    assert lines[-1] == f"   └─ {web.vif.netdev}  web     connected  no carrier"
 
 
 def test_an_import_says_what_is_there_and_its_apply_changes_nothing(

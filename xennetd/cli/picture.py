@@ -2,114 +2,100 @@
 
 from __future__ import annotations
 
-from xennetd.cli.pages import Values
-from xennetd.cli.spans import Line, Span, printable
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-_SHOWN = 8
-"""Guests of one bridge and one state that are shown one by one. More of them are folded."""
+from xennetd.cli.host_graph import HostGraph, Node, Tree
+from xennetd.cli.spans import GAP, Line, cells, printable
 
-_STATES = {"connected": "good", "pending": "waiting", "error": "bad", "detaching": "aside", "ignored": "aside"}
+_WIDEST = 24
+"""Cells. A longer name of a domain moves what follows it, and does not move what is in other lines."""
 
-
-def tree(links: list[Values]) -> list[Line]:
-    """Return the tree: NICs, what is built on them, and the guests. What several NICs carry is shown once."""
-    own = {link["name"]: link for link in links if link["vif"] is None}
-    guests: dict[str | None, list[Values]] = {}
-    for link in links:
-        if link["vif"] is not None:
-            guests.setdefault(link["master"], []).append(link)
-    above: dict[str, list[str]] = {}
-    for link in own.values():
-        for lower in link["below"]:
-            above.setdefault(lower, []).append(link["name"])
-    lines: list[Line] = []
-    shown: set[str] = set()
-    for name, link in own.items():
-        if name in shown or any(lower in own for lower in link["below"]):
-            continue
-        together = _legs(link, own, above)
-        shown |= set(together)
-        for leg in together:
-            elsewhere = [upper for upper in above.get(leg, ()) if upper in shown]
-            lines.append(
-                [
-                    *_link(own[leg]),
-                    *([(" ┐", "aside")] if leg != together[-1] else []),
-                    *([(f"  → {', '.join(map(printable, elsewhere))}", "aside")] if elsewhere else []),
-                ]
-            )
-        lines += _below(together, own, above, guests, "", shown)
-    lines += [[("no bridge", "head")], *_guests(guests.pop(None, []), "")] if guests.get(None) else []
-    return lines
+_COLOURS = {"good": "#1a7f37", "waiting": "#9a6700", "bad": "#cf222e", "aside": "#656d76"}
 
 
-def _legs(link: Values, own: dict[str, Values], above: dict[str, list[str]]) -> list[str]:
-    """Return the NICs that are ports of the same bond as a NIC, itself among them; else the NIC alone."""
-    for name in above.get(link["name"], ()):
-        if own[name]["kind"] == "bond":
-            return [leg for leg in own[name]["below"] if leg in own]
-    return [link["name"]]
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A node, the lines that lead to it, and the names of links on it that are shown under another node."""
+
+    branch: str
+    node: Node
+    elsewhere: tuple[str, ...] = ()
 
 
-def _below(
-    names: list[str],
-    own: dict[str, Values],
-    above: dict[str, list[str]],
-    guests: dict[str | None, list[Values]],
-    indent: str,
-    shown: set[str],
-) -> list[Line]:
-    """Return the lines of what is built on some links, and of the guests that are their ports."""
-    built = list(dict.fromkeys(upper for name in names for upper in above.get(name, ()) if upper not in shown))
-    ports = [line for name in names for line in _guests(guests.get(name, []), indent)]
-    lines: list[Line] = []
-    for upper in built:
-        last = upper == built[-1] and not ports
-        shown.add(upper)
-        lines.append([(f"{indent}{'└─ ' if last else '├─ '}", "aside"), *_link(own[upper])])
-        lines += _below([upper], own, above, guests, f"{indent}{'   ' if last else '│  '}", shown)
-    return lines + ports
+def tree(graph: HostGraph) -> list[Line]:
+    """Return the tree: NICs, what is built on them, and the guests. What several NICs carry is shown once.
+
+    The ports of a bond are in a bracket with the bond.
+    """
+    rows = list(_rows(graph))
+    unattached = graph.unattached()
+    lost = [_Row(_branch(key == unattached[-1]), graph.nodes[key]) for key in unattached]
+    names = max((cells(row.branch) + cells(row.node.name) for row in (*rows, *lost)), default=0)
+    titles = max((size for row in (*rows, *lost) if (size := cells(_title(row.node))) <= _WIDEST), default=0)
+    lines = [_line(row, names, titles) for row in rows]
+    return [*lines, [("no bridge", "head")], *(_line(row, names, titles) for row in lost)] if lost else lines
 
 
-def _link(link: Values) -> Line:
-    facts = [link["what"], *link["addresses"], f"mtu {link['mtu']}" if link["mtu"] != 1500 else ""]
-    line: Line = [(printable(link["name"]), "name"), (f"  {link['kind']}", "aside")]
-    known = "  ".join(printable(fact) for fact in facts if fact)
-    line += [(f"  {known}", "")] if known else []
-    if not link["up"]:
-        line.append(("  down", "bad"))
-    elif not link["carrier"]:
-        line.append(("  no carrier", "bad"))
+def _rows(graph: HostGraph) -> Iterator[_Row]:
+    for tree in graph.trees():
+        for root in tree.roots:
+            bracket = "" if len(tree.roots) == 1 else "┌─ " if root == tree.roots[0] else "├─ "
+            yield _row(bracket, root, tree, graph)
+        yield from _branch_rows(tree, graph, "")
+
+
+def _branch_rows(tree: Tree, graph: HostGraph, indent: str) -> Iterator[_Row]:
+    """Yield the rows of what is built on a tree's roots."""
+    for branch in tree.branches:
+        last = branch is tree.branches[-1]
+        yield _row(indent + _branch(last), branch.roots[0], branch, graph)
+        yield from _branch_rows(branch, graph, f"{indent}{'   ' if last else '│  '}")
+
+
+def _row(branch: str, key: str, tree: Tree, graph: HostGraph) -> _Row:
+    here = {key for branch in tree.branches for key in branch.roots}
+    elsewhere = tuple(graph.nodes[upper].name for upper in graph.above[key] if upper not in here)
+    return _Row(branch, graph.nodes[key], elsewhere)
+
+
+def _branch(last: bool) -> str:
+    return "└─ " if last else "├─ "
+
+
+def _title(node: Node) -> str:
+    return node.vm if node.kind == "guest" else node.kind
+
+
+def _line(row: _Row, names: int, titles: int) -> Line:
+    node, title = row.node, _title(row.node)
+    line: Line = [
+        (row.branch, "aside"),
+        (node.name, "name" if title else ""),
+        (" " * (names - cells(row.branch) - cells(node.name)) + GAP, ""),
+        (title, "" if node.kind == "guest" else "aside"),
+    ]
+    cell = [*node.states, *((fact, "") for fact in node.facts)]
+    if row.elsewhere:
+        cell.append((f"→ {', '.join(row.elsewhere)}", "aside"))
+    pad = " " * max(titles - cells(title), 0)
+    for span in cell:
+        line += [(pad + GAP, ""), span]
+        pad = ""
     return line
 
 
-def _guests(found: list[Values], indent: str) -> list[Line]:
-    """Return a line for each guest's interface. Of many with one state only the first are shown, and their number."""
-    rows: list[Line] = []
-    counts: dict[str, int] = {}
-    for each in found:
-        state = each["state"]
-        counts[state] = counts.get(state, 0) + 1
-        if counts[state] <= _SHOWN:
-            vm: Span = (f"  {printable(each['vm'] or '-')}", "")
-            rows.append([(printable(each["name"]), "name"), vm, (f"  {printable(state)}", _STATES.get(state, ""))])
-    for state, count in counts.items():
-        if count > _SHOWN:
-            rows.append([(f"and {count - _SHOWN} more", ""), (f"  {printable(state)}", _STATES.get(state, ""))])
-    return [[(f"{indent}{'└─ ' if row is rows[-1] else '├─ '}", "aside"), *row] for row in rows]
-
-
-def dot(links: list[Values]) -> str:
+def dot(graph: HostGraph) -> str:
     """Return the graph for Graphviz, from the NICs on the left to the guests on the right."""
     lines = ["digraph topology {", "  rankdir=LR;", '  node [shape=box, fontname="sans-serif"];']
-    for link in links:
-        label = [link["name"], link["vm"] or link["what"] or "", *link["addresses"]]
+    for key, node in graph.nodes.items():
+        label = [node.name, _title(node), *(word for word, _ in node.states), *node.facts]
         text = "\\n".join(_quoted(part) for part in label if part)
-        lines.append(f'  "{_quoted(link["name"])}" [label="{text}"];')
-        below = [link["master"]] if link["vif"] is not None and link["master"] else link["below"]
-        lines += [f'  "{_quoted(lower)}" -> "{_quoted(link["name"])}";' for lower in below]
+        colour = f', color="{_COLOURS[style]}"' if node.states and (style := node.states[-1][1]) in _COLOURS else ""
+        lines.append(f'  "{_quoted(printable(key))}" [label="{text}"{colour}];')
+        lines += [f'  "{_quoted(printable(lower))}" -> "{_quoted(printable(key))}";' for lower in graph.below[key]]
     return "\n".join([*lines, "}"])
 
 
 def _quoted(text: str) -> str:
-    return printable(text).replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -6,6 +6,7 @@ may contain what a guest wrote, so it must go through printable() before it beco
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 Span = tuple[str, str]
@@ -28,6 +29,13 @@ def printable(text: object) -> str:
 def printable_lines(text: str) -> str:
     """Return `text` in its lines, with other control characters escaped."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def cells(text: str) -> int:
+    """Return how many cells of a terminal a printable text takes: East Asian characters take two, accents none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def age(seconds: float) -> str:

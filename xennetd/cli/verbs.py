@@ -95,15 +95,15 @@ def reload(arguments: argparse.Namespace) -> int:
 
 def topology(arguments: argparse.Namespace) -> int:
     """Print the picture of the host's links and guests."""
-    from xennetd.cli import picture
+    from xennetd.cli import host_graph, picture
 
     links = connection.call(arguments.control, "Topology")["links"]
     if arguments.format == "json":
         _print_json(links)
     elif arguments.format == "dot":
-        print(picture.dot(links))
+        print(picture.dot(host_graph.host_graph(links)))
     else:
-        screen.show(picture.tree(links))
+        screen.show(picture.tree(host_graph.host_graph(links)))
     return FINE
 
 
