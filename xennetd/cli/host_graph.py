@@ -23,9 +23,9 @@ _STATES = {"connected": "good", "pending": "waiting", "error": "bad", "detaching
 class Node:
     """One link of the host, one guest's interface, or several guests' interfaces folded into one node.
 
-    `name` is the link's, or says how many are folded. `kind` is `guest` for interfaces of guests, else the link's kind,
-    and `vm` is the name of the guest's domain. `states` are words with their styles: of a link of the host that works
-    there are none. `facts` are the link's speed, its VLAN, its addresses and the like.
+    `name` is the link's, or says how many are `folded`. `kind` is `guest` for guests' interfaces, else the link's kind,
+    and `vm` is the name of the guest's domain, empty where that is unknown. `states` are words with their styles: of a
+    link of the host that works there are none. `facts` are the link's speed, its VLAN, its addresses and the like.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Node:
     vm: str = ""
     states: tuple[Span, ...] = ()
     facts: tuple[str, ...] = ()
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ class HostGraph:
 
     def _legs(self, key: str) -> list[str]:
         """Return the NICs that are ports of the same bond as a NIC, itself among them; else the node alone."""
-        for upper in self.above[key]:
+        for upper in self.above[key] if not self.below[key] else ():
             if self.nodes[upper].kind == "bond":
-                return [leg for leg in self.below[upper] if not self.below[leg]] or [key]
+                return [leg for leg in self.below[upper] if not self.below[leg]]
         return [key]
 
 
@@ -145,7 +146,7 @@ def _folded(guests: list[Values], bridge: str, usual_mtu: int) -> dict[str, Node
     for states, same in alike.items():
         if rest := len([guest for guest in same if guest["name"] not in shown]):
             key = "/".join((bridge, *(word for word, _ in states)))  # The kernel allows no slash in a link's name.
-            nodes[key] = Node(f"and {rest} more", "guest", states=states)
+            nodes[key] = Node(f"and {rest} more", "guest", states=states, folded=rest)
     return nodes
 
 
@@ -154,7 +155,7 @@ def _guest(guest: Values, usual_mtu: int) -> Node:
     return Node(
         name=printable(guest["name"]),
         kind="guest",
-        vm=printable(guest["vm"] or "-"),
+        vm=printable(guest["vm"] or ""),
         states=_states(guest),
         facts=tuple(map(printable, facts)),
     )

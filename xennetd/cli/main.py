@@ -119,13 +119,13 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         commands, "topology", verbs.topology, "a picture of the host's links and guests",
         "Show what is built on what: NICs, bonds, VLANs, bridges, and the guests on them. Of many guests with the same "
         "state on one bridge only the first are shown.",
-        "  xennetctl topology\n  xennetctl topology --format dot | dot -Tsvg >topology.svg",
+        "  xennetctl topology\n  xennetctl topology --format svg > topology.svg",
     )  # fmt: skip
     topology.add_argument(
         "--format",
-        choices=("text", "dot", "json"),
+        choices=("text", "svg", "dot", "json"),
         default="text",
-        help="text (the default), dot(1)'s language, or JSON",
+        help="text (the default); svg, a drawing for a web page; the language of dot(1); or json, with every guest",
     )
 
     monitor = _add(

@@ -64,14 +64,16 @@ def _branch(last: bool) -> str:
 
 
 def _title(node: Node) -> str:
-    return node.vm if node.kind == "guest" else node.kind
+    if node.kind != "guest":
+        return node.kind
+    return node.vm or ("" if node.folded else "-")
 
 
 def _line(row: _Row, names: int, titles: int) -> Line:
     node, title = row.node, _title(row.node)
     line: Line = [
         (row.branch, "aside"),
-        (node.name, "name" if title else ""),
+        (node.name, "" if node.folded else "name"),
         (" " * (names - cells(row.branch) - cells(node.name)) + GAP, ""),
         (title, "" if node.kind == "guest" else "aside"),
     ]

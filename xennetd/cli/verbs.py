@@ -95,15 +95,21 @@ def reload(arguments: argparse.Namespace) -> int:
 
 def topology(arguments: argparse.Namespace) -> int:
     """Print the picture of the host's links and guests."""
-    from xennetd.cli import host_graph, picture
+    from xennetd.cli import picture
+    from xennetd.cli.host_graph import host_graph
 
     links = connection.call(arguments.control, "Topology")["links"]
-    if arguments.format == "json":
-        _print_json(links)
-    elif arguments.format == "dot":
-        print(picture.dot(host_graph.host_graph(links)))
-    else:
-        screen.show(picture.tree(host_graph.host_graph(links)))
+    match arguments.format:
+        case "json":
+            _print_json(links)
+        case "dot":
+            print(picture.dot(host_graph(links)))
+        case "svg":
+            from xennetd.cli.svg import svg
+
+            print(svg(host_graph(links)))
+        case _:
+            screen.show(picture.tree(host_graph(links)))
     return FINE
 
 
