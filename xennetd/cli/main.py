@@ -119,13 +119,18 @@ def _add_reading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         commands, "topology", verbs.topology, "a picture of the host's links and guests",
         "Show what is built on what: NICs, bonds, VLANs, bridges, and the guests on them. Of many guests with the same "
         "state on one bridge only the first are shown.",
-        "  xennetctl topology\n  xennetctl topology --format svg > topology.svg",
+        "  xennetctl topology\n  xennetctl topology --watch\n  xennetctl topology --format svg > topology.svg",
     )  # fmt: skip
     topology.add_argument(
         "--format",
         choices=("text", "svg", "dot", "json"),
         default="text",
         help="text (the default); svg, a drawing for a web page; the language of dot(1); or json, with every guest",
+    )
+    topology.add_argument(
+        "--watch",
+        action="store_true",
+        help="show the picture on the whole terminal and keep it up to date, until q or ^C",
     )
 
     monitor = _add(

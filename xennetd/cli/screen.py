@@ -5,8 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from xennetd.cli.spans import Line
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 STYLES = {  # rich's styles, by the names that spans use
     "": "",
@@ -31,6 +35,12 @@ def show(lines: Iterable[Line]) -> None:
         sys.stdout.flush()
         return
     from rich.console import Console
+
+    Console(highlight=False).print(coloured(lines), soft_wrap=True, end="")
+
+
+def coloured(lines: Iterable[Line]) -> Text:
+    """Return lines as rich prints them."""
     from rich.text import Text
 
     page = Text()
@@ -38,4 +48,4 @@ def show(lines: Iterable[Line]) -> None:
         for text, style in line:
             page.append(text, STYLES[style])
         page.append("\n")
-    Console(highlight=False).print(page, soft_wrap=True, end="")
+    return page

@@ -12,8 +12,8 @@ import time
 from xennetd.cli import connection, pages, screen
 from xennetd.cli.spans import printable, printable_lines
 
-FINE, NO, UNREACHABLE = 0, 1, 3
-"""Exit statuses. Status 2, a wrong command line, comes from argparse."""
+FINE, NO, WRONG, UNREACHABLE = 0, 1, 2, 3
+"""Exit statuses. Most often WRONG, for a wrong command line, comes from argparse."""
 
 
 def complain(sentence: str) -> None:
@@ -94,7 +94,9 @@ def reload(arguments: argparse.Namespace) -> int:
 
 
 def topology(arguments: argparse.Namespace) -> int:
-    """Print the picture of the host's links and guests."""
+    """Print the picture of the host's links and guests, or keep it on the terminal."""
+    if arguments.watch:
+        return _watch(arguments)
     from xennetd.cli import picture
     from xennetd.cli.host_graph import host_graph
 
@@ -110,6 +112,22 @@ def topology(arguments: argparse.Namespace) -> int:
             print(svg(host_graph(links)))
         case _:
             screen.show(picture.tree(host_graph(links)))
+    return FINE
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    if arguments.format != "text":
+        complain(f"--watch shows the picture as text: leave out --format {arguments.format}")
+        return WRONG
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal or not sys.stdout.isatty():
+        complain("--watch draws on a terminal whose cursor can be moved, and standard output is none")
+        return WRONG
+    from xennetd.cli.watch import watch
+
+    watch(arguments.control, console)
     return FINE
 
 
