@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xennetd.model import attachment, configuration, errors, link, objects, placement, status, topology, vif
+from xennetd.model import attachment, configuration, errors, link, objects, offload, placement, status, topology, vif
 from xennetd.model.configuration import Policy
 from xennetd.model.dump import from_json
 from xennetd.model.value import replace
@@ -28,8 +28,8 @@ from xennetd.policy.facts import Facts, RecordedAnswers
 from xennetd.policy.resolve import resolve
 
 _MODULES = (
-    addresses, attachment, configuration, deciding, difference, errors, link, objects, observation, placement, status,
-    steps, topology, vif,
+    addresses, attachment, configuration, deciding, difference, errors, link, objects, observation, offload, placement,
+    status, steps, topology, vif,
 )  # fmt: skip
 
 

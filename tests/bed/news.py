@@ -16,11 +16,13 @@ _RTMGRP_LINK = 1
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ATTRIBUTE = struct.Struct("=HH")
+_IFLA_EVENT = 44
+_IFLA_EVENT_FEATURES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A link as one message has it; `gone` is its end."""
+    """A link as one message has it; `gone` is its end, `features` says that the message is about its features."""
 
     name: str
     index: int
@@ -29,6 +31,7 @@ class Seen:
     mtu: int
     address: str
     gone: bool = False
+    features: bool = False
 
 
 class LinkNews:
@@ -88,6 +91,7 @@ def _parse(data: bytes) -> list[Seen]:
             name = attributes[IFLA_IFNAME].rstrip(b"\0").decode()
             address = attributes.get(IFLA_ADDRESS, b"").hex(":")
             master, mtu = (int.from_bytes(attributes.get(key, b""), "little") for key in (IFLA_MASTER, IFLA_MTU))
-            found.append(Seen(name, index, bool(flags & IFF_UP), master, mtu, address, kind == RTM_DELLINK))
+            features = int.from_bytes(attributes.get(_IFLA_EVENT, b""), "little") == _IFLA_EVENT_FEATURES
+            found.append(Seen(name, index, bool(flags & IFF_UP), master, mtu, address, kind == RTM_DELLINK, features))
         data = data[(length + 3) & ~3 :]
     return found

@@ -30,7 +30,7 @@ from xennetd.plan.desired import Owner
 
 T = TypeVar("T")
 
-KINDS = ("bridge", "address", "sysctl", "table", "element", "dnsmasq", "dhcp host", "proxy")
+KINDS = ("bridge", "address", "sysctl", "table", "element", "dnsmasq", "dhcp host", "proxy", "offload")
 
 ONE, OTHER = VifId(1, 0), VifId(2, 0)
 PROXY = ProxyNeighbour("eth0", IPv4Address("192.0.2.7"))

@@ -20,4 +20,5 @@ def kernel_adapters(kernel: Kernel, table: NftTable, sysctls: Sysctls) -> dict[s
         "element": table,
         "sysctl": sysctls,
         "proxy": kernel.proxies,
+        "offload": kernel.offloads,
     }

@@ -17,6 +17,7 @@ import structlog
 from xennetd.kernel import execute
 from xennetd.kernel.links import LinkChange, Links
 from xennetd.kernel.netlink import Ack, NetlinkFormatError
+from xennetd.kernel.offloads import Offloads
 from xennetd.kernel.proxies import Proxies
 from xennetd.kernel.rtnl import get_link
 from xennetd.kernel.rtnl_ip import dump_addresses, dump_proxies
@@ -66,6 +67,7 @@ class Kernel:
         except OSError as error:
             remedy = ": xennetd must run as root" if isinstance(error, PermissionError) else ""
             raise HostError(f"rtnetlink can't be used: {error.strerror}{remedy}", errno=error.errno or 0) from error
+        self.offloads = Offloads(self.links)
         self.proxies = Proxies(self.links, self.ask, lambda: self._requests.dump_of(dump_proxies))
 
     def start(self) -> None:
@@ -123,6 +125,7 @@ class Kernel:
         asyncio.get_running_loop().remove_reader(self._events.fileno())
         self._events.close()
         self._requests.close()
+        self.offloads.close()
 
     def poll(self) -> None:
         """Process all waiting events, so that the view includes everything up to the kernel's last acknowledgement.

@@ -32,8 +32,8 @@ _AF_BRIDGE = 7
 class LinkChange(Struct, frozen=True):
     """A link before and after a change. `old` is None for a new link, `new` is None for a deleted link.
 
-    Both are equal if a program has set one of the link's sysctls. Both are None if the default routes have changed, or
-    the sysctls of `all`.
+    Both are equal if a program has set one of the link's sysctls, or may have changed the features of a watched link
+    (`Links.watch_features`). Both are None if the default routes have changed, or the sysctls of `all`.
     """
 
     old: Link | None
@@ -65,13 +65,14 @@ class _Batch:
     """The link events of one `feed`, not yet parsed.
 
     `links` holds the last AF_UNSPEC message by index, `flags` its link flags. `ports` holds the AF_BRIDGE messages that
-    came after it. `sysctls` holds the indexes of links with a changed sysctl, None for a message without an index.
+    came after it. `unseen` holds the indexes of links with a change that the view does not have: of a sysctl, or of
+    features that are watched. None is there for a message about a sysctl without an index.
     """
 
     links: dict[int, tuple[bytes, Header]] = field(default_factory=dict)
     flags: dict[int, int] = field(default_factory=dict)
     ports: dict[int, list[tuple[bytes, Header]]] = field(default_factory=dict)
-    sysctls: set[int | None] = field(default_factory=set)
+    unseen: set[int | None] = field(default_factory=set)
 
 
 class Links:
@@ -93,6 +94,7 @@ class Links:
         self._uplinks: dict[int, set[int]] = {}
         self.generations = 0
         self._layer3 = Layer3()
+        self._watched: set[int] = set()
         self.news_of_all = 0
         self.heard: Counter[int] = Counter()
         self.gone: set[int] = set()
@@ -184,6 +186,13 @@ class Links:
         """Whether this kernel keeps the protocol numbers of addresses, as far as the addresses so far tell."""
         return self._layer3.tells_protocols
 
+    def watch_features(self, index: int, *, watch: bool = True) -> None:
+        """Have changes of a link's features (ethtool(8)) reported from now on, or without `watch` no more."""
+        if watch:
+            self._watched.add(index)
+        else:
+            self._watched.discard(index)
+
     @property
     def stale(self) -> Stale:
         """The parts of the view that must be dumped and reloaded. The caller may change the value."""
@@ -210,7 +219,8 @@ class Links:
         changes += [self._take(index, data, message) for index, (data, message) in dumped.items()]
         if self.found_own is None:
             self.found_own = any(link.is_own for link in self)
-        return self._complete(changes) + self._rerouted(before)
+        watched = [LinkChange(link, link) for index in self._watched if (link := self._by_index.get(index)) is not None]
+        return self._complete(changes) + self._rerouted(before) + watched
 
     def reload_routes(self, datagrams: Iterable[bytes]) -> list[LinkChange]:
         """Replace all routes by a dump of the main table."""
@@ -246,7 +256,7 @@ class Links:
                         changes.append(self._remove(index))
                 elif message.type == rtnl_ip.RTM_NEWNETCONF:
                     index_or_none = rtnl_ip.settings_index(data, message)
-                    batch.sysctls.add(index_or_none)
+                    batch.unseen.add(index_or_none)
                     self.heard[index_or_none or 0] += 1
                 else:
                     self._layer3.take(data, message)
@@ -254,9 +264,9 @@ class Links:
         changes += [self._merge_flags(index, messages) for index, messages in batch.ports.items()]
         changes = self._complete(changes)
         appeared = not self.forces_ipv6 and any(map(_is_new_on_the_host, changes))
-        links = (self._by_index.get(index) for index in batch.sysctls if index is not None)
+        links = (self._by_index.get(index) for index in batch.unseen if index is not None)
         changes += [LinkChange(link, link) for link in links if link is not None]
-        if rtnl_ip.ALL_LINKS in batch.sysctls:
+        if rtnl_ip.ALL_LINKS in batch.unseen:
             self.news_of_all += 1
         elif not appeared:
             return changes
@@ -270,6 +280,8 @@ class Links:
             batch.ports.setdefault(index, []).append((data, message))
         elif family == 0:
             batch.links[index] = (data, message)
+            if index in self._watched and rtnl.tells_features(data, message):
+                batch.unseen.add(index)
             batch.ports.pop(index, None)  # An AF_UNSPEC message has all flags of the port.
             known = self._by_index.get(index)
             if flags != batch.flags.get(index, known.flags if known is not None else flags):
@@ -346,6 +358,7 @@ class Links:
 
     def _remove(self, index: int) -> LinkChange:
         old = self._by_index.pop(index, None)
+        self._watched.discard(index)
         if old is not None:
             self._forget(old)
             if not is_guest_port(old):

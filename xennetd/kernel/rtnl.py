@@ -35,6 +35,8 @@ RTMGRP_LINK = 0x1
 
 RTEXT_FILTER_SKIP_STATS = 0x8
 
+_IFLA_EVENT_FEATURES = 2
+
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
 _IFLA_MTU = 4
@@ -45,6 +47,7 @@ _IFLA_IFALIAS = 20
 _IFLA_AF_SPEC = 26
 _IFLA_GROUP = 27
 _IFLA_EXT_MASK = 29
+_IFLA_EVENT = 44
 _IFLA_PROP_LIST = 52
 _IFLA_PARENT_DEV_NAME = 56
 _IFLA_PARENT_DEV_BUS_NAME = 57
@@ -74,6 +77,7 @@ _LINKINFO_ATTRIBUTES = frozenset({_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_
 _AF_SPEC_FAMILIES = frozenset({int(socket.AF_INET6)})
 _INET6_ATTRIBUTES = frozenset({_IFLA_INET6_ADDR_GEN_MODE})
 _PORT_NEST = frozenset({_IFLA_PROTINFO})
+_EVENT = frozenset({_IFLA_EVENT})
 _FLAG_NAMES = {attribute: name for name, attribute in PORT_FLAGS.items()}
 _PORT_ATTRIBUTES = frozenset(_FLAG_NAMES)
 
@@ -88,6 +92,14 @@ def link_key(data: bytes, message: Header) -> tuple[int, int, int]:
         raise NetlinkFormatError("link message without ifinfomsg")
     family, _type, index, flags, _change = _IFINFOMSG.unpack_from(data, message.start)
     return family, index, flags
+
+
+def tells_features(data: bytes, message: Header) -> bool:
+    """Return whether an RTM_NEWLINK was sent because the link's features have changed, which it does not have."""
+    return any(
+        stop - at == U32.size and U32.unpack_from(data, at)[0] == _IFLA_EVENT_FEATURES
+        for _, at, stop in attributes(data, message.start + _IFINFOMSG.size, message.end, _EVENT)
+    )
 
 
 def parse_link(data: bytes, message: Header, *, stand_in: bool = False, known: Link | None = None) -> Link:

@@ -145,12 +145,13 @@ class EventSocket:
 class RequestSocket:
     """Sends requests and waits for the answers. The socket blocks: other programs may hold RTNL for 100 ms and more.
 
-    `unsettled` says that a dump was not consistent. The reader clears it, and has to read again later.
+    `protocol` is a number of netlink(7), that of rtnetlink unless it is given. `unsettled` says that a dump was not
+    consistent. The reader clears it, and has to read again later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self.unsettled = False
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)

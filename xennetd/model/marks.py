@@ -21,6 +21,10 @@ TOPOLOGY_GROUP = 0x786D
 GUEST_GROUP = 0x786F
 """The link group of routed guests' interfaces. The link's kind can't be the mark: netback's links have no kind."""
 
+_OFFLOAD_TAG = 0x786E << 16
+_OFFLOAD_ON = 1 << 15
+"""The parts of `offload_tag`."""
+
 _PORT = "xennetd:"
 """The beginning of the alias (`ip link set alias`) of a guest's interface that xennetd made a bridge's port."""
 
@@ -70,6 +74,21 @@ def port_of(alias: str) -> tuple[str, int] | None:
 def is_port_alias(alias: str) -> bool:
     """Return whether an alias is from xennetd."""
     return alias.startswith(_PORT)
+
+
+def offload_tag(before: int, *, on: bool) -> int:
+    """Return the value of net.ipv4.conf.LINK.tag for a link whose tx checksum offload xennetd has switched.
+
+    `before` has a bit for each of at most 15 features, set if it was wanted before; `on` is what xennetd has made of
+    them. The kernel keeps the number for whoever needs one (Documentation/networking/ip-sysctl.rst), and drops it with
+    the link. 0 is the value of a new link.
+    """
+    return _OFFLOAD_TAG | (_OFFLOAD_ON if on else 0) | before & _OFFLOAD_ON - 1
+
+
+def offload_of(tag: int) -> tuple[int, bool] | None:
+    """Return what `offload_tag` was given, None for any other number: somebody else's, or 0."""
+    return (tag & _OFFLOAD_ON - 1, bool(tag & _OFFLOAD_ON)) if tag & ~0xFFFF == _OFFLOAD_TAG else None
 
 
 TABLE = "xennetd"

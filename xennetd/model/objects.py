@@ -59,6 +59,15 @@ class DescribesChange(Protocol):
         ...
 
 
+@runtime_checkable
+class DescribesRemoval(Protocol):
+    """A host object that has words of its own for its removal."""
+
+    def describe_removal(self) -> str:
+        """Return the line about the removal."""
+        ...
+
+
 def bridge_key(name: str) -> Key:
     """Return the key of the bridge with this link name."""
     return Key("bridge", name)

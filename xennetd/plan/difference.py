@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xennetd.model.objects import DescribesChange, HostObject, Key
+from xennetd.model.objects import DescribesChange, DescribesRemoval, HostObject, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Remove:
 
     def describe(self) -> str:
         """Return the line that plan, log, audit and tests show."""
+        if isinstance(self.object, DescribesRemoval):
+            return self.object.describe_removal()
         return f"remove {self.object.key}"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 
 from tests.unit.fuzz.mutation import BODIES, netlinkwise
 from tests.unit.fuzz.target import Broken, Target, recorded
 from xennetd.kernel import netlink, rtnl, rtnl_ip, rtnl_topology
+from xennetd.kernel.ethtool import parse_family, parse_features, parse_names
 from xennetd.kernel.links import Links
 from xennetd.kernel.netlink import NLMSG_DONE, NLMSG_ERROR, NetlinkFormatError
 from xennetd.kernel.rtnl_entries import delete_entry, make_entry, parse_entries
@@ -143,12 +145,22 @@ def _named_by_nobody(entry: IpEntry) -> bool:
     return any(not name.startswith("link") for name in entry.links)
 
 
+def run_ethtool(data: bytes) -> None:
+    """Read the answers of ethtool netlink, each by the parser of every request."""
+    for message in netlink.headers(data):
+        for parse in (parse_family, parse_names, parse_features):
+            with suppress(NetlinkFormatError):
+                parse(data, message)
+
+
 NETLINK = (
     Target("rtnetlink-events", run_events, (NetlinkFormatError,), seeds, netlinkwise, 0.06, largest=8192),
     Target("rtnetlink-answers", run_answers, (NetlinkFormatError,),
            lambda: [*recorded("netlink_answers"), *recorded("nft_events"), *recorded("netlink_messages")[-20:],
                     *base()],
-           netlinkwise, 0.1),
+           netlinkwise, 0.08),
     Target("ip-entries", run_entries, (NetlinkFormatError,), lambda: recorded("ip_entries"), netlinkwise, 0.05),
     Target("sockets", run_sockets, (NetlinkFormatError,), lambda: recorded("sock_diag"), netlinkwise, 0.02),
+    Target("ethtool-answers", run_ethtool, (NetlinkFormatError,), lambda: recorded("ethtool_answers"), netlinkwise,
+           0.02),
 )  # fmt: skip

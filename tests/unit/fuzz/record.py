@@ -27,7 +27,7 @@ from tests.bed.xenstored import Xenstored
 from tests.kernel.every_mode import EVERY_MODE, SPECS, populate, served
 from tests.kernel.wait import eventually
 from tests.unit.fuzz.nodes import pack
-from xennetd.kernel import netlink, rtnl, rtnl_ip, sock_diag
+from xennetd.kernel import ethtool, netlink, rtnl, rtnl_ip, sock_diag
 from xennetd.kernel.rtnl_entries import dump_requests
 from xennetd.kernel.sockets import EventSocket, RequestSocket, dump_once
 from xennetd.model.marks import TABLE
@@ -67,6 +67,26 @@ def table_answer() -> bytes:
         requests.bind((0, 0))
         requests.send(netlink.request(10 << 8 | 1, 5, 1, body))
         return requests.recv(1 << 16)
+
+
+def ethtool_answers() -> list[bytes]:
+    """What ethtool netlink answers about its number, the names of features, and the features of two links."""
+    host = Host()
+    requests = RequestSocket(16)
+    try:
+        host.bridge("br0")
+        beyond = host.guest("beyond")
+        host.rtnl.add_veth("eth0", "eth0", beyond.fd)
+        found = requests.ask([ethtool.get_family(requests.next_seq())])[1]
+        family = ethtool.parse_family(found[0], next(iter(netlink.headers(found[0]))))
+        found += requests.ask([ethtool.get_names(requests.next_seq(), family)])[1]
+        for name in ("eth0", "br0"):
+            index = host.links()[name]["ifindex"]
+            found += requests.ask([ethtool.get_features(requests.next_seq(), family, index)])[1]
+        return [data for data in messages(found) if struct.unpack_from("=H", data, 4)[0] != netlink.NLMSG_ERROR]
+    finally:
+        requests.close()
+        host.close()
 
 
 def stream(path: Path, vif: str) -> list[bytes]:
@@ -138,6 +158,7 @@ def sockets() -> Iterable[bytes]:
 def main() -> None:
     write("ip_entries", kinds(entries(), 3))
     write("sock_diag", sockets())
+    write("ethtool_answers", ethtool_answers())
     host, xenstored = Host(), Xenstored()
     bed = Bed(xenstored, host)
     Site(host)

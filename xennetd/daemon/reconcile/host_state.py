@@ -27,8 +27,8 @@ from xennetd.plan.steps import Step
 _log = structlog.get_logger(__name__)
 
 
-_OF_ONE_GUEST = frozenset({"element", "proxy", "dhcp host"})
-"""The kinds of objects that belong to the address of one guest, so that no other guest needs them."""
+_OF_ONE_GUEST = frozenset({"element", "proxy", "dhcp host", "offload"})
+"""The kinds of objects that belong to the address or the link of one guest, so that no other guest needs them."""
 
 
 def released(key: Key) -> str:
