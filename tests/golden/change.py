@@ -31,11 +31,11 @@ NOTHING, LINK, HOST, BOTH = Part.NOTHING, Part.LINK, Part.HOST, Part.BOTH
 
 _OF_A_PORT: Mapping[str, Part] = {
     "mode": BOTH, "bridge": BOTH, "subnets": HOST, "uplink": NOTHING, "dhcp": HOST, "ra": HOST, "domain": HOST,
-    "nat66": NOTHING, "nptv6": NOTHING, "forward": HOST,
+    "nat66": NOTHING, "nptv6": NOTHING, "forward": HOST, "tx_checksum": HOST,
 }  # fmt: skip
 _OF_A_ROUTED: Mapping[str, Part] = {
     "mode": BOTH, "subnets": BOTH, "uplink": BOTH, "gateway": LINK, "proxy": HOST, "dhcp": BOTH, "ra": BOTH,
-    "domain": HOST,
+    "domain": HOST, "tx_checksum": HOST,
 }  # fmt: skip
 CONCERNS: Mapping[str, Mapping[str, Part]] = {
     "bridge": _OF_A_PORT, "nat": _OF_A_PORT, "isolated": _OF_A_PORT, "route": _OF_A_ROUTED,
@@ -44,7 +44,7 @@ CONCERNS: Mapping[str, Mapping[str, Part]] = {
 
 CONCERNS_OF_POLICY: Mapping[str, Part] = {
     "name": NOTHING, "match": BOTH, "network": BOTH, "deny": BOTH, "ip": BOTH, "mac": NOTHING, "isolated": LINK,
-    "vlan": NOTHING,
+    "vlan": NOTHING, "tx_checksum": HOST,
 }  # fmt: skip
 """What a key of a policy is about. A running guest keeps its MAC; none has `vlan=`."""
 

@@ -21,6 +21,7 @@ from xennetd.model.ip import IPAddress
 from xennetd.model.link import IFF_UP, Link, Route
 from xennetd.model.marks import BRIDGE_GROUP, GUEST_GROUP
 from xennetd.model.objects import DhcpHost, HostAddress, HostObject, Key, ManagedBridge, Ruleset, Sysctl
+from xennetd.model.offload import Offload
 from xennetd.model.value import replace
 from xennetd.model.vif import VifId
 from xennetd.plan.difference import Change, Make, Remove
@@ -178,6 +179,8 @@ class SimulatedHost:
             case HostAddress():
                 link = self._bridge(wanted.link)
                 return wanted if link is not None and wanted.address in link.addresses else None
+            case Offload():
+                return self.objects.get(wanted.key, replace(wanted, tx_checksum=True))
         return self.objects.get(wanted.key)
 
     def apply(self, wanted: Sequence[HostObject]) -> None:

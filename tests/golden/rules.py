@@ -27,6 +27,7 @@ from xennetd.model.ip import IPAddress
 from xennetd.model.link import Link
 from xennetd.model.marks import BRIDGE_GROUP
 from xennetd.model.objects import DhcpHost, HostObject, ProxyNeighbour, SetElement
+from xennetd.model.offload import Offload
 from xennetd.model.status import VifState
 from xennetd.model.vif import Vif, VifId
 from xennetd.plan.desired import Owner
@@ -147,6 +148,8 @@ def _guest_of(there: HostObject, macs: Mapping[str | None, VifId], addresses: Ad
     match there:
         case DhcpHost():
             return macs.get(there.mac)
+        case Offload():
+            return there.vif
         case ProxyNeighbour():
             return addresses.get(there.address)
         case SetElement(value=(address, *_)):

@@ -55,6 +55,7 @@ NETWORKS = st.fixed_dictionaries(
         "forward": st.lists(FORWARDS, min_size=1, max_size=3),
         "gateway": st.sampled_from(["uplink", "link-local"]),
         "proxy": FLAGS,
+        "tx_checksum": FLAGS,
     },
 )
 NAMES = st.sampled_from(["a", "b", "c", "c_d", "a-name-that-is-long"])
@@ -65,6 +66,7 @@ RULES = st.fixed_dictionaries(
         "mac": st.just("stable"),
         "vlan": st.just("ignore"),
         "isolated": FLAGS,
+        "tx_checksum": FLAGS,
         "match": st.just({"vm": "a", "devid": 0}),
     },
 )

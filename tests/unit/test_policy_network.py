@@ -142,7 +142,7 @@ def test_a_key_of_another_mode_says_whose_it_is(mode: str, key: str, modes: str)
 def test_an_unknown_key_is_told_which_ones_the_mode_knows() -> None:
     assert lines("[network.lab]\nmode = 'route'\ngatewya = 'uplink'") == [
         '0.toml:3: network.lab.gatewya: unknown key; did you mean "gateway"? '
-        "(allowed: mode, subnets, uplink, dhcp, ra, domain, gateway, proxy)"
+        "(allowed: mode, subnets, uplink, dhcp, ra, domain, gateway, proxy, tx_checksum)"
     ]
 
 

@@ -150,6 +150,7 @@ NETWORK_KEYS: Fields = {
     "forward": Field(dict, 'tables such as { proto = "tcp", port = 8080, to = "web-1:80" }', many=True),
     "gateway": Field(Literal["uplink", "link-local"], choices=("uplink", "link-local")),
     "proxy": _FLAG,
+    "tx_checksum": _FLAG,
 }
 """The keys of a network besides `mode`. A mode's module selects its keys from these, and may add its own."""
 
@@ -200,4 +201,5 @@ RULE: Fields = {
     "mac": Field(Literal["stable"], choices=("stable",), make=bool, attribute="stable_mac"),
     "vlan": Field(Literal["ignore"], choices=("ignore",), make=bool, attribute="ignores_vlan"),
     "isolated": replace(_FLAG, port_flag="isolated"),
+    "tx_checksum": _FLAG,
 }

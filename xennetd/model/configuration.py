@@ -75,7 +75,8 @@ class Network:
 
     `bridge` is empty in mode route; in modes nat and isolated it names the network's own bridge. With `uplink` None the
     host's default route decides. Without `dhcp`, `domain` is empty and `ra` is "off". `nptv6` has the prefix length of
-    `subnet6`. `gateway` and `proxy` apply to mode route only.
+    `subnet6`. `gateway` and `proxy` apply to mode route only. `tx_checksum` None leaves the guests'
+    interfaces alone (`model.offload.Offload`).
     """
 
     name: str
@@ -92,6 +93,7 @@ class Network:
     forwards: tuple[Forward, ...] = ()
     gateway: Literal["uplink", "link-local"] = "uplink"
     proxy: bool = False
+    tx_checksum: bool | None = None
 
     @property
     def subnets(self) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -166,7 +168,7 @@ class Rule:
     `ips` are the addresses that the vif has in the network, whatever its `vif=` line says; an empty tuple fixes none.
     `stable_mac` gives the vif the same MAC at every start of its domain. `ignores_vlan` attaches a vif with `vlan=` all
     the same, without a VLAN. `flags` are the bridge port's flags
-    (`plan.properties`) that the rule sets.
+    (`plan.properties`) that the rule sets. `tx_checksum` None leaves it to the network's.
     """
 
     name: str
@@ -177,6 +179,7 @@ class Rule:
     stable_mac: bool = False
     ignores_vlan: bool = False
     flags: tuple[tuple[str, bool], ...] = ()
+    tx_checksum: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

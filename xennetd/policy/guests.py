@@ -8,6 +8,7 @@ from xennetd.model.attachment import Name, dns_scope, segment
 from xennetd.model.errors import GuestError
 from xennetd.model.ip import IPAddress, IPNetwork
 from xennetd.model.objects import DhcpHost, HostObject
+from xennetd.model.offload import Offload
 from xennetd.model.text import dns_label, visible
 from xennetd.model.vif import Vif, XenbusState
 from xennetd.policy.addresses import Claim, guest_destinations, holder
@@ -106,6 +107,19 @@ def network_needs(
                 firsts.setdefault(address.version, address)
             needs += [forward_element(forward, address) for address in firsts.values()]
     return needs
+
+
+def guest_offload(request: AttachmentRequest) -> Offload | None:
+    """Return the tx checksum offload of the guest's interface, None if neither its policy nor its network names it.
+
+    The tap of an emulated NIC is left alone: the host sends through it without checksums only if the guest's own driver
+    has asked for that.
+    """
+    rule, network, vif = request.rule, request.network, request.vif
+    wanted = rule.tx_checksum if rule is not None else None
+    if wanted is None and network is not None:
+        wanted = network.tx_checksum
+    return Offload(vif.link_name, wanted, vif.id) if wanted is not None else None
 
 
 def guest_mac(request: AttachmentRequest, where: str) -> tuple[str | None, list[str]]:

@@ -100,6 +100,9 @@ class ModeModule(ABC):
         return iter(())
 
 
+_OF_EVERY_MODE = ("tx_checksum",)
+
+
 def keys(*names: str) -> Fields:
-    """Return the fields of these common keys of networks."""
-    return {name: NETWORK_KEYS[name] for name in names}
+    """Return the fields of these common keys of networks, and of those that networks of every mode can have."""
+    return {name: NETWORK_KEYS[name] for name in (*names, *_OF_EVERY_MODE)}

@@ -152,6 +152,7 @@ class NetworkReader:
             nptv6=self.values.get("nptv6"),
             gateway=self.values.get("gateway", "uplink"),
             proxy=self.values.get("proxy", False),
+            tx_checksum=self.values.get("tx_checksum"),
         )
         self.check_subnets(network)
         self.module.check(self, network)

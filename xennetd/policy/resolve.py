@@ -25,6 +25,7 @@ from xennetd.model.text import visible
 from xennetd.model.value import replace
 from xennetd.model.vif import Vif
 from xennetd.policy.addresses import OtherGuests
+from xennetd.policy.guests import guest_offload
 from xennetd.policy.modes import BRIDGE, MODES, AttachmentRequest, ModeModule, by_script, module_of
 from xennetd.policy.network_needs import ruleset, usable
 from xennetd.policy.routed import NO_IPV6
@@ -161,6 +162,9 @@ def _attach(module: ModeModule, request: AttachmentRequest, assignment: Assignme
             "use script=vif-xennetd and a bridge, or let a policy name a network"
         )
     attachment = module.attach(request, assignment)
+    offload = guest_offload(request)
+    if offload is not None:
+        attachment = replace(attachment, needs=(*attachment.needs, offload))
     warnings += _unused_warnings(vif, unused)
     return replace(attachment, warnings=(*attachment.warnings, *warnings)) if warnings else attachment
 
