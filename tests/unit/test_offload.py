@@ -12,10 +12,13 @@ from tests.unit.test_policy_resolve import HOST, VIF, resolve
 from tests.unit.test_rtnl import attribute
 from xennetd.kernel import netlink
 from xennetd.kernel.ethtool import Features, parse_family, parse_features, parse_names, set_features
+from xennetd.model.link_objects import HostLink
 from xennetd.model.marks import offload_of, offload_tag
+from xennetd.model.objects import link_key
 from xennetd.model.offload import Offload
 from xennetd.model.value import replace
 from xennetd.plan.difference import Remove, by_key, difference
+from xennetd.policy.topology_objects import TopologyFacts, topology_objects
 
 NETWORK = "[network.lan]\nmode = 'bridge'\nbridge = 'xenbr1'\n"
 RULE = "[[policy]]\nnetwork = 'lan'\n"
@@ -56,6 +59,7 @@ def test_networks_of_every_mode_can_have_it(mode: str) -> None:
     [
         (NETWORK + "tx_checksum = 'no'", '0.toml:4: network.lan.tx_checksum: not valid, found "no" (allowed: true or '),
         (NETWORK + RULE + "tx_checksum = 0", "0.toml:6: policy[1].tx_checksum: not valid, found 0 (allowed: true or "),
+        ("[nic.eth0]\ntx_checksum = 'no'", '0.toml:2: nic.eth0.tx_checksum: not valid, found "no" (allowed: true or '),
         ("[bridge.b]\ntx_checksum = false", "0.toml:2: bridge.b.tx_checksum: unknown key"),
         ("[[policy]]\ndeny = 'x'\ntx_checksum = false", "0.toml:3: policy[1].tx_checksum: not with deny"),
     ],
@@ -63,6 +67,14 @@ def test_networks_of_every_mode_can_have_it(mode: str) -> None:
 def test_what_is_refused(text: str, said: str) -> None:
     (line,) = lines(text)
     assert line.startswith(said)
+
+
+def test_a_nic_of_the_topology_has_it_under_the_kernels_name() -> None:
+    topology = policy("[nic.lan0]\nmac = '52:54:00:00:00:01'\ntx_checksum = false\n[nic.eth1]\n").topology
+    objects = topology_objects(topology, TopologyFacts(names={"lan0": "enp1s0"}))
+    offload = Offload("enp1s0", False)
+    assert [each for each in objects if not isinstance(each, HostLink)] == [offload]
+    assert offload.requires == {link_key("enp1s0")}
 
 
 def test_the_words_are_those_of_ethtool_also_where_it_is_given_back() -> None:

@@ -61,6 +61,7 @@ SECTIONS: Mapping[str, Fields] = {
         "path": Field(str, 'the name of a bus device, such as "0000:01:00.0"', make=bus_device),
         "mtu": _MTU,
         "vlan_mtu": _MTU,
+        "tx_checksum": replace(_FLAG, make=None),
         "addresses": _LISTED,
     },
     "bond": {

@@ -23,6 +23,7 @@ from xennetd.model.errors import HostError
 from xennetd.model.ip_entry import EntryKind, IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject, Key
+from xennetd.model.offload import Offload
 from xennetd.model.places import STATE
 from xennetd.model.topology import LinkKind, Topology
 
@@ -66,6 +67,7 @@ class _Objects(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     ports: list[tuple[str, str]] = []
     addresses: list[tuple[str, str]] = []
     entries: list[_Entry] = []
+    offloads: list[tuple[str, bool]] = []
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
@@ -198,7 +200,7 @@ def _boot() -> str:
 
 
 def _written(objects: Iterable[HostObject]) -> _Objects:
-    written = _Objects([], [], [], [])
+    written = _Objects([], [], [], [], [])
     for item in objects:
         match item:
             case HostLink():
@@ -219,6 +221,8 @@ def _written(objects: Iterable[HostObject]) -> _Objects:
                 written.ports.append((item.link, item.master))
             case HostAddress():
                 written.addresses.append((item.link, str(item.address)))
+            case Offload():
+                written.offloads.append((item.link, item.tx_checksum))
             case IpEntry():
                 written.entries.append(
                     _Entry(
@@ -258,6 +262,8 @@ def _objects(written: _Objects) -> Iterator[HostObject]:
         yield HostPort(port, master)
     for name, address in written.addresses:
         yield HostAddress(name, ip_interface(address))
+    for name, tx_checksum in written.offloads:
+        yield Offload(name, tx_checksum)
     for entry in written.entries:
         yield IpEntry(
             entry.kind,

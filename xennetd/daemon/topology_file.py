@@ -35,6 +35,7 @@ class LinkEntry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     path: str | None = None
     mtu: int | None = None
     vlan_mtu: int | None = None
+    tx_checksum: bool | None = None
     addresses: tuple[str, ...] | None = None
     adopts: bool = False
 
@@ -130,6 +131,7 @@ def entry_of(link: TopologyLink) -> LinkEntry:
         path=link.path,
         mtu=link.mtu,
         vlan_mtu=link.vlan_mtu,
+        tx_checksum=link.tx_checksum,
         addresses=None if link.addresses is None else tuple(map(str, link.addresses)),
         adopts=link.adopts,
     )
@@ -147,6 +149,7 @@ def link_of(entry: LinkEntry) -> TopologyLink:
         path=entry.path,
         mtu=entry.mtu,
         vlan_mtu=entry.vlan_mtu,
+        tx_checksum=entry.tx_checksum,
         addresses=None if entry.addresses is None else tuple(map(ip_interface, entry.addresses)),
         adopts=entry.adopts,
     )

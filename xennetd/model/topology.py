@@ -31,8 +31,10 @@ class TopologyLink:
     VLAN is on, or by which a VXLAN reaches its peers: without one a route decides. `mac` is the link's MAC; of a NIC it
     is the permanent MAC by which the NIC is found, whatever its name is. `path` is the name of a NIC's bus device
     (`0000:01:00.0`). `mtu` is in bytes. `vlan_mtu` is the largest MTU of VLANs on a NIC that can't take four bytes more
-    than its own. `addresses` are the host's addresses on the link; with an empty tuple the host is silent there. With
-    `adopts` the link takes over what the host has of addresses, routes and rules on the links that it is built on.
+    than its own. `tx_checksum` says whether a NIC computes the checksums of what the host sends
+    (`model.offload.Offload`). `addresses` are the host's addresses on the link; with an empty tuple the host is silent
+    there. With `adopts` the link takes over what the host has of addresses, routes and rules on the links that it is
+    built on.
     """
 
     kind: LinkKind
@@ -44,6 +46,7 @@ class TopologyLink:
     path: str | None = None
     mtu: int | None = None
     vlan_mtu: int | None = None
+    tx_checksum: bool | None = None
     addresses: tuple[IPInterface, ...] | None = None
     adopts: bool = False
 

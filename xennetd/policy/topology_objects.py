@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import VXLAN_PORT
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
+from xennetd.model.offload import Offload
 from xennetd.model.topology import Settings, Topology, TopologyLink
 from xennetd.policy.topology_mtu import oversized, wanted_mtu
 
@@ -42,6 +43,8 @@ def topology_objects(topology: Topology, facts: TopologyFacts) -> tuple[HostObje
     for link in topology:
         objects += [HostPort(_real(name, facts), link.name) for name in link.ports]
         objects += [HostAddress(_real(link.name, facts), address) for address in link.addresses or ()]
+        if link.tx_checksum is not None:
+            objects.append(Offload(_real(link.name, facts), link.tx_checksum))
     return tuple(objects)
 
 

@@ -51,6 +51,7 @@ def read_link(place: Place, kind: str, name: str, table: dict[str, Any], problem
         path=values.get("path"),
         mtu=values.get("mtu"),
         vlan_mtu=values.get("vlan_mtu"),
+        tx_checksum=values.get("tx_checksum"),
         addresses=values.get("addresses") if not adopts else None,
         adopts=adopts,
     )

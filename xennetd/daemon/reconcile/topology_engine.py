@@ -26,6 +26,7 @@ from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.link_settings import BOND_MODES, SETTINGS, VLAN_PROTOCOLS
 from xennetd.model.manager_claim import ManagerClaims
 from xennetd.model.objects import HostAddress, HostObject, Key, link_key
+from xennetd.model.offload import Offload
 from xennetd.model.status import LinkStatus
 from xennetd.model.topology import ON_A_PARENT, Topology
 from xennetd.model.value import replace
@@ -85,10 +86,12 @@ class TopologyEngine:
         self._links = kernel.links
         self._host_links = HostLinks(kernel.links, kernel.ask, kernel.read_link)
         self._entries = IpEntries(kernel.links, kernel.ask, kernel.dump)
+        self._offloads = kernel.offloads
         self._adapters: Mapping[str, Adapter[Any]] = {
             "link": self._host_links,
             "port": HostPorts(kernel.links, kernel.ask),
             "address": HostAddresses(kernel.links, kernel.ask, may_have=lambda _: True),
+            "offload": self._offloads,
             **dict.fromkeys(("ip address", "ip route", "ip rule", "ip neighbour"), self._entries),
         }
 
@@ -163,7 +166,8 @@ class TopologyEngine:
             known: dict[Key, HostObject] = by_key(adopted.former)
             if removes:
                 desired = {**self._given_back(before, desired), **desired}
-                known |= {**by_key(self._host_links.list_owned()), **self._dropped(before, after)}
+                marked: list[HostObject] = [*self._host_links.list_owned(), *self._offloads.of_host()]
+                known |= {**by_key(marked), **self._dropped(before, after)}
             else:
                 desired = self._not_silenced(desired)
             surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
@@ -288,13 +292,16 @@ class TopologyEngine:
                 return item.kind != "nic" and link is not None and link.is_of_topology
             case HostPort() | HostAddress() | IpEntry():
                 return self._adapters[item.key.kind].present(item) == item
+            case Offload():
+                return any(self._offloads.of_host(item.link))
             case _:
                 return False
 
     def capture(self, change: TopologyChange) -> tuple[HostObject, ...]:
         """Return what the host has of all that a change may touch, whole: `restore` makes it so again.
 
-        That is every link that the change names, with its settings, its master, and its entries of the IP layer.
+        That is every link that the change names, with its settings, its master, and its entries of the IP layer. Of
+        offloads it is what xennetd has switched: what it switches from now on is removed again.
         """
         names = {
             name
@@ -304,7 +311,7 @@ class TopologyEngine:
         }
         found: list[HostObject] = []
         for name in sorted(names):
-            found += self._host_links.whole(name)
+            found += (*self._host_links.whole(name), *self._offloads.of_host(name))
         entries = [entry for entry in self._entries.read() if names & set(entry.links)]
         return (*found, *entries)
 
@@ -326,7 +333,7 @@ class TopologyEngine:
         # An address may be in `made` as the configuration's, and in the captured state as the host's.
         kept = {key.name for key in desired if key.kind == "ip address"}
         known = {key: item for key, item in made.items() if key.kind != "address" or key.name not in kept}
-        known |= by_key(self._host_links.list_owned())
+        known |= by_key((*self._host_links.list_owned(), *self._offloads.of_host()))
         self._entries.read()
         surplus = {key: item for key, item in known.items() if key not in desired and self._is_there(item)}
         return TopologyChange(TopologyPlan(), desired, surplus)
@@ -415,6 +422,8 @@ def _renamed(item: HostObject, names: dict[str, str]) -> HostObject:
             return replace(item, name=names.get(item.name, item.name), parent=names.get(item.parent, item.parent))
         case HostPort():
             return HostPort(names.get(item.link, item.link), names.get(item.master, item.master))
+        case Offload():
+            return Offload(names.get(item.link, item.link), item.tx_checksum)
         case IpEntry():
             return item.on(names)
         case _:
@@ -428,7 +437,7 @@ def _names(item: HostObject) -> tuple[str, ...]:
             return (item.name, *((item.parent,) if item.parent else ()))
         case HostPort():
             return (item.link, item.master)
-        case HostAddress():
+        case HostAddress() | Offload():
             return (item.link,)
         case IpEntry():
             return item.links
