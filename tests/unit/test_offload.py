@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from typing import ClassVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +12,11 @@ from hypothesis import strategies as st
 from tests.unit.fuzz.target import recorded
 from tests.unit.test_policy_load import lines, policy
 from tests.unit.test_policy_resolve import HOST, VIF, resolve
-from tests.unit.test_rtnl import attribute
-from xennetd.kernel import netlink
+from tests.unit.test_rtnl import attribute, fed, link_message
+from xennetd.kernel import netlink, offloads
 from xennetd.kernel.ethtool import Features, parse_family, parse_features, parse_names, set_features
+from xennetd.kernel.links import LinkChange
+from xennetd.model.errors import HostError
 from xennetd.model.link_objects import HostLink
 from xennetd.model.marks import offload_of, offload_tag
 from xennetd.model.objects import link_key
@@ -133,3 +138,47 @@ def test_a_request_names_what_is_switched_and_nothing_else() -> None:
         found = {kind: netlink.text_of(message, at, stop) for kind, at, stop in netlink.attributes(message, first, end)}
         values[found[2]] = 3 in found
     assert values == {"tx-checksum-ipv4": False, "tx-checksum-sctp": True}
+
+
+FEATURES = attribute(44, struct.pack("=I", 2))
+"""IFLA_EVENT_FEATURES in IFLA_EVENT."""
+
+
+def test_only_the_features_of_watched_links_are_news() -> None:
+    links = fed(link_message(3, "eth0"), link_message(4, "eth1"))
+    news = link_message(3, "eth0", FEATURES), link_message(4, "eth1", FEATURES)
+    assert links.feed(news) == []
+    links.watch_features(3)
+    eth0 = links.link("eth0")
+    assert links.feed(news) == [LinkChange(eth0, eth0)]
+    assert links.feed([link_message(3, "eth0")]) == []
+    # A later message of the same batch says nothing of features.
+    assert links.feed([news[0], link_message(3, "eth0")]) == [LinkChange(eth0, eth0)]
+    links.watch_features(3, watch=False)
+    assert links.feed(news) == []
+
+
+def test_after_lost_events_watched_links_are_looked_at_again() -> None:
+    dump = link_message(3, "eth0"), link_message(4, "eth1")
+    links = fed(*dump)
+    links.watch_features(3)
+    eth0 = links.link("eth0")
+    assert links.load(dump) == [LinkChange(eth0, eth0)]
+    assert links.load(dump[1:]) == [LinkChange(eth0, None)]
+    links.feed([dump[0]])
+    assert links.load(dump) == [], "another link with the same index is watched"
+
+
+def test_a_kernel_without_ethtool_netlink_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Without:
+        names: ClassVar[dict[str, int]] = {}
+
+    monkeypatch.setattr(offloads, "EthtoolSocket", Without)
+    adapter = offloads.Offloads(fed(link_message(3, "eth0")))
+    nic = Offload("eth0", False)
+    assert adapter.present(nic) is None
+    with pytest.raises(HostError, match="CONFIG_ETHTOOL_NETLINK"):
+        adapter.apply([nic])
+    with pytest.raises(HostError, match='there is no link "eth1"') as missing:
+        adapter.apply([Offload("eth1", False)])
+    assert missing.value.waits_on == {"eth1"}
