@@ -58,6 +58,15 @@ def test_entries_move_to_what_adopts_and_back(before: Topology, after: Topology,
     assert found.refusals == {}
 
 
+def test_another_name_for_the_same_nic_moves_nothing() -> None:
+    after = Topology(
+        (TopologyLink("nic", "uplink", mac="02:00:00:00:00:01"), TopologyLink("bridge", "xenbr0", ("uplink",)))
+    )
+    names = {"uplink": "eth0"}
+    found = adoption(BRIDGE, after, [address("xenbr0"), route("xenbr0")], lambda name: names.get(name, name))
+    assert (found.former, found.moved) == ((), ())
+
+
 def test_a_route_by_a_router_comes_after_the_way_to_the_router_and_all_after_the_ports() -> None:
     entries = [route("eth0"), route("eth0", "192.0.2.0/24", via=False), address("eth0")]
     moved = {entry.identity: entry for entry in adoption(NOTHING, OVER_BOND, entries, str).moved}

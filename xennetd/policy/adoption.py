@@ -98,7 +98,8 @@ def _moves(before: Topology, after: Topology, name_of: Callable[[str], str]) -> 
                 moves[name_of(name)] = name_of(link.name)
     for link in before:
         base, now = before.base(link), after.link(link.name)
-        if link.adopts and base is not None and (now is None or base not in after.below(now)):
+        below = set(map(name_of, after.below(now))) if now is not None else set()
+        if link.adopts and base is not None and name_of(base) not in below:
             moves[name_of(link.name)] = moves.get(name_of(base), name_of(base))
     return moves
 
