@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject, Key
 from xennetd.model.topology import Topology, TopologyLink
@@ -110,6 +111,25 @@ def test_a_port_keeps_its_host_reachable(addresses: tuple[str, ...], refused: bo
     assert bool(plan.refusals) == refused
     assert all("eth0 has " in each and "fe80" not in each for each in plan.refusals.values())
     assert topology_plan(desired, desired, held).refusals == {}, "it is a port already"
+
+
+@pytest.mark.parametrize(("text", "refused"), [("192.0.2.1/24", True), ("2001:db8::1/64", True), ("fe80::1/64", False)])
+def test_an_address_is_not_given_back_to_a_port(text: str, refused: bool) -> None:
+    """A bridge adopted it from eth0, and now another one without addresses is to have eth0."""
+    family = b"\n" if ":" in text else b"\x02"
+    given_back = IpEntry("ip address", text, ("eth0",), family, interface=ip_interface(text))
+    desired = by_key([HostLink("bridge", "other"), HostLink("nic", "eth0"), HostPort("eth0", "other"), given_back])
+    plan = topology_plan(desired, by_key([HostLink("nic", "eth0"), HostPort("eth0", "xenbr0")]), {})
+    assert bool(plan.refusals) == refused
+    for sentence in plan.refusals.values():
+        assert f"eth0 would get {text}, which nobody could reach there, since eth0 is a port of other" in sentence
+    assert topology_plan(desired, by_key([given_back]), {}).refusals == {}, "it is there already"
+
+
+def test_the_configuration_gives_no_address_to_a_port() -> None:
+    given = HostAddress("bond0", ip_interface("192.0.2.1/24"))
+    desired = by_key([HostLink("bond", "bond0"), HostLink("bridge", "xenbr0"), HostPort("bond0", "xenbr0"), given])
+    assert list(topology_plan(desired, {}, {}).refusals) == [given.key]
 
 
 def test_an_address_that_goes_in_the_same_apply_is_no_reason_to_refuse() -> None:

@@ -1,6 +1,7 @@
 """What an apply of the host's topology would do, and why it must not be done. Pure.
 
-Rule 1: a link with addresses that its new bridge or bond would cut off is made no port. Nobody is locked out.
+Rule 1: a link with addresses that its new bridge or bond would cut off is made no port, and no address is put on a
+port. Nobody is locked out.
 Rule 2: a link of another kind, or a VLAN that xennetd did not make, is never replaced.
 """
 
@@ -13,7 +14,7 @@ from xennetd.model.ip import IPAddress, IPInterface
 from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject, Key
-from xennetd.plan.difference import Change, HostStep, Remove, difference
+from xennetd.plan.difference import Change, HostStep, Make, Remove, difference
 
 _ADDRESSES = ("address", "ip address")
 """The kinds of keys of an address: one that the configuration gives to a link, and one that another link adopts."""
@@ -50,6 +51,7 @@ def topology_plan(
     removed = {str(step.object.key) for step in steps if isinstance(step, Remove)}
     refusals = {
         **_cut_off(steps, removed, addresses),
+        **_misplaced(steps, desired),
         **_taken(steps, addresses, known),
         **_lost(steps, removed, addresses),
         **_replaced(steps),
@@ -97,6 +99,31 @@ def _cut_off(
                 f'{port.master}: set addresses = "adopt" where they are to be, or take them off {port.link}'
             )
     return refusals
+
+
+def _misplaced(steps: Collection[HostStep], desired: Mapping[Key, HostObject]) -> dict[Key, str]:
+    """Return why addresses are not put on ports, be they the configuration's or what another link had adopted."""
+    ports = {item.link: item.master for item in desired.values() if isinstance(item, HostPort)}
+    refusals = {}
+    for step in steps:
+        address = step.object
+        link = _holder(address)
+        if isinstance(step, Make) and link in ports:
+            what = address.key.name.removesuffix(f" on {link}")
+            refusals[address.key] = (
+                f"{link} would get {what}, which nobody could reach there, since {link} is a port of {ports[link]}: "
+                f'set addresses = "adopt" where {what} is to be, or take {what} away first'
+            )
+    return refusals
+
+
+def _holder(item: HostObject) -> str | None:
+    """Return the link of an address other than a link-local one, None for another object."""
+    if isinstance(item, HostAddress):
+        return None if item.address.is_link_local else item.link
+    if isinstance(item, IpEntry) and item.interface is not None and not item.interface.is_link_local:
+        return item.links[0]
+    return None
 
 
 def _taken(
