@@ -11,7 +11,7 @@ from xennetd.model.link import IFF_LOWER_UP, Link
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress
 from xennetd.model.topology import Topology, TopologyLink
-from xennetd.policy.bond_ports import failed_ports
+from xennetd.policy.bond_ports import BondPort, failed_ports
 from xennetd.policy.check import Note, check
 from xennetd.policy.host_notes import HostNotes
 from xennetd.policy.topology_objects import TopologyFacts, derived_mac, oversized_links, topology_objects
@@ -357,7 +357,7 @@ def test_a_port_without_a_carrier_is_named_with_what_is_left() -> None:
             "o": Link(1, "o"),
             **{f"eth{i}": Link(2 + i, f"eth{i}", master=1, flags=each) for i, each in enumerate(flags)},
         }
-        return list(failed_ports(bond, links.get, str, lambda _: lacp).values())
+        return list(failed_ports(bond, links.get, str, lambda _: BondPort(0, lacp)).values())
 
     assert found(IFF_LOWER_UP, IFF_LOWER_UP) == []
     assert found(IFF_LOWER_UP, 0) == ["eth1, a port of o, has no carrier: it lives on 1 other"]
@@ -365,3 +365,17 @@ def test_a_port_without_a_carrier_is_named_with_what_is_left() -> None:
     (alone,) = found(IFF_LOWER_UP, lacp=(0x4D, 0))
     assert alone.startswith("eth0, a port of o, has no LACP partner (")
     assert found(0, 0) == [f"eth{i}, a port of o, has no carrier: it has no other" for i in (0, 1)]
+
+
+def test_a_port_that_hears_nothing_is_named_where_the_bond_watches_by_arp() -> None:
+    """It has its carrier: the path fails beyond the switch."""
+    links = {"o": Link(1, "o"), **{f"eth{i}": Link(2 + i, f"eth{i}", master=1, flags=IFF_LOWER_UP) for i in (0, 1)}}
+    text = "[bond.o]\nmode = 'active-backup'\nports = ['eth0', 'eth1']\n"
+
+    def found(settings: str) -> list[str]:
+        bond = policy(text + settings).topology
+        return list(failed_ports(bond, links.get, str, lambda link: BondPort(2 if link.name == "eth1" else 0)).values())
+
+    sentence = "eth1, a port of o, hears nothing from the addresses of arp_ip_target: it lives on 1 other"
+    assert found("arp_interval = 100\narp_ip_target = ['192.0.2.1']") == [sentence]
+    assert found("miimon = 100") == [], "the carrier is back, and the bond has not looked yet"

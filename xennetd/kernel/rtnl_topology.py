@@ -26,6 +26,7 @@ from xennetd.kernel.netlink import (
 from xennetd.kernel.rtnl import RTM_NEWLINK
 from xennetd.model.link_settings import SETTINGS, Setting
 from xennetd.model.topology import SettingValue
+from xennetd.policy.bond_ports import BondPort
 
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
@@ -40,6 +41,7 @@ _IFLA_INFO_DATA = 2
 _IFLA_INFO_SLAVE_KIND = 4
 _IFLA_INFO_SLAVE_DATA = 5
 _IFLA_VXLAN_LINK = 3
+_MII_STATUS = 2
 _AD_ACTOR_STATE = 7
 _AD_PARTNER_STATE = 8
 _U16 = struct.Struct("=H")
@@ -52,8 +54,8 @@ class LinkDetails(Struct, frozen=True):
     """What `model.link.Link` lacks of a link.
 
     `parent` is the index of the link that it is on, 0 for none. `settings` has the values of the link's kind; a link is
-    its index there. `permanent_mac` is empty for a link without hardware, `bus_device` for one without a bus. `lacp` is
-    the pair of port states of a bond's port in mode 802.3ad: its own, and its partner's (IEEE 802.1AX, 6.4.2.3).
+    its index there. `permanent_mac` is empty for a link without hardware, `bus_device` for one without a bus.
+    `bond_port` is None for a link that is no port of a bond.
     """
 
     kind: str = ""
@@ -61,7 +63,7 @@ class LinkDetails(Struct, frozen=True):
     settings: Mapping[str, SettingValue] = {}
     permanent_mac: str = ""
     bus_device: str = ""
-    lacp: tuple[int, int] | None = None
+    bond_port: BondPort | None = None
 
 
 def parse_details(data: bytes, message: Header) -> LinkDetails:
@@ -78,7 +80,7 @@ def parse_details(data: bytes, message: Header) -> LinkDetails:
             settings=settings,
             permanent_mac=data[slice(*permanent)].hex(":"),
             bus_device=text_of(data, *found.get(_IFLA_PARENT_DEV_NAME, (0, 0))),
-            lacp=_parse_lacp(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else None,
+            bond_port=_parse_bond_port(data, *found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else None,
         )
     except (struct.error, ValueError, IndexError) as error:
         raise NetlinkFormatError(str(error)) from None
@@ -104,15 +106,18 @@ def _parse_info(data: bytes, offset: int, end: int) -> tuple[str, dict[str, Sett
     return kind, settings, parent
 
 
-def _parse_lacp(data: bytes, offset: int, end: int) -> tuple[int, int] | None:
-    """Return the port states, None for a link that is no port of a bond in mode 802.3ad."""
+def _parse_bond_port(data: bytes, offset: int, end: int) -> BondPort | None:
+    """Return what there is about a bond's port, None for a link that is none."""
     slave = {kind: (at, stop) for kind, at, stop in attributes(data, offset, end)}
     if text_of(data, *slave.get(_IFLA_INFO_SLAVE_KIND, (0, 0))) != "bond" or _IFLA_INFO_SLAVE_DATA not in slave:
         return None
     found = {kind: at for kind, at, _ in attributes(data, *slave[_IFLA_INFO_SLAVE_DATA])}
-    if _AD_ACTOR_STATE not in found or _AD_PARTNER_STATE not in found:
+    if _MII_STATUS not in found:
         return None
-    return data[found[_AD_ACTOR_STATE]], int(_U16.unpack_from(data, found[_AD_PARTNER_STATE])[0])
+    lacp = None
+    if _AD_ACTOR_STATE in found and _AD_PARTNER_STATE in found:
+        lacp = data[found[_AD_ACTOR_STATE]], int(_U16.unpack_from(data, found[_AD_PARTNER_STATE])[0])
+    return BondPort(data[found[_MII_STATUS]], lacp)
 
 
 def _parse_setting(data: bytes, at: int, stop: int, setting: Setting) -> SettingValue:

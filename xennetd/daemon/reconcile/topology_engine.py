@@ -33,7 +33,7 @@ from xennetd.model.value import replace
 from xennetd.plan.difference import HostStep, Remove, by_key, difference
 from xennetd.plan.topology_plan import TopologyPlan, interrupted, topology_plan
 from xennetd.policy.adoption import Adoption, adoption
-from xennetd.policy.bond_ports import failed_ports
+from xennetd.policy.bond_ports import BondPort, failed_ports
 from xennetd.policy.topology_objects import TopologyFacts, oversized_links, topology_objects
 from xennetd.render.topology_toml import topology_toml
 
@@ -149,11 +149,11 @@ class TopologyEngine:
             return {}
         names = self._host_links.find_nics(topology)
 
-        def lacp_of(port: Link) -> tuple[int, int] | None:
-            details = self._host_links.details(port.index)
-            return details.lacp if details is not None else None
+        def port_of(link: Link) -> BondPort | None:
+            details = self._host_links.details(link.index)
+            return details.bond_port if details is not None else None
 
-        return failed_ports(topology, self._links.link, lambda name: names.get(name, name), lacp_of)
+        return failed_ports(topology, self._links.link, lambda name: names.get(name, name), port_of)
 
     def change(self, before: Topology, after: Topology, *, removes: bool = True) -> TopologyChange:
         """Return what leads from the host as it is to the topology `after`, where `before` is in force.
