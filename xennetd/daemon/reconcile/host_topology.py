@@ -25,6 +25,7 @@ from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.pace import Pace
 from xennetd.daemon.reconcile.roll_back import restore, roll_back
 from xennetd.daemon.reconcile.topology_engine import Brought, TopologyChange, TopologyEngine
+from xennetd.daemon.reconcile.topology_view import TopologyView
 from xennetd.daemon.topology_file import TopologyFile
 from xennetd.kernel.kernel import Kernel
 from xennetd.kernel.links import LinkChange, is_guest_port
@@ -70,6 +71,7 @@ class HostTopology:
         self._file = TopologyFile()
         self._checkpoint_file = CheckpointFile()
         self._engine = TopologyEngine(kernel)
+        self._view = TopologyView(kernel)
         self._confirmed: Topology | None = None
         self._pending: Checkpoint | None = None
         self._unreadable = ""
@@ -167,11 +169,11 @@ class HostTopology:
 
     def as_configured(self, claims: ManagerClaims) -> str:
         """Return the configuration that says what the host's own links are already, and what others claim of them."""
-        return self._engine.as_configured(claims)
+        return self._view.as_configured(claims)
 
     def picture(self) -> Iterator[LinkStatus]:
         """Yield the host's own links, for the picture of the topology."""
-        return self._engine.picture()
+        return self._view.picture()
 
     async def plan(self, wanted: Topology) -> tuple[TopologyPlan, PlannedLinks]:
         """Return what an apply of this topology would do now, and the links that the host would have then."""
@@ -284,7 +286,7 @@ class HostTopology:
 
     def _watch_bonds(self) -> None:
         """Record which ports of bonds have lost their carrier, and which have it again."""
-        before, self._ports_down = self._ports_down, self._engine.failed_ports(self._topology)
+        before, self._ports_down = self._ports_down, self._view.failed_ports(self._topology)
         for key, sentence in self._ports_down.items():
             if key not in before:
                 self._audit.record(Event(EventKind.WARNING, sentence))
