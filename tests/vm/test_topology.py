@@ -109,6 +109,28 @@ def test_guests_are_in_vlans_on_a_bond_and_survive_the_loss_of_a_leg(
     assert any(problem in entry["MESSAGE"] for entry in journal.entries())
 
 
+def test_the_picture_has_the_speed_of_a_bond(host: Machine, service: None) -> None:
+    beyond = host.guest("switch")
+    host.run("ip", "link", "add", "bond0", "type", "bond", "mode", "active-backup", "miimon", "50")
+    for leg in ("leg0", "leg1"):
+        host.rtnl.add_veth(leg, leg, beyond.fd)
+        beyond.rtnl.set(leg, up=True)
+        host.run("ip", "link", "set", leg, "master", "bond0")
+    host.run("ip", "link", "set", "bond0", "up")
+
+    def speeds() -> dict[str, int | None]:
+        links = json.loads(run("xennetctl", "topology", "--format", "json").stdout)
+        return {link["name"]: link["speed"] for link in links if link["name"] in {"bond0", "leg0", "leg1"}}
+
+    until(lambda: speeds() == {"leg0": 10_000, "leg1": 10_000, "bond0": 10_000})
+    beyond.rtnl.set("leg0", up=False)
+    until(lambda: speeds() == {"leg0": None, "leg1": 10_000, "bond0": 10_000})
+    beyond.rtnl.set("leg1", up=False)
+    until(lambda: speeds() == {"leg0": None, "leg1": None, "bond0": None})
+    for name in ("bond0", "leg0", "leg1"):
+        host.run("ip", "link", "delete", name)
+
+
 def test_the_second_leg_and_another_mode_come_in_place(host: Machine, wire: NetNs) -> None:
     one_leg = VLANS_ON_A_BOND.replace(', "leg1"', "")
     apply(one_leg)
