@@ -2,7 +2,8 @@
 
 A lane's conftest.py passes its hooks on to a `Lane`. The tests are collected here, so -k, -x, node ids and --junitxml
 work as ever; at the first one the machine boots and gets tests/, and one pytest in it runs all that were selected, in
-their order (reporter.py sends what it says of each). Nothing of a test's fixtures runs here.
+their order (reporter.py sends what it says of each). Nothing of a test's fixtures runs here. XENNETD_SEED of the
+environment is there in the machine, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
@@ -154,7 +156,8 @@ class Lane:
         """Start pytest in the machine; yield its lines as they come."""
         assert self._channel is not None
         python = "/usr/lib/xennetd/bin/python3 -m pytest -p tests.image.reporter -p no:cacheprovider --color=no"
-        command = f'cd {_HOME} && XENNETD_INSIDE=1 exec {python} "$@"'
+        seed = shlex.quote(os.environ.get("XENNETD_SEED", ""))
+        command = f'cd {_HOME} && XENNETD_INSIDE=1 XENNETD_SEED={seed} exec {python} "$@"'
         rest = ""
         chosen = ("-m", "long or not long", *nodeids)  # The marks have been heeded here.
         for part in self._channel.follow("sh", "-c", command, "sh", *chosen, timeout=_SILENCE):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.bed.guest import Guest
 from tests.bed.netns import NetNs
 from tests.bed.toolstack import VifSpec
 from tests.vm.machine import CONFIGURATION, UNIT, Journal, Machine, do, run, until
+from xennetd.cli.connection import RELOAD_TIMEOUT, call
 
 MakeGuest = Callable[..., Guest]
 
@@ -61,8 +62,14 @@ def wire(host: Machine, service: None) -> Iterator[NetNs]:
     assert set(host.links()) == before, set(host.links()) ^ before
 
 
+def ask(method: str) -> dict[str, Any]:
+    """What `xennetctl plan` and `apply` ask the daemon. The start of a Python program takes seconds in the machine."""
+    answer: dict[str, Any] = call("/run/xennetd/control", method, RELOAD_TIMEOUT)["plan"]
+    return answer
+
+
 def plan() -> list[str]:
-    answer = json.loads(run("xennetctl", "plan", "--json").stdout)
+    answer = ask("Plan")
     assert answer["problems"] == []
     steps: list[str] = answer["steps"]
     return steps
@@ -71,7 +78,7 @@ def plan() -> list[str]:
 def apply(text: str) -> list[str]:
     """Put the topology of a configuration into force. Afterwards there is nothing left to do."""
     FILE.write_text(text)
-    answer = json.loads(run("xennetctl", "apply", "--json").stdout)
+    answer = ask("Apply")
     assert answer["problems"] == [], answer
     assert plan() == []
     steps: list[str] = answer["steps"]
@@ -119,7 +126,7 @@ def test_the_picture_has_the_speed_of_a_bond(host: Machine, service: None) -> No
     host.run("ip", "link", "set", "bond0", "up")
 
     def speeds() -> dict[str, int | None]:
-        links = json.loads(run("xennetctl", "topology", "--format", "json").stdout)
+        links = call("/run/xennetd/control", "Topology")["links"]
         return {link["name"]: link["speed"] for link in links if link["name"] in {"bond0", "leg0", "leg1"}}
 
     until(lambda: speeds() == {"leg0": 10_000, "leg1": 10_000, "bond0": 10_000})
