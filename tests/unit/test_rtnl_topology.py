@@ -14,6 +14,7 @@ from tests.unit.test_rtnl import attribute
 from xennetd.kernel import netlink
 from xennetd.kernel.rtnl_topology import LinkDetails, add_link, change_settings, parse_details
 from xennetd.model.link_settings import SETTINGS
+from xennetd.policy.bond_ports import BondPort
 
 PREFIXES = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_", "vxlan": "IFLA_VXLAN_"}
 LARGEST = {"u8": 0xFF, "u16": 0xFFFF, "u32": 0xFFFFFFFF, "be16": 0xFFFF, "link": 0x7FFFFFFF}
@@ -101,3 +102,15 @@ def test_hardware_is_read_from_what_pyroute2_writes() -> None:
     (header,) = netlink.headers(data)
     details = parse_details(data, header)
     assert (details.permanent_mac, details.bus_device, details.kind) == ("52:54:00:00:00:01", "0000:01:00.0", "")
+
+
+def test_a_port_of_a_bond_is_read_from_what_pyroute2_writes() -> None:
+    message = ifinfmsg()
+    message["index"] = 7
+    states = [("IFLA_BOND_SLAVE_MII_STATUS", 2), ("IFLA_BOND_SLAVE_PERM_HWADDR", "02:00:00:00:00:01")]
+    info = [("IFLA_INFO_SLAVE_KIND", "bond"), ("IFLA_INFO_SLAVE_DATA", {"attrs": states})]
+    message["attrs"] = [("IFLA_IFNAME", "eth0"), ("IFLA_LINKINFO", {"attrs": info})]
+    message["header"]["type"] = 16
+    message.encode()
+    (header,) = netlink.headers(bytes(message.data))
+    assert parse_details(bytes(message.data), header).bond_port == BondPort(2, None, "02:00:00:00:00:01")

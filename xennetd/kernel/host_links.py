@@ -51,7 +51,8 @@ def details_in(answer: Iterable[bytes]) -> LinkDetails | None:
 def find_nics(topology: Topology, links: Links, read: Read) -> dict[str, str]:
     """Return the names of the NICs that a topology finds by MAC or bus device, by their names in the topology.
 
-    A NIC's MAC is its permanent one, where it has one: a bond gives all its ports one MAC.
+    A bond gives all its ports one MAC. So a NIC's MAC is its permanent one or, where it has none, the one that it had
+    before it became a bond's port.
     """
     sought = [link for link in topology if link.kind == "nic" and (link.mac or link.path)]
     names: dict[str, str] = {}
@@ -61,7 +62,8 @@ def find_nics(topology: Topology, links: Links, read: Read) -> dict[str, str]:
         details = details_in(read(link.index))
         if details is None:
             continue
-        mac = details.permanent_mac or link.address
+        port = details.bond_port
+        mac = details.permanent_mac or (port.own_mac if port is not None else "") or link.address
         for nic in sought:
             if mac == nic.mac or (details.bus_device and details.bus_device == nic.path):
                 names.setdefault(nic.name, link.name)

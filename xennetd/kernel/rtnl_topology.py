@@ -42,6 +42,7 @@ _IFLA_INFO_SLAVE_KIND = 4
 _IFLA_INFO_SLAVE_DATA = 5
 _IFLA_VXLAN_LINK = 3
 _MII_STATUS = 2
+_SLAVE_PERM_HWADDR = 4
 _AD_ACTOR_STATE = 7
 _AD_PARTNER_STATE = 8
 _U16 = struct.Struct("=H")
@@ -111,13 +112,14 @@ def _parse_bond_port(data: bytes, offset: int, end: int) -> BondPort | None:
     slave = {kind: (at, stop) for kind, at, stop in attributes(data, offset, end)}
     if text_of(data, *slave.get(_IFLA_INFO_SLAVE_KIND, (0, 0))) != "bond" or _IFLA_INFO_SLAVE_DATA not in slave:
         return None
-    found = {kind: at for kind, at, _ in attributes(data, *slave[_IFLA_INFO_SLAVE_DATA])}
+    found = {kind: (at, stop) for kind, at, stop in attributes(data, *slave[_IFLA_INFO_SLAVE_DATA])}
     if _MII_STATUS not in found:
         return None
     lacp = None
     if _AD_ACTOR_STATE in found and _AD_PARTNER_STATE in found:
-        lacp = data[found[_AD_ACTOR_STATE]], int(_U16.unpack_from(data, found[_AD_PARTNER_STATE])[0])
-    return BondPort(data[found[_MII_STATUS]], lacp)
+        lacp = data[found[_AD_ACTOR_STATE][0]], int(_U16.unpack_from(data, found[_AD_PARTNER_STATE][0])[0])
+    own_mac = data[slice(*found.get(_SLAVE_PERM_HWADDR, (0, 0)))].hex(":")
+    return BondPort(data[found[_MII_STATUS][0]], lacp, own_mac)
 
 
 def _parse_setting(data: bytes, at: int, stop: int, setting: Setting) -> SettingValue:

@@ -14,11 +14,13 @@ class BondPort(Struct, frozen=True):
     """What the kernel says of a bond's port.
 
     `status` is the state of the link as the bond's monitor sees it (BOND_LINK_UP and so on, linux/if_bonding.h). `lacp`
-    is the pair of port states in mode 802.3ad: its own, and its partner's (IEEE 802.1AX, 6.4.2.3).
+    is the pair of port states in mode 802.3ad: its own, and its partner's (IEEE 802.1AX, 6.4.2.3). `own_mac` is the MAC
+    that the port had before the bond gave it another one.
     """
 
     status: int
     lacp: tuple[int, int] | None = None
+    own_mac: str = ""
 
 
 PortOf = Callable[[Link], BondPort | None]
