@@ -138,7 +138,11 @@ class AnyTopology:
     def _ports_with_addresses(self) -> list[str]:
         shown = json.loads(self._host.run("ip", "-json", "address", "show", "scope", "global").stdout)
         ports = {name for name, link in self._host.links().items() if "master" in link}
-        return [f"{link['ifname']} {link['addr_info']}" for link in shown if link.get("ifname") in ports]
+        return [
+            f"{link['ifname']} {link['addr_info']}"
+            for link in shown
+            if link.get("addr_info") and link["ifname"] in ports
+        ]
 
     def goes_back_to(self, before: Dump) -> None:
         """Without a topology the host is as it was before the first."""
