@@ -251,6 +251,34 @@ def test_an_address_with_a_session_on_it_goes_only_with_a_confirmation(
     assert "xenbr1" not in host.links()
 
 
+def test_a_bridge_with_a_session_on_it_loses_its_port_only_with_a_confirmation(
+    host: Host, router: NetNs, daemon: MakeDaemon
+) -> None:
+    bridge = '[bridge.xenbr1]\nports = ["eth1"]\naddresses = ["192.0.5.1/24"]\n'
+    beyond = host.guest("beyond")
+    host.rtnl.add_veth("eth1", "eth0", beyond.fd)
+    beyond.rtnl.set("eth0", up=True)
+    beyond.rtnl.add_address("eth0", "192.0.5.2/24")
+    xennetd = daemon(STAND_IN + bridge)
+    apply(xennetd)
+    eventually(lambda: host.ping("192.0.5.2"))
+    server = socket.create_server(("192.0.5.1", 2222))
+    with beyond:
+        client = socket.create_connection(("192.0.5.1", 2222), timeout=10)
+    connection, _ = server.accept()
+    xennetd.configure(STAND_IN + bridge.replace('"eth1"', ""))
+    code, _, (caution,) = plan(xennetd)
+    assert (code, caution.partition(":")[0]) == (
+        1,
+        "192.0.5.1 loses a link that it is reached by, and with it 1 connection to this host",
+    )
+    assert xennetd.ctl("apply").returncode == 1
+    assert host.links()["eth1"]["master"] == "xenbr1"
+    for each in (server, client, connection):
+        each.close()
+    eventually(lambda: plan(xennetd)[0] == 0)
+
+
 def test_an_apply_that_would_lose_something_takes_everything_back(
     host: Host, router: NetNs, daemon: MakeDaemon
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_guests_change_waits_for_a_host_object_that_is_not_applied(guests: Dae
 
 
 def test_a_reload_applies_the_hosts_links_too_where_the_configuration_says_so(guests: Daemon, host: Host) -> None:
+    """What it applies is what has changed in the files; all else is for `xennetctl apply`."""
     on_reload = STAND_IN.replace("[daemon]", '[daemon]\napply = "on-reload"')
     guests.configure(on_reload + LAB + rule("web", 'network = "lab"'))
     assert guests.ctl("reload").returncode == 0
@@ -112,3 +113,20 @@ def test_a_reload_applies_the_hosts_links_too_where_the_configuration_says_so(gu
     assert WAITS in problems
     assert any('"lab" can\'t go while guests are on it' in problem for problem in problems)
     assert host.link("lab") is not None
+
+
+def test_neither_a_confirmation_nor_a_reload_applies_what_nobody_confirmed(guests: Daemon, host: Host) -> None:
+    on_reload = STAND_IN.replace("[daemon]", '[daemon]\napply = "on-reload"')
+    guests.configure(on_reload)
+    assert guests.ctl("reload").returncode == 0
+    guests.configure(on_reload + "[bridge.one]\n")
+    assert guests.ctl("apply", "--confirm", "30").returncode == 0
+    guests.configure(on_reload + "[bridge.two]\n")
+    assert guests.ctl("confirm").returncode == 0
+    assert (host.link("one") is not None, host.link("two")) == (True, None)
+    guests.configure(on_reload + "[bridge.one]\n[bridge.three]\n")
+    assert guests.ctl("apply", "--confirm", "10").returncode == 0
+    eventually(lambda: host.link("three") is None, timeout=15)
+    guests.ctl("reload")
+    assert host.link("three") is None, "it was rolled back"
+    assert WAITS in status(guests)["problems"]

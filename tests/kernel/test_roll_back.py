@@ -277,6 +277,53 @@ def test_a_nic_that_comes_back_after_the_roll_back_gets_everything_back(
     eventually(lambda: not any(each.startswith(lost) for each in status(xennetd)["problems"]))
 
 
+def test_what_was_given_back_once_is_the_administrators(host: Host, router: NetNs, daemon: MakeDaemon) -> None:
+    """eth1 never comes back, and what is owed to it holds nothing else."""
+    host.rtnl.add_veth("eth1", "eth0", host.guest("other").fd)
+    host.run("ip", "address", "add", "192.0.9.1/24", "dev", "eth1")
+    xennetd = daemon(ADOPTS.replace('"eth0"', '"eth0", "eth1"'))
+    unconfirmed(xennetd)
+    for nic in ("eth0", "eth1"):
+        host.run("ip", "link", "delete", nic)
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 5)
+    host.rtnl.add_veth("eth0", "eth0", router.fd)
+    router.rtnl.set("eth0", up=True)
+    eventually(lambda: "192.0.2.7/24" in host.addresses("eth0"))
+    eventually(lambda: host.links()["eth0"]["flags"].count("UP"))
+    time.sleep(2)
+    host.run("ip", "address", "delete", "192.0.2.7/24", "dev", "eth0")
+    host.run("ip", "link", "set", "eth0", "mtu", "1400")
+    time.sleep(3)
+    assert ("192.0.2.7/24" in host.addresses("eth0"), host.links()["eth0"]["mtu"]) == (False, 1400)
+    assert any("eth1" in each for each in status(xennetd)["problems"])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_daemon_that_wakes_in_the_roll_back_of_the_other_process_makes_nothing_again(
+    bed: Bed, host: Host, router: NetNs, guest: MakeGuest, daemon: MakeDaemon, restarted: bool,
+    rollback: Callable[[], subprocess.Popen[str]],
+) -> None:  # fmt: skip
+    """A guest keeps the bridge, and so the other process tries twice more and takes two seconds."""
+    before = state(host, "eth0")
+    xennetd = daemon(ADOPTS)
+    unconfirmed(xennetd)
+    guest("web", VifSpec(bridge="xenbr0")).connect()
+    xennetd.signal(signal.SIGSTOP)
+    process = rollback()
+    eventually(lambda: host.links()["eth0"].get("master") is None, timeout=SECONDS + 10)
+    if restarted:
+        xennetd.kill9()
+        xennetd.start()
+    else:
+        xennetd.signal(signal.SIGCONT)
+    while process.poll() is None:
+        assert host.links()["eth0"].get("master") is None
+        time.sleep(0.02)
+    time.sleep(2)
+    assert (state(host, "eth0"), CHECKPOINT.exists()) == (before, False)
+    assert host.ping("192.0.2.1")
+
+
 def test_a_bridge_with_a_guest_on_it_goes_when_the_guest_has_gone(
     bed: Bed, host: Host, guest: MakeGuest, daemon: MakeDaemon
 ) -> None:

@@ -12,8 +12,9 @@ from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
 from xennetd.model.objects import HostAddress, HostObject, Key
 from xennetd.model.topology import Topology, TopologyLink
+from xennetd.model.value import replace
 from xennetd.plan.difference import Change, Make, Remove, by_key
-from xennetd.plan.topology_plan import interrupted, topology_plan
+from xennetd.plan.topology_plan import TopologyPlan, interrupted, topology_plan
 from xennetd.policy.topology_objects import TopologyFacts, topology_objects
 
 NICS = ("eth0", "eth1", "eth2")
@@ -148,9 +149,42 @@ def test_the_addresses_that_go_with_an_apply() -> None:
     assert topology_plan({}, bridge, held).gone == {ip_address("192.0.2.1"), ip_address("192.0.2.7")}
     assert topology_plan(by_key([new]), bridge, held).gone == {ip_address("192.0.2.7")}
     assert topology_plan(bridge, bridge, held).gone == frozenset()
-    one, two = interrupted({ip_address("192.0.2.7"): 2, ip_address("192.0.2.1"): 1})
+    one, two = interrupted(
+        TopologyPlan(gone=frozenset({ip_address("192.0.2.7"), ip_address("192.0.2.1")})),
+        {ip_address("192.0.2.7"): 2, ip_address("192.0.2.1"): 1},
+    )
     assert one.startswith("192.0.2.1 goes, and with it 1 connection to this host: ")
     assert two.startswith("192.0.2.7 goes, and with it 2 connections to this host: ")
+
+
+def test_addresses_are_shaken_where_their_link_loses_what_it_is_reached_by() -> None:
+    host = ip_interface("192.0.2.7/24")
+    bond: list[HostObject] = [HostLink("bond", "bond0"), HostPort("eth0", "bond0"), HostPort("eth1", "bond0")]
+    vlan = HostLink("vlan", "bond0.5", parent="bond0", settings=(("id", 5),))
+    bridge: list[HostObject] = [HostLink("bridge", "xenbr0"), HostPort("bond0.5", "xenbr0")]
+    observed = by_key([*bond, vlan, *bridge])
+    held = {"xenbr0": [host]}
+
+    def shaken(*desired: HostObject) -> bool:
+        return topology_plan(by_key(desired), observed, held).shaken == {host.ip}
+
+    assert not shaken(*bond, vlan, *bridge)
+    assert not shaken(*bond[:2], vlan, *bridge), "the bond keeps a port"
+    assert shaken(bond[0], vlan, *bridge), "it keeps none"
+    assert shaken(*bond, vlan, bridge[0])
+    assert shaken(*bond, replace(vlan, settings=(("id", 6),)), *bridge), "the VLAN is made anew"
+    moved = HostAddress("eth9", host)
+    old = by_key([HostAddress("xenbr0", host)])
+    assert topology_plan(by_key([bridge[0], moved]), {**observed, **old}, held).shaken == frozenset(), "it moves"
+
+
+def test_an_address_by_hand_keeps_a_link_from_being_made_anew() -> None:
+    before = HostLink("vxlan", "v", settings=(("id", 5),))
+    after, given = replace(before, settings=(("id", 6),)), HostAddress("v", ip_interface("192.0.2.7/24"))
+    held = {"v": [given.address]}
+    (refusal,) = topology_plan(by_key([after]), by_key([before]), held).refusals.values()
+    assert refusal == "v has 192.0.2.7/24, which would be lost, since the link is made anew: take them off v first"
+    assert topology_plan(by_key([after, given]), by_key([before, given]), held).refusals == {}
 
 
 def test_another_kind_of_link_is_not_replaced() -> None:

@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import chain
+from typing import Protocol
 
 from xennetd import __version__
 from xennetd.config.problem import printable
 from xennetd.daemon.aside import aside
 from xennetd.daemon.check_process import Checked, check_apart
 from xennetd.daemon.host_checks import curable
-from xennetd.daemon.loading import Loaded
+from xennetd.daemon.loading import Loaded, unchangeable
 from xennetd.daemon.managers import read_claims
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
@@ -38,6 +39,14 @@ from xennetd.model.vif import VifId
 from xennetd.nft.table import NftTable
 from xennetd.policy.check import Notes, errors_of, lacking, remarks_of, unprotected
 from xennetd.xenstore.directory import Directory
+
+
+class Reload(Protocol):
+    """`supervisor.Supervisor.reload`."""
+
+    def __call__(self, *, applies: bool = True) -> Awaitable[list[str]]:
+        """Read the configuration again, put it into force, and return its problems."""
+        ...
 
 
 class Answers:
@@ -67,7 +76,7 @@ class Answers:
         *,
         config: str | None,
         load: Callable[[], Awaitable[Loaded]],
-        reload: Callable[[], Awaitable[list[str]]],
+        reload: Reload,
         ready: Callable[[], bool],
     ) -> None:
         self._in_force = in_force
@@ -305,7 +314,7 @@ class Answers:
         return Planned([], await self._guests_follow())
 
     async def _guests_follow(self) -> list[str]:
-        return [f"the guests keep the old policy: {problem}" for problem in await self._reload()]
+        return [f"the guests keep the old policy: {problem}" for problem in await self._reload(applies=False)]
 
     async def _wanted(self) -> Policy | Planned:
         """Return the policy of the files or, with problems in them, the refusal of an apply."""
@@ -313,6 +322,8 @@ class Answers:
         loaded = await self._load()
         if loaded.policy is None or problems or loaded.problems:
             return Planned([], list(problems or loaded.problems), refused=True)
+        if fixed := unchangeable(self._in_force.policy, loaded.policy):
+            return Planned([], fixed, refused=True)
         return loaded.policy
 
     async def check(self) -> Checked:

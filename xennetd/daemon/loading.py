@@ -40,6 +40,12 @@ def load_files(config: str | None, links: Collection[Link], *, observe: bool) ->
     return Loaded(policy, notes, tuple(files.placed(errors_of(notes))))
 
 
+def unchangeable(before: Policy, after: Policy) -> list[str]:
+    """Return a sentence for each setting that differs and that a running daemon can't change."""
+    names = (name for name in ("control", "stand_in") if getattr(before.daemon, name) != getattr(after.daemon, name))
+    return [f"daemon.{name} can't change while the daemon runs: restart it" for name in names]
+
+
 def observing(policy: Policy) -> Policy:
     """Return `policy` in observe mode."""
     return replace(policy, daemon=replace(policy.daemon, mode="observe"))

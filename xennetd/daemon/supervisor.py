@@ -23,7 +23,7 @@ from xennetd.daemon.adapters import kernel_adapters
 from xennetd.daemon.answers import Answers
 from xennetd.daemon.aside import aside
 from xennetd.daemon.control.server import ControlServer
-from xennetd.daemon.loading import Loaded, load_files
+from xennetd.daemon.loading import Loaded, load_files, unchangeable
 from xennetd.daemon.observability import log
 from xennetd.daemon.observability.audit import Audit
 from xennetd.daemon.observability.notify import ServiceManager
@@ -305,16 +305,17 @@ class Supervisor:
                 for problem in problems:
                     _log.error("the old policy stays", why=problem)
 
-    async def reload(self) -> list[str]:
+    async def reload(self, *, applies: bool = True) -> list[str]:
         """Read the configuration again and put it into force.
 
-        Returns the problems of the new configuration. With any problem the old policy stays in force.
+        Returns the problems of the new configuration. With any problem the old policy stays in force. Without `applies`
+        the host's own links stay as they are, whatever `daemon.apply` says.
         """
         async with self._reloading:
             if self._ready:
                 self._manager.reloading()
             try:
-                problems = await self._reload()
+                problems = await self._reload(applies=applies)
             finally:
                 if self._ready:
                     self._manager.ready(self._answers.summary())
@@ -329,7 +330,7 @@ class Supervisor:
         links = tuple(self._kernel.links)
         return await aside(partial(load_files, self._config, links, observe=self._observe))
 
-    async def _reload(self) -> list[str]:
+    async def _reload(self, *, applies: bool) -> list[str]:
         try:
             loaded = await self._load()
         except HostError as error:
@@ -337,9 +338,7 @@ class Supervisor:
         policy, errors = loaded.policy, list(loaded.problems)
         if policy is None:
             return errors
-        for name in ("control", "stand_in"):
-            if getattr(policy.daemon, name) != getattr(self._in_force.policy.daemon, name):
-                errors.append(f"daemon.{name} can't change while the daemon runs: restart it")
+        errors += unchangeable(self._in_force.policy, policy)
         if errors:
             return errors
         if self._directory.loaded.is_set():
@@ -357,7 +356,7 @@ class Supervisor:
             self._in_force.put(policy, loaded.notes)  # The start goes on with it.
             self._networks.read_policy()
             return []
-        if policy.daemon.apply == "on-reload" and policy.daemon.mode != "observe":
+        if applies and policy.daemon.apply == "on-reload" and policy.daemon.mode != "observe":
             await self._topology.follow(policy.topology)
         await follow(policy, loaded.notes, self._in_force, self._host, self._networks, self._reconciler)
         await self._prune()

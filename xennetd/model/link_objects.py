@@ -61,14 +61,18 @@ class HostLink:
         made = " ".join(("ip link add", *on, self.name, *words, kind, *options))
         return "; ".join((made, "set up", *self._sysctls(None)))
 
+    def is_made_anew(self, was: HostLink) -> bool:
+        """Return whether the link that is there must be deleted first, since the kernel can't change it into this."""
+        had = dict(was.settings)
+        fixed = any(name in FIXED and had.get(name) != value for name, value in self.settings)
+        return was.kind != self.kind or was.parent != self.parent or fixed
+
     def describe_change(self, was: object) -> str:
         """Return the ip(8) command that changes the link, with what differs only."""
-        if not isinstance(was, HostLink) or was.kind != self.kind or was.parent != self.parent:
+        if not isinstance(was, HostLink) or self.is_made_anew(was):
             return f"ip link delete {self.name}; {self.describe()}"
         had = dict(was.settings)
         wrong = {name: value for name, value in self.settings if had.get(name) != value}
-        if not FIXED.isdisjoint(wrong):
-            return f"ip link delete {self.name}; {self.describe()}"
         words = _words(
             self.mac if self.mac != was.mac else None,
             self.mtu if self.mtu != was.mtu else None,

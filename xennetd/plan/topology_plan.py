@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from xennetd.model.ip import IPAddress, IPInterface
 from xennetd.model.ip_entry import IpEntry
 from xennetd.model.link_objects import HostLink, HostPort
-from xennetd.model.objects import HostAddress, HostObject, Key
+from xennetd.model.objects import HostAddress, HostObject, Key, link_key
 from xennetd.plan.difference import Change, HostStep, Make, Remove, difference
 
 _ADDRESSES = ("address", "ip address")
@@ -25,14 +25,16 @@ class TopologyPlan:
     """The Steps of an apply, and the sentences that say of an object why the apply is refused as a whole.
 
     `cautions` say why it is refused unless it is rolled back without a confirmation. `gone` are the addresses that the
-    host has no more after the Steps: who asks for connections to them has the `cautions` from `interrupted`. `remarks`
-    are sentences about what is not among the Steps.
+    host has no more after the Steps, and `shaken` those whose link is made anew or loses a port, itself or below it:
+    who asks for connections to them has the `cautions` from `interrupted`. `remarks` are sentences about what is not
+    among the Steps.
     """
 
     steps: tuple[HostStep, ...] = ()
     refusals: Mapping[Key, str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
     gone: frozenset[IPAddress] = frozenset()
+    shaken: frozenset[IPAddress] = frozenset()
     remarks: tuple[str, ...] = ()
 
 
@@ -48,24 +50,73 @@ def topology_plan(
     host's links by their names. `known` are the names of the links that the topology before and the desired one name.
     """
     steps = difference(desired, observed)
-    removed = {str(step.object.key) for step in steps if isinstance(step, Remove)}
+    removed = frozenset(str(step.object.key) for step in steps if isinstance(step, Remove))
     refusals = {
         **_cut_off(steps, removed, addresses),
         **_misplaced(steps, desired),
         **_taken(steps, addresses, known),
-        **_lost(steps, removed, addresses),
+        **_lost(steps, removed, addresses, desired),
         **_replaced(steps),
     }
-    return TopologyPlan(steps, refusals, gone=_gone(steps, desired, addresses))
+    shaken = _shaken(steps, removed, desired, observed, addresses)
+    return TopologyPlan(steps, refusals, gone=_gone(steps, desired, addresses), shaken=shaken)
 
 
-def interrupted(sessions: Mapping[IPAddress, int]) -> tuple[str, ...]:
-    """Return a caution for each address that goes, with the number of connections that others have to it."""
+def interrupted(plan: TopologyPlan, sessions: Mapping[IPAddress, int]) -> tuple[str, ...]:
+    """Return a caution for each address that goes or is shaken, with the number of others' connections to it."""
     return tuple(
-        f"{ip} goes, and with it {count} connection{'s' if count > 1 else ''} to this host: to do it all the same, and "
-        "have it rolled back if you can't come back, use xennetctl apply --confirm"
+        f"{ip} {'goes' if ip in plan.gone else 'loses a link that it is reached by'}, and with it "
+        f"{count} connection{'s' if count > 1 else ''} to this host: to do it all the same, and have it rolled back if "
+        "you can't come back, use xennetctl apply --confirm"
         for ip, count in sorted(sessions.items(), key=str)
     )
+
+
+def _shaken(
+    steps: Collection[HostStep],
+    removed: Collection[str],
+    desired: Mapping[Key, HostObject],
+    observed: Mapping[Key, HostObject],
+    addresses: Mapping[str, Collection[IPInterface]],
+) -> frozenset[IPAddress]:
+    links = {name for step in steps if (name := _loser(step)) is not None and not _has_another(name, desired, observed)}
+    above: dict[str, set[str]] = {}
+    for item in observed.values():
+        if isinstance(item, HostPort):
+            above.setdefault(item.link, set()).add(item.master)
+        elif isinstance(item, HostLink) and item.parent:
+            above.setdefault(item.parent, set()).add(item.name)
+    waiting = list(links)
+    while waiting:
+        new = above.get(waiting.pop(), set()) - links
+        links |= new
+        waiting += new
+    return frozenset(
+        each.ip
+        for name in links
+        for each in addresses.get(name, ())
+        if not each.is_link_local and not _goes(str(each), name, removed)
+    )
+
+
+def _loser(step: HostStep) -> str | None:
+    """Return the link that loses a port by a Step, or that is made anew."""
+    match step:
+        case Remove(object=HostPort() as port):
+            return port.master
+        case Change(was=HostPort() as port):
+            return port.master
+        case Change(object=HostLink() as link, was=HostLink() as was) if link.is_made_anew(was):
+            return link.name
+        case _:
+            return None
+
+
+def _has_another(name: str, desired: Mapping[Key, HostObject], observed: Mapping[Key, HostObject]) -> bool:
+    """Return whether a bond keeps one of its ports."""
+    link = desired.get(link_key(name))
+    ports = (item for item in desired.values() if isinstance(item, HostPort) and item.master == name)
+    return isinstance(link, HostLink) and link.kind == "bond" and any(observed.get(port.key) == port for port in ports)
 
 
 def _gone(
@@ -145,7 +196,10 @@ def _taken(
 
 
 def _lost(
-    steps: Collection[HostStep], removed: Collection[str], addresses: Mapping[str, Collection[IPInterface]]
+    steps: Collection[HostStep],
+    removed: frozenset[str],
+    addresses: Mapping[str, Collection[IPInterface]],
+    desired: Mapping[Key, HostObject],
 ) -> dict[Key, str]:
     """Return why a link is neither deleted nor silenced: it has addresses that nothing takes over."""
     refusals = {}
@@ -154,11 +208,15 @@ def _lost(
         if not isinstance(link, HostLink):
             continue
         silenced = link.silent and not (isinstance(step, Change) and getattr(step.was, "silent", None))
-        if not isinstance(step, Remove) and not silenced:
+        anew = isinstance(step, Change) and isinstance(step.was, HostLink) and link.is_made_anew(step.was)
+        if not isinstance(step, Remove) and not silenced and not anew:
             continue
-        held = [each for each in _global(addresses.get(link.name, ())) if not _goes(each, link.name, removed)]
+        kept = {str(key) for key in desired} if anew else frozenset()
+        gone = removed | kept
+        held = [each for each in _global(addresses.get(link.name, ())) if not _goes(each, link.name, gone)]
         if held:
-            what = "would be lost with it" if isinstance(step, Remove) else "nobody could reach on a silent link"
+            what = "nobody could reach on a silent link" if silenced else "would be lost with it"
+            what = "would be lost, since the link is made anew" if anew else what
             refusals[link.key] = f"{link.name} has {', '.join(held)}, which {what}: take them off {link.name} first"
     return refusals
 

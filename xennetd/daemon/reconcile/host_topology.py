@@ -45,6 +45,9 @@ _log = structlog.get_logger(__name__)
 _UNATTENDED = 30.0
 """Seconds within which an apply without a confirmation must be through. Else it counts as stuck, and is rolled back."""
 
+_WAIT = 0.2
+"""Seconds between two looks at whether another process is through with its roll-back."""
+
 _TOO_LATE = "the apply took too long, and was rolled back: nothing of it is left"
 _TAKEN_BACK = "so everything was taken back, since the host would have lost addresses or routes that it had"
 
@@ -207,7 +210,7 @@ class HostTopology:
             )
             self._checkpoint_file.write(checkpoint)
             self._await_confirmation(checkpoint)
-            self._unreadable, self._not_given_back, self._owed = "", (), TopologyChange()
+            self._unreadable = ""
             self._asked = (self._in_force.policy, wanted)
             brought = await self._engine.bring(change, goes_on=lambda: self._is_due(checkpoint))
             self._failed = dict(brought.failed)
@@ -224,8 +227,12 @@ class HostTopology:
         return Applied(brought.done, problems)
 
     async def follow(self, wanted: Topology) -> None:
-        """Put a topology into force if it is not yet. Why it is refused is a problem from then on."""
-        if set(wanted) == set(self._topology):
+        """Put a topology into force that differs from what the configuration said last.
+
+        So a reload never applies what was rolled back, and what an earlier one could not apply. Why it is refused is a
+        problem from then on.
+        """
+        if set(wanted) in (set(self._topology), set(self._wanted)):
             return
         try:
             applied = await self.apply(wanted)
@@ -242,6 +249,9 @@ class HostTopology:
     async def _overtaken(self, checkpoint: Checkpoint) -> Applied:
         """Undo an apply that took longer than it may, and that another process may have rolled back in the middle."""
         await self._roll_back()
+        while self._pending is not None and self._checkpoint_file.exists():
+            await asyncio.sleep(_WAIT)  # for the other process, which may not wait for this one
+            await self._roll_back()
         if self._pending is not None:
             await restore(self._engine, checkpoint)
             self._read()
@@ -258,6 +268,7 @@ class HostTopology:
         self._file.write(topology)
         self._checkpoint_file.delete()
         self._confirmed, self._pending = topology, None
+        self._not_given_back, self._owed = (), TopologyChange()  # Another topology is wanted by now.
 
     async def confirm(self) -> str | None:
         """Keep what was applied. Returns why that can't be, None if it is kept."""
@@ -279,6 +290,8 @@ class HostTopology:
                 self._read()  # Another process may have rolled back.
             if self._pending is not None and self._pending.left <= 0 and not self._in_force.observes:
                 await self._roll_back()
+                if self._pending is not None and self._checkpoint_file.exists():
+                    return  # Another process rolls back. What it takes away must not be made again.
             if (self._owed.desired or self._owed.surplus) and not self._in_force.observes:
                 await self._give_back()
             await self._repair()
@@ -307,11 +320,10 @@ class HostTopology:
         self._audit.record(Event(EventKind.APPLY, message, error=next(iter(self._not_given_back), None)))
 
     async def _give_back(self) -> None:
-        """Try again to give back what a roll-back could not."""
+        """Try again to give back what a roll-back could not. What was given back once is owed no more."""
         brought = await self._engine.bring(self._owed)
         self._not_given_back = tuple(brought.failed.values())
-        if not brought.failed and not brought.waiting:
-            self._owed = TopologyChange()
+        self._owed = self._owed.part(brought.failed.keys() | brought.waiting)
         if brought.done:
             message = f"the host was given back what a roll-back could not: {'; '.join(brought.done)}"
             self._audit.record(Event(EventKind.APPLY, message, error=next(iter(self._not_given_back), None)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +11,6 @@ from xennetd.daemon.checkpoint import Checkpoint, CheckpointFile
 from xennetd.daemon.reconcile.topology_engine import Brought, TopologyChange, TopologyEngine
 from xennetd.daemon.topology_file import TopologyFile
 from xennetd.model.errors import HostError
-from xennetd.model.objects import Key
 
 _log = structlog.get_logger(__name__)
 
@@ -72,11 +70,4 @@ async def restore(engine: TopologyEngine, checkpoint: Checkpoint) -> RolledBack:
         again = await engine.bring(restoration)
         brought = Brought((*brought.done, *again.done), again.failed, again.waiting)
     left = brought.failed.keys() | brought.waiting
-    return RolledBack(brought.done, tuple(brought.failed.values()), _part(restoration, left))
-
-
-def _part(change: TopologyChange, keys: Collection[Key]) -> TopologyChange:
-    return TopologyChange(
-        desired={key: item for key, item in change.desired.items() if key in keys},
-        surplus={key: item for key, item in change.surplus.items() if key in keys},
-    )
+    return RolledBack(brought.done, tuple(brought.failed.values()), restoration.part(left))

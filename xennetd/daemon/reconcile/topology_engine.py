@@ -53,6 +53,13 @@ class TopologyChange:
     vital: frozenset[Key] = frozenset()
     moves: Mapping[str, str] = field(default_factory=dict)
 
+    def part(self, keys: Collection[Key]) -> TopologyChange:
+        """Return the change of these objects alone, without its plan."""
+        return TopologyChange(
+            desired={key: item for key, item in self.desired.items() if key in keys},
+            surplus={key: item for key, item in self.surplus.items() if key in keys},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Brought:
@@ -110,7 +117,7 @@ class TopologyEngine:
             }
             named = before.names | after.names
             plan = topology_plan(desired, self._observed(desired, surplus), addresses, named)
-            cautions = interrupted(inbound(plan.gone)) if removes else ()
+            cautions = interrupted(plan, inbound(plan.gone | plan.shaken)) if removes else ()
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             refusals |= self._inhabited(plan)
             too_large = oversized_links(after, self._facts(after))
