@@ -108,7 +108,7 @@ def test_a_key_in_capitals() -> None:
 
 
 def test_a_misspelt_section() -> None:
-    sections = "daemon, network, policy, nic, bond, vlan, bridge, dummy"
+    sections = "daemon, network, policy, nic, bond, vlan, bridge, vxlan, dummy"
     assert lines("[deamon]\nmode = 'enforce'") == [
         f'0.toml:1: deamon: unknown section; did you mean "daemon"? (allowed: {sections})'
     ]

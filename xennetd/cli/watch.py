@@ -105,6 +105,8 @@ def _whole_screen(console: Console) -> Iterator[Callable[[list[Line], str], None
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
+    # A shell that starts a program in the background has it ignore SIGINT: a ^C must end this one all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTSTP, suspend)
     signal.signal(signal.SIGTERM, end)
     try:

@@ -52,7 +52,7 @@ class Record:
     pinned or only observed, it is the event that ended this. `duration_us` is the time from there to the verdict. It
     contains whatever the attach waited for: netback and its link, the daemon itself, and a bridge that was missing. An
     error in between does not begin it anew. `seen` is the incarnation of the link that was observed last.
-    `frontend` says that the guest's driver has been connected (backend state 4).
+    `frontend` says that the guest's driver has been connected (backend state 4 or a later one).
     `broken_until` is when a vif that met a defect or a shortage may be reconciled again: monotonic clock, in seconds.
     `shortages` counts the reconciliations in a row that failed because the host was short of something. `tap_refused`
     is xenstore's refusal of the tap's latest verdict, None once the node is right.
@@ -105,6 +105,7 @@ class Record:
             self.began_at = None
         if vif.state is XenbusState.CONNECTED and self.frontend and old.state is not XenbusState.CONNECTED:
             self.remember(replace(self.memory.port, mtu_due=True), tap=False)
+        self.frontend |= vif.state >= XenbusState.CONNECTED
         return old
 
     def port_memory(self, *, tap: bool) -> PortMemory:
@@ -125,7 +126,6 @@ class Record:
         self.reason = decision.reason
         self.error = error
         self.link = link
-        self.frontend |= self.vif.state is XenbusState.CONNECTED
         if decision.state is VifState.CONNECTED and self.memory.port.mtu_due:
             self.remember(replace(self.memory.port, mtu_due=False), tap=False)  # The link had its MTU.
         if decision.state in _NOTHING_TO_ATTACH or isinstance(error, Denied) or self.vif.pinned:
