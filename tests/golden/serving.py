@@ -178,7 +178,7 @@ class Serving:
             registry,
             self.networks.catch_up,
         )
-        self._observer = observe.Observer(links, self.state, registry)
+        self._observer = observe.Observer(self._in_force, links, self.state, registry)
         host.told, host.changed = self._told, self._links_changed
 
     @property

@@ -130,3 +130,43 @@ def test_neither_a_confirmation_nor_a_reload_applies_what_nobody_confirmed(guest
     guests.ctl("reload")
     assert host.link("three") is None, "it was rolled back"
     assert WAITS in status(guests)["problems"]
+
+
+@pytest.mark.parametrize("how", ["reload", "restart"])
+def test_a_reload_or_a_restart_moves_no_guest_to_what_waits_for_its_confirmation(
+    guests: Daemon, host: Host, how: str
+) -> None:
+    guests.configure(STAND_IN + LAB + rule("web", 'network = "lab"'))
+    assert guests.ctl("apply", "--confirm", "12").returncode == 0
+    if how == "reload":
+        guests.ctl("reload")
+    else:
+        guests.kill9()
+        guests.start()
+    web = next(row for row in json.loads(guests.ctl("list", "--json").stdout) if row["vm"] == "web-1")
+    assert any("waits for its confirmation" in each for each in status(guests)["problems"])
+    assert host.links()[web["vif"]]["master"] == "xenbr0"
+    eventually(lambda: not any("rolled back in" in each for each in status(guests)["notes"]), timeout=20)
+    links = host.links()
+    assert (links[web["vif"]]["master"], "UP" in links[web["vif"]]["flags"]) == ("xenbr0", True)
+    guests.ctl("apply")
+    eventually(lambda: places(guests)["web-1"] == ("connected", "lab"))
+
+
+def test_a_plan_names_guests_whose_network_or_bridge_changes_around_them(
+    host: Host, guest: MakeGuest, daemon: MakeDaemon
+) -> None:
+    host.rtnl.add_veth("eth9", "eth0", host.guest("beyond").fd)
+    lab = '[network.lab]\nmode = "nat"\nsubnets = ["10.77.0.0/24"]\n' + rule("web", 'network = "lab"')
+    bridge = '[bridge.xenbr9]\nports = ["eth9"]\n'
+    xennetd = daemon(STAND_IN + bridge + lab)
+    ask(xennetd, "apply")
+    guest("web", VifSpec(ip="10.77.0.5")).connect()
+    guest("db", VifSpec(bridge="xenbr9")).connect()
+    assert ask(xennetd, "plan")["guests"] == []
+    xennetd.configure(STAND_IN + bridge.replace('"eth9"', "") + lab.replace('"nat"', '"isolated"'))
+    network, uplink = ask(xennetd, "plan")["guests"]
+    assert network.startswith("changed (")
+    assert "its network: mode" in network
+    assert network.endswith("of web")
+    assert uplink.startswith("changed (its bridge loses eth9): ")

@@ -50,7 +50,7 @@ def test_a_connected_guest(outcome: Attachment | XennetdError, said: str | None)
 
 def test_a_guest_that_keeps_what_it_has() -> None:
     kept = Situation(vif=CONNECTED, link=PORT, before=ATTACHMENT, outcome=AWAITED, established=True)
-    assert change(kept) == 'left as it is in spite of an error (bridge "lab" does not exist)'
+    assert change(kept) == 'left on its port in spite of an error (bridge "lab" does not exist)'
     assert change(kept, AWAITED) is None, "that is no change"
 
 

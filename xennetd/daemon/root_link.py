@@ -206,18 +206,24 @@ class Search:
                 self._add_lower(lower)
 
 
+_MOUNT_FIELDS, _SYSTEM_FIELDS = 5, 3
+"""The least numbers of words before and after the hyphen in a line of mountinfo (proc_pid_mountinfo(5))."""
+
+
 def _mounts(file: Path) -> list[_Mount]:
     """Return what is mounted, in the order in which it was."""
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        # A mount point is named by whoever makes it: only a newline ends a line, and the kernel escapes those in names.
+        lines = file.read_bytes().decode(errors="replace").split("\n")
     except OSError:
         return []
     found = []
     for line in lines:
         mount, _, system = line.partition(" - ")
-        _id, _parent, device, _root, where, *_ = mount.split(" ")
-        kind, source, options, *_ = map(_plain, system.split(" "))
-        found.append(_Mount(device, _plain(where), kind, source, options))
+        fields, about = mount.split(" "), [_plain(word) for word in system.split(" ")]
+        if len(fields) >= _MOUNT_FIELDS and len(about) >= _SYSTEM_FIELDS:
+            kind, source, options, *_ = about
+            found.append(_Mount(fields[2], _plain(fields[4]), kind, source, options))
     return found
 
 

@@ -14,11 +14,14 @@ _NAMED = 8
 """Guests with the same change that are named one by one. Of more only the number is told."""
 
 
-def guest_change(seen: Observation, decision: Decision, error: XennetdError | None) -> str | None:
+def guest_change(
+    seen: Observation, decision: Decision, error: XennetdError | None, around: tuple[str, ...] = ()
+) -> str | None:
     """Return what becomes of a vif, None if nothing changes for it.
 
     `seen` is the vif under the new configuration, with the attachment that it has now, `before`. `decision` follows
-    from it. `error` is the one that the vif has now.
+    from it. `error` is the one that the vif has now. `around` says what changes of the network and the bridge that the
+    vif stays in.
     """
     before, after = seen.before, decision.attachment
     if not seen.owned:
@@ -31,16 +34,19 @@ def guest_change(seen: Observation, decision: Decision, error: XennetdError | No
             return f"refused ({sentence})" if error is None or error.detail != sentence else None
         if isinstance(decision.error, Denied) or not seen.established:
             return f"cut off ({sentence})"
-        return f"left as it is in spite of an error ({sentence})" if error is None else None
+        kept = f"left on its port in spite of an error ({sentence})"
+        if around:
+            return f"{kept}, and changed ({', '.join(around)})"
+        return kept if error is None else None
     if after is None:
         return None
     if before is None:
         waits = error is None and seen.vif.hotplug_status != CONNECTED
         return None if waits else f"attached to {after.where}"
-    return _difference(before, after)
+    return _difference(before, after, around)
 
 
-def _difference(before: Attachment, after: Attachment) -> str | None:
+def _difference(before: Attachment, after: Attachment, around: tuple[str, ...]) -> str | None:
     if before.where != after.where or before.network != after.network:
         return f"moved from {_place(before)} to {_place(after)}"
     if _index(before) != _index(after):
@@ -55,6 +61,7 @@ def _difference(before: Attachment, after: Attachment) -> str | None:
         )
         if differs
     ]
+    changed += around
     if changed:
         return f"changed ({', '.join(changed)})"
     warnings = [warning for warning in after.warnings if warning not in before.warnings]

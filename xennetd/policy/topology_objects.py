@@ -91,8 +91,10 @@ def _accept_ra(link: TopologyLink, topology: Topology, facts: TopologyFacts) -> 
     """Return how a link that adopts hears router advertisements: as the NIC below it did, also where it forwards.
 
     With 1 the kernel hears none on a link that forwards, and the host would lose its IPv6 address and default route
-    (Documentation/networking/ip-sysctl.rst).
+    (Documentation/networking/ip-sysctl.rst). A link that hears none by somebody's will stays so.
     """
+    if facts.accepts.get(_real(link.name, facts)) == 0:
+        return None
     base = topology.base(link) if link.adopts else None
     value = facts.accepts.get(_real(base, facts)) if base is not None else None
     return None if value is None else 2 if value else 0

@@ -64,8 +64,8 @@ def ini(text: str) -> Ini:
 
     Sections of the same name are taken together. A line that is none of the format is ignored.
     """
-    sections: dict[str, dict[str, tuple[str, ...]]] = {}
-    section: dict[str, tuple[str, ...]] = {}
+    sections: dict[str, dict[str, list[str]]] = {}
+    section: dict[str, list[str]] = {}
     for line in map(str.strip, text.replace("\\\n", " ").splitlines()):
         if line.startswith(("#", ";")):
             continue
@@ -74,8 +74,8 @@ def ini(text: str) -> Ini:
             continue
         key, equals, value = line.partition("=")
         if equals:
-            section[key.strip()] = (*section.get(key.strip(), ()), value.strip())
-    return sections
+            section.setdefault(key.strip(), []).append(value.strip())
+    return {name: {key: tuple(found) for key, found in values.items()} for name, values in sections.items()}
 
 
 def last(values: Ini, section: str, key: str) -> str:

@@ -106,7 +106,7 @@ class HostTopology:
                 _log.error("the host's topology is not known", why=error.detail)
             self._unreadable = error.detail
             return
-        self._pending, self._unreadable = None, ""
+        self._pending, self._unreadable, self._in_force.unconfirmed = None, "", frozenset()
         if checkpoint is not None:
             self._await_confirmation(checkpoint)
         elif self._checkpoint_file.exists() and not self._in_force.observes:
@@ -114,6 +114,10 @@ class HostTopology:
 
     def _await_confirmation(self, checkpoint: Checkpoint) -> None:
         self._pending = checkpoint
+        before = checkpoint.before if checkpoint.before is not None else Topology()
+        if checkpoint.confirmable:
+            made = {link.name for link in checkpoint.after} - {link.name for link in before}
+            self._in_force.unconfirmed = frozenset(made)
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = asyncio.get_running_loop().call_later(max(0.0, checkpoint.left), self._wake.set)
@@ -267,7 +271,7 @@ class HostTopology:
         """Let a topology be the one that was confirmed last. A crash in between rolls it back."""
         self._file.write(topology)
         self._checkpoint_file.delete()
-        self._confirmed, self._pending = topology, None
+        self._confirmed, self._pending, self._in_force.unconfirmed = topology, None, frozenset()
         self._not_given_back, self._owed = (), TopologyChange()  # Another topology is wanted by now.
 
     async def confirm(self) -> str | None:

@@ -13,12 +13,14 @@ class InForce:
     """The policy in force, and the notes of `policy.check.check` from when it came into force.
 
     `enforced` is the policy that the host was brought to last: in observe mode an earlier one than `policy`. It is None
-    if the daemon has only observed.
+    if the daemon has only observed. `unconfirmed` are the names of the host's own links that an apply has made and that
+    wait for their confirmation: no connected guest is moved there.
     """
 
     policy: Policy
     notes: Notes = ()
     enforced: Policy | None = None
+    unconfirmed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.put(self.policy, self.notes)

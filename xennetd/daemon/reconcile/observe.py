@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeGuard
 
 from xennetd.daemon.reconcile.dry_run import DryRunHost
 from xennetd.daemon.reconcile.host_state import HostState
+from xennetd.daemon.reconcile.in_force import InForce
 from xennetd.daemon.reconcile.registry import GuestRegistry
 from xennetd.daemon.record import Record, Resolved
 from xennetd.kernel.links import Links
 from xennetd.kernel.procsys import read_sysctl
 from xennetd.model.attachment import Assignment, Attachment
 from xennetd.model.configuration import Policy
-from xennetd.model.errors import XennetdError
+from xennetd.model.errors import HostError, XennetdError
 from xennetd.model.link import HostView, Link, Route
 from xennetd.model.marks import GUEST_GROUP, is_port_alias, is_port_group
 from xennetd.model.objects import RULESET, HostObject
@@ -35,7 +37,8 @@ Leaves = Callable[[Link], bool]
 class Observer:
     """Observes one vif at a time. The decision that follows needs nothing but the observation."""
 
-    def __init__(self, links: Links, host: HostState, registry: GuestRegistry) -> None:
+    def __init__(self, in_force: InForce, links: Links, host: HostState, registry: GuestRegistry) -> None:
+        self._in_force = in_force
         self._links = links
         self._host = host
         self._registry = registry
@@ -68,6 +71,9 @@ class Observer:
             resolved = self._resolve(record, policy) if host is None else self._ask(record.vif, policy, host)
             resolution = resolved.resolution
             assignment, outcome = resolution.assignment, resolution.outcome
+            if host is None and self._must_wait(outcome, vif, link):
+                sentence = f'bridge "{outcome.bridge}" waits for its confirmation'
+                outcome = HostError(sentence, waits_on=frozenset({str(outcome.bridge)}))
             if isinstance(outcome, Attachment) and not vif.pinned:
                 if outcome == before:
                     outcome = before  # The record, too, refers to this object: a thousand copies take a megabyte.
@@ -168,13 +174,24 @@ class Observer:
             elsewhere=elsewhere,
         )
 
-    def _awaits_apply(self, outcome: Attachment | XennetdError | None, policy: Policy) -> bool:
-        """Return whether a vif waits for a link that the configuration names for the host, and that no apply has made.
+    def _must_wait(self, outcome: Attachment | XennetdError, vif: Vif, link: Link | None) -> TypeGuard[Attachment]:
+        """Return whether a connected guest would move to a bridge that may still be rolled back."""
+        return (
+            isinstance(outcome, Attachment)
+            and outcome.bridge in self._in_force.unconfirmed
+            and link is not None
+            and _is_served(vif, link)
+            and not outcome.placement.holds(link)
+        )
 
-        Until then the guest keeps what it has.
+    def _awaits_apply(self, outcome: Attachment | XennetdError | None, policy: Policy) -> bool:
+        """Return whether a vif waits for a link that the configuration names for the host, and that is not to stay yet.
+
+        That is one that no apply has made, or that is not confirmed. Until then the guest keeps what it has.
         """
         awaited = outcome.waits_on if isinstance(outcome, XennetdError) else frozenset()
-        return any(link.name in awaited and self._links.link(link.name) is None for link in policy.topology)
+        missing = (link.name for link in policy.topology if self._links.link(link.name) is None)
+        return not awaited.isdisjoint((*missing, *self._in_force.unconfirmed))
 
     def _master(self, link: Link) -> str | None:
         master = self._links.by_index(link.master) if link.master else None

@@ -90,14 +90,14 @@ class Reconciler:
             kernel, directory, client, self._audit_events, hotplug_files, self._tap_of, self._queue.hint_later
         )
         self._waiters = LinkWaiters()
-        self._observer = Observer(kernel.links, host, registry)
+        self._observer = Observer(in_force, kernel.links, host, registry)
         self._executor = Executor(in_force, kernel, host, self._audit_events)
         self._pace = Pace()
         self._records: dict[VifId, Record] = {}
         self._failures = Failures(
             in_force, kernel.links, self._records, self._queue, self._executor, self._reporter, self._audit_events
         )
-        self.foresight = Foresight(self._records, kernel.links, self._observer, self._tap_of, self._leaving)
+        self.foresight = Foresight(in_force, self._records, kernel.links, self._observer, self._tap_of, self._leaving)
         self.triggers = Triggers(self._queue, self._waiters, registry, directory, kernel.links, self._records)
 
     @property

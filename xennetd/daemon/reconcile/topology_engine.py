@@ -206,10 +206,9 @@ class TopologyEngine:
         links = [link for link in self._links if not is_guest_port(link)] if topology else []
         macs = {link.name: link.address for link in links}
         mtus = {link.name: link.mtu for link in links}
-        bases = {
-            names.get(base, base) for link in topology if link.adopts and (base := topology.base(link)) is not None
-        }
-        values = ((base, self._host_links.accept_ra(base)) for base in bases)
+        adopting = [link for link in topology if link.adopts]
+        hearing = {link.name for link in adopting} | {topology.base(link) for link in adopting} - {None}
+        values = ((name := names.get(str(each), str(each)), self._host_links.accept_ra(name)) for each in hearing)
         accepts = {name: value for name, value in values if value is not None}
         return TopologyFacts(names, macs, mtus, accepts, _machine())
 
