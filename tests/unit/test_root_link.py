@@ -103,6 +103,16 @@ def test_without_proc_nothing_is_found(host: FakeHost) -> None:
     assert host.found() == RootLinks()
 
 
+@pytest.mark.parametrize("name", ["a\x0bb", "a\x0cb", "a\u2028b", "a\rb", "\udc80"])
+def test_a_mount_point_of_any_name_hides_nothing(host: FakeHost, name: str) -> None:
+    """A name is its maker's. The kernel escapes blanks and newlines only."""
+    host.mount("0:9 / / rw - nfs4 192.0.2.9:/x rw,addr=192.0.2.9")
+    file = host.proc / "self/mountinfo"
+    line = f"30 1 0:40 / /tmp/{name} rw - tmpfs none rw\n\n"
+    file.write_bytes(line.encode(errors="surrogateescape") + file.read_bytes())
+    assert host.found().names == {"eth0"}
+
+
 def test_what_is_mounted_last_is_the_root(host: FakeHost) -> None:
     nfs, disk = "0:30 / / rw - nfs a:/ rw,addr=192.0.2.9", "8:1 / / rw - ext4 /dev/sda1 rw"
     assert host.mount(nfs, disk).found() == RootLinks()
