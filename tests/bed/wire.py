@@ -14,6 +14,10 @@ from tests.bed.netns import NetNs
 
 ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
+SOL_PACKET = 263
+PACKET_AUXDATA = 8
+TP_STATUS_VLAN_VALID = 0x10
+_AUXDATA = struct.Struct("=IIIHHHH")  # linux/if_packet.h: struct tpacket_auxdata
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 ALL = "ff:ff:ff:ff:ff:ff"
 REQUEST, REPLY = 1, 2
@@ -25,9 +29,11 @@ def mac_bytes(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An Ethernet frame as it came in."""
+    """An Ethernet frame as it came in. Its VLAN tag is apart from it: the kernel takes the tag out of what it shows."""
 
     raw: bytes
+    vid: int | None = None
+    """The VLAN of its tag, None if it came without a tag."""
 
     @property
     def source(self) -> str:
@@ -59,6 +65,7 @@ class Wire:
     def __init__(self, namespace: NetNs, link: str = "eth0") -> None:
         with namespace:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             self._socket.bind((link, ETH_P_ALL))
         self._socket.setblocking(False)
 
@@ -79,11 +86,11 @@ class Wire:
         found: list[Frame] = []
         while True:
             try:
-                raw, where = self._socket.recvfrom(65536)
+                raw, extra, _, where = self._socket.recvmsg(65536, socket.CMSG_SPACE(_AUXDATA.size))
             except BlockingIOError:
                 return found
             if where[2] != PACKET_OUTGOING:
-                found.append(Frame(raw))
+                found.append(Frame(raw, _vid(extra)))
 
     def until(self, mark: bytes, timeout: float = 2.0) -> list[Frame]:
         """All up to a frame with these bytes; TimeoutError if it does not come in time."""
@@ -102,6 +109,15 @@ class Wire:
         except TimeoutError:
             return False
         return True
+
+
+def _vid(extra: list[tuple[int, int, bytes]]) -> int | None:
+    """Return the VLAN of a frame from what recvmsg(2) says of it besides (packet(7), PACKET_AUXDATA)."""
+    for level, kind, data in extra:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, _, _, _, _, tci, _ = _AUXDATA.unpack_from(data)
+            return tci & 0xFFF if status & TP_STATUS_VLAN_VALID else None
+    return None
 
 
 # Frames
