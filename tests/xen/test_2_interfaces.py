@@ -106,9 +106,9 @@ def test_the_guest_unbinds_and_binds_its_driver(many: Guest, trail: Trail) -> No
 
 def test_rubbish_in_the_frontend_directory_disturbs_nothing(many: Guest, trail: Trail) -> None:
     many.run(
-        "cd /tmp 2>/dev/null || mkdir /tmp; d=device/vif/1; "
-        "for i in $(seq 40); do xenstore-write $d/rubbish-$i \"$(head -c 900 /dev/urandom | tr -d '\\000')\" "
-        "$d/mtu 99999999 $d/script /bin/sh; done; xenstore-write $d/mac ff:ff:ff:ff:ff:ff; xenstore-write $d/bridge lo"
+        "d=device/vif/1; r=$(head -c 36000 /dev/urandom | tr -d '\\000'); "
+        'for i in $(seq 40); do xenstore-write $d/rubbish-$i "${r:$((i * 850)):850}" '
+        "$d/mtu 99999999 $d/script /bin/sh; done; xenstore-write $d/mac ff:ff:ff:ff:ff:ff $d/bridge lo"
     )
     assert ping(many.address, count=5) == 5
     assert ping("10.9.1.20", count=5) == 5

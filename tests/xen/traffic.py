@@ -66,8 +66,7 @@ class Pings:
     def __exit__(self, *exc: object) -> None:
         self.mark("end")
         self.guest.run("kill -INT $(pidof ping); while pidof ping >/dev/null; do sleep 0.1; done")
-        time.sleep(_GRACE)
-        self.counted.update(self._counters())
+        self._count()
         for line in self.guest.run(f"cat {_FILE}", timeout=180).splitlines():
             if "transmitted" in line:
                 self.summary = line
@@ -76,6 +75,16 @@ class Pings:
                 self.sent[number], self.took[number] = float(answer[1]) - took / 1000, took
             elif mark := _MARK.match(line):
                 self.marks.append((mark[2], float(mark[1])))
+
+    def _count(self) -> None:
+        """Take the counters once every ping is answered, or three seconds after the end."""
+        begun, deadline = self.counted, time.monotonic() + _GRACE
+        while True:
+            late = time.monotonic() > deadline
+            self.counted = begun.copy()
+            self.counted.update(self._counters())
+            if late or self.lost <= 0:
+                return
 
     def _counters(self) -> dict[str, int]:
         """Return the guest kernel's counters of ICMP (RFC 2011) and of its link."""
@@ -86,7 +95,7 @@ class Pings:
 
     @property
     def lost(self) -> int:
-        """How many pings nobody has answered three seconds after the end."""
+        """How many pings nobody has answered until three seconds after the end."""
         return self.counted["OutEchos"] - self.counted["InEchoReps"]
 
     def answered_between(self, first: str, second: str) -> int:
