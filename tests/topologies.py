@@ -74,7 +74,7 @@ class _Draft:
             self._vlans()
         if "dummy" in kinds:
             for name in self._some(DUMMIES):
-                self._section("dummy", name, [*self._mtu(), *self._addresses((name,))])
+                self._section("dummy", name, [*self._mtu(), *self._addresses(name, (name,))])
                 self._free.append(name)
                 self._below[name] = (name,)
         for name in self._some(BRIDGES):
@@ -113,18 +113,23 @@ class _Draft:
             self._free.remove(name)
         return taken
 
-    def _addresses(self, below: tuple[str, ...]) -> list[str]:
-        """Addresses of a link on these: none, an empty list, some of its own, or those that others had."""
+    def _addresses(self, name: str, below: tuple[str, ...]) -> list[str]:
+        """Addresses of a link on these: none, an empty list, some of its own, or those that others had.
+
+        No link has some of its own in one configuration and adopts in the next: it would keep them as the host's, and
+        give them back where they never were.
+        """
         choice = self._random.random()
+        lists = sum(name.encode()) % 2 == 0
         if not self._furnished.isdisjoint(self._kernel_names.get(each, each) for each in below):
             choice = max(choice, 0.5)  # What else there is would be refused: there are addresses in the way.
         if choice < 0.25:
             return ["addresses = []"]
-        if choice < 0.5:
+        if choice < 0.5 and lists:
             number = self._numbers.pop(self._random.randrange(len(self._numbers)))
             own = [f'"10.9.{number}.1/24"', f'"2001:db8:a:{number}::1/64"'][: self._random.randint(1, 2)]
             return [f"addresses = [{', '.join(own)}]"]
-        if choice < 0.95 and self._adopted.isdisjoint(below) and self._comes_back(below):
+        if choice < 0.95 and not lists and self._adopted.isdisjoint(below) and self._comes_back(below):
             self._adopted.update(below)
             return ['addresses = "adopt"']
         return []
@@ -150,7 +155,7 @@ class _Draft:
         if mode in {"balance-xor", "802.3ad"}:
             lines += self._maybe('xmit_hash_policy = "layer3+4"')
         self._below[name] = (name, *ports)
-        self._section("bond", name, [*lines, *self._mtu(), *self._addresses(self._below[name])])
+        self._section("bond", name, [*lines, *self._mtu(), *self._addresses(name, self._below[name])])
         self._free.append(name)
         self._parents.append(name)
 
@@ -160,7 +165,7 @@ class _Draft:
                 name = f"{parent}.{vid}"
                 lines = self._maybe('protocol = "802.1ad"')
                 self._below[name] = (name, *self._below[parent])
-                self._section("vlan", name, [*lines, *self._addresses(self._below[name])])
+                self._section("vlan", name, [*lines, *self._addresses(name, self._below[name])])
                 self._free.append(name)
 
     def _bridge(self, name: str) -> None:
@@ -174,7 +179,7 @@ class _Draft:
         lines += self._maybe(f"group_fwd_mask = {self._random.choice((8, 16384))}")
         lines += self._maybe(f'mac = "02:00:00:00:01:{BRIDGES.index(name):02x}"', 0.2)
         lines += self._maybe("mtu = 1280", 0.2)  # No port has less.
-        self._section("bridge", name, [*lines, *self._addresses(below)])
+        self._section("bridge", name, [*lines, *self._addresses(name, below)])
 
 
 def _list(names: Sequence[str]) -> str:

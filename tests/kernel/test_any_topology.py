@@ -22,12 +22,24 @@ def drawn(random: Random) -> Case:
     return commands, [configuration(random, commands, {"bridge"}) for _ in range(2)]
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(300, marks=pytest.mark.long)])
+_IN_THE_LANE = 15
+
+
+@pytest.mark.parametrize("examples", [_IN_THE_LANE, pytest.param(300, marks=pytest.mark.long)])
 def test_any_topology_leads_to_any_other(host: Host, examples: int) -> None:
     beyond = host.guest("beyond")
     applied = refused = 0
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    # The lane has the same examples each time: another person's change must not meet a fault that chance finds.
+    everywhere = examples > _IN_THE_LANE
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=not everywhere,
+        database=None,
+    )
     @given(st.randoms(use_true_random=False).map(drawn))
     def check(case: Case) -> None:
         nonlocal applied, refused

@@ -324,6 +324,20 @@ def test_a_daemon_that_wakes_in_the_roll_back_of_the_other_process_makes_nothing
     assert host.ping("192.0.2.1")
 
 
+def test_a_bridge_that_somebody_else_made_stays_somebody_elses(host: Host, daemon: MakeDaemon) -> None:
+    """Its maker deletes it meanwhile. What the roll-back gives back must not go with the next apply."""
+    host.rtnl.add_bridge("br9")
+    host.rtnl.set("br9", up=True)
+    xennetd = daemon(STAND_IN + "[bridge.br9]\naddresses = []\n")
+    unconfirmed(xennetd)
+    host.run("ip", "link", "delete", "br9")
+    eventually(lambda: not CHECKPOINT.exists(), timeout=SECONDS + 8)
+    eventually(lambda: (host.link("br9") or {}).get("group") == "default")
+    xennetd.configure(STAND_IN)
+    assert apply(xennetd) == []
+    assert host.link("br9") is not None
+
+
 def test_a_bridge_with_a_guest_on_it_goes_when_the_guest_has_gone(
     bed: Bed, host: Host, guest: MakeGuest, daemon: MakeDaemon
 ) -> None:

@@ -44,6 +44,7 @@ class _HostLink(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     silent: bool | None = None
     up: bool = True
     accept_ra: int | None = None
+    group: int | None = None
 
 
 class _Entry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -215,6 +216,7 @@ def _written(objects: Iterable[HostObject]) -> _Objects:
                         item.silent,
                         item.up,
                         item.accept_ra,
+                        item.group,
                     )
                 )
             case HostPort():
@@ -257,6 +259,7 @@ def _objects(written: _Objects) -> Iterator[HostObject]:
             link.silent,
             link.up,
             link.accept_ra,
+            link.group,
         )
     for port, master in written.ports:
         yield HostPort(port, master)

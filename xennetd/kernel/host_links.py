@@ -115,6 +115,7 @@ class HostLinks:
             silent=_silence(link) if wanted.silent is not None else None,
             up=link.up,
             accept_ra=self.accept_ra(link.name) if wanted.accept_ra is not None else None,
+            group=link.group if wanted.group is not None else None,
         )
         if wanted.kind == "nic":
             return found
@@ -150,6 +151,7 @@ class HostLinks:
             silent=_silence(link),
             up=link.up,
             accept_ra=self.accept_ra(link.name) if kind != "nic" else None,
+            group=link.group if kind != "nic" else None,
         )
         master = self._links.by_index(link.master)
         return [found, HostPort(name, master.name)] if master is not None else [found]
@@ -188,7 +190,7 @@ class HostLinks:
             rtnl_topology.add_link,
             wanted.kind,
             wanted.name,
-            TOPOLOGY_GROUP,
+            TOPOLOGY_GROUP if wanted.group is None else wanted.group,
             settings,
             parent=parent,
             mac=wanted.mac or wanted.initial_mac,
@@ -243,6 +245,8 @@ class HostLinks:
         properties: dict[str, object] = {}
         if wanted.mac is not None and wanted.kind != "nic" and link.address != wanted.mac:
             properties["address"] = wanted.mac
+        if wanted.group is not None and link.group != wanted.group:
+            properties["group"] = wanted.group
         if wanted.mtu is not None and link.mtu != wanted.mtu:
             properties["mtu"] = wanted.mtu
         if wanted.silent is not None and _silence(link) != wanted.silent:

@@ -15,7 +15,8 @@ from xennetd.model.topology import LinkKind, Settings, SettingValue
 class HostLink:
     """A link of the topology, up. A NIC exists or not; all others xennetd makes, marked by TOPOLOGY_GROUP, or adopts.
 
-    Only what is wanted is compared: the `settings`, and `mac`, `mtu`, `silent` and `accept_ra` unless they are None.
+    Only what is wanted is compared: the `settings`, and `mac`, `mtu`, `silent`, `accept_ra` and `group` unless they are
+    None. `group` is the mark of a link that is to be as it was: whoever made it then.
     `silent` says that the host answers neither ARP nor IPv6 there. `accept_ra` is the value of
     net.ipv6.conf.NAME.accept_ra: with 2 the host hears router advertisements there also if it forwards. `initial` and
     `initial_mac` are what a link also gets when it is made, and what nobody is then kept from changing. `found` says
@@ -31,6 +32,7 @@ class HostLink:
     silent: bool | None = None
     up: bool = True
     accept_ra: int | None = None
+    group: int | None = None
     initial: Settings = field(default=(), compare=False)
     initial_mac: str | None = field(default=None, compare=False)
     found: str = field(default="", compare=False)
@@ -56,7 +58,7 @@ class HostLink:
             return f"wait for the NIC {self.name}" + (f" ({self.found})" if self.found else "")
         words = _words(self.mac or self.initial_mac, self.mtu, self.silent or None)
         on = [f"link {self.parent}"] if self.parent else []
-        kind = f"group {TOPOLOGY_GROUP} type {self.kind}"
+        kind = f"group {TOPOLOGY_GROUP if self.group is None else self.group} type {self.kind}"
         options = _options(self.kind, dict(self.made_with))
         made = " ".join(("ip link add", *on, self.name, *words, kind, *options))
         return "; ".join((made, "set up", *self._sysctls(None)))
@@ -78,6 +80,8 @@ class HostLink:
             self.mtu if self.mtu != was.mtu else None,
             self.silent if self.silent != was.silent else None,
         )
+        if self.group != was.group:
+            words.append(f"group {self.group}")
         if self.up and not was.up:
             words.append("up")
         options = [f"type {self.kind}", *_options(self.kind, wrong)] if wrong else []
