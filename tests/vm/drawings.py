@@ -176,4 +176,5 @@ def is_as_before(host: Machine, before: Dump) -> None:
     try:
         until(lambda: not differences(before, dump(host)), timeout=15.0)
     except TimeoutError:
-        assert differences(before, dump(host)) == []
+        left = differences(before, dump(host))
+        assert not left, "\n".join(left)
