@@ -1,7 +1,8 @@
 """`dump`: all that ip(8) shows of a namespace's links, addresses, routes, rules and permanent neighbour entries.
 
-Left out is what changes by itself: counters, timers, neighbours that are learned, and what the kernel derives from
-who listens at a link (its promiscuity).
+Left out is what changes by itself: counters, timers, neighbours that are learned, what the kernel derives from who
+listens at a link (its promiscuity), and IPv6 link-local addresses: a link that was down has another one if its MAC was
+changed while it was up.
 """
 
 from __future__ import annotations
@@ -33,12 +34,20 @@ def dump(namespace: NetNs, links: Collection[str] | None = None) -> Dump:
             text = namespace.run("ip", "-json", *command).stdout
             for entry in json.loads(text) if text.strip() else ():
                 name = _link_of(what, entry)
+                if what == "address":
+                    entry["addr_info"] = [each for each in entry["addr_info"] if not _is_link_local(each)]
+                if what == "route" and entry["dst"].startswith("fe80:") and "/" not in entry["dst"]:
+                    continue
                 if links is None or name in links:
                     found.setdefault(f"{what} {name}", []).extend(_lines(what, _steady(entry)))
     for about, lines in found.items():
         if not about.startswith("address"):  # The order of a link's addresses says which one is preferred.
             lines.sort()
     return found
+
+
+def _is_link_local(address: dict[str, Any]) -> bool:
+    return bool(address["family"] == "inet6" and address["scope"] == "link")
 
 
 def differences(before: Dump, after: Dump) -> list[str]:

@@ -161,7 +161,7 @@ def switch(host: Machine, panel: Panel, bed: Bed, before: Topology, example: str
 @pytest.mark.parametrize(
     "choose",
     [
-        lambda random: ("two-bridges", "two-bonds"),
+        pytest.param(lambda random: ("two-bridges", "two-bonds"), marks=pytest.mark.long),
         pytest.param(lambda random: [random.choice(EXAMPLES) for _ in range(SWITCHES)], marks=pytest.mark.long),
     ],
     ids=["two", "ten"],

@@ -231,9 +231,12 @@ class HostLinks:
             request = (rtnl_topology.change_settings, link.index, wanted.kind, self._indexed(wrong))
             ack = self._ask(*request)
             if ack.errno in _NOT_NOW and wanted.kind == "bond":
-                # Its ports come back with the next Steps.
+                # Its ports come back with the next Steps. A bond takes a port down that leaves, also one that does not
+                # come back, and on which something else is built.
                 for port in [port for port in self._links if port.master == link.index]:
                     self._must(wanted, rtnl.set_link, port.index, master=0)
+                    if port.up:
+                        self._must(wanted, rtnl.set_link, port.index, up=True)
                 self._must(wanted, rtnl.set_link, link.index, up=False)
                 ack = self._ask(*request)
             if ack.errno:
