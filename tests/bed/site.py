@@ -121,7 +121,7 @@ class Site:
             namespace,
             "link set eth0 up",
             *(f"address add {address} dev eth0" for address in with_nodad),
-            *(f"route add default via {gateway} dev eth0 onlink" for gateway in gateways),
+            *(f"route replace default via {gateway} dev eth0 onlink" for gateway in gateways),
         )
 
 
