@@ -171,9 +171,8 @@ class _Draft:
     def _bridge(self, name: str) -> None:
         ports = self._take(2, set(self._free) - self._with_addresses)
         below = (name, *(each for port in ports for each in self._below[port]))
-        stp = self._random.random() < 0.2
         lines = [f"ports = {_list(ports)}"]
-        lines += ["stp = true", "forward_delay = 4"] if stp else self._maybe("forward_delay = 3")
+        lines += self._maybe("forward_delay = 3")  # With stp a bridge's state changes by itself for some seconds.
         lines += self._maybe(f"multicast_snooping = {self._random.choice(('true', 'false'))}")
         lines += self._maybe(f"multicast_querier = {self._random.choice(('true', 'false'))}")
         lines += self._maybe(f"group_fwd_mask = {self._random.choice((8, 16384))}")
