@@ -1,8 +1,9 @@
 """`dump`: all that ip(8) shows of a namespace's links, addresses, routes, rules and permanent neighbour entries.
 
 Left out is what changes by itself: counters, timers, neighbours that are learned, what the kernel derives from who
-listens at a link (its promiscuity), and IPv6 link-local addresses: a link that was down has another one if its MAC was
-changed while it was up.
+listens at a link (its promiscuity), the largest packet that a bridge's ports offload, and IPv6 link-local addresses
+with their routes: a link that was down has another one if its MAC was changed while it was up, and a bridge gets one
+with its first port.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.bed.netns import NetNs
 Dump = dict[str, list[str]]
 """Lines of JSON by what they are about, such as `link eth0` and `route eth0`."""
 
-_VOLATILE = frozenset({"promiscuity", "allmulti"})
+_VOLATILE = frozenset({"promiscuity", "allmulti", "tso_max_size"})
 _COMMANDS = {
     "link": (("-details", "link", "show"),),
     "address": (("address", "show"),),
@@ -36,7 +37,7 @@ def dump(namespace: NetNs, links: Collection[str] | None = None) -> Dump:
                 name = _link_of(what, entry)
                 if what == "address":
                     entry["addr_info"] = [each for each in entry["addr_info"] if not _is_link_local(each)]
-                if what == "route" and entry["dst"].startswith("fe80:") and "/" not in entry["dst"]:
+                if what == "route" and entry["dst"].startswith(("fe80:", "ff00:")):
                     continue
                 if links is None or name in links:
                     found.setdefault(f"{what} {name}", []).extend(_lines(what, _steady(entry)))

@@ -39,11 +39,11 @@ class Fabric:
 
     def group(self, mode: str, *settings: str) -> None:
         """Have both legs at one switch, which takes them for one port: what a bond without a backup needs."""
-        self.net.run("ip", "link", "add", "group", "type", "bond", "mode", mode, "miimon", "50", *settings)
+        self.net.run("ip", "link", "add", "team", "type", "bond", "mode", mode, "miimon", "50", *settings)
         for leg in ("leg0", "leg1"):
             self.net.run("ip", "link", "set", leg, "down")
-            self.net.run("ip", "link", "set", leg, "master", "group")
-        self.net.run("ip", "link", "set", "group", "master", "core", "up")
+            self.net.run("ip", "link", "set", leg, "master", "team")
+        self.net.run("ip", "link", "set", "team", "master", "core", "up")
 
     def cut(self, leg: str) -> None:
         self.net.rtnl.set(leg, up=False)
