@@ -93,7 +93,7 @@ def test_the_kernel_tells_the_sockets_that_proc_shows(programs: Programs) -> Non
 
 def test_a_protocol_without_a_module_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xennetd.kernel.sock_diag._NUMBERS", {"tcp": 33})
-    with pytest.raises(OSError) as refused:  # noqa: PT011
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - the errno is the result
         asked("tcp", ALL_STATES)
     assert refused.value.errno == errno.ENOENT
 
