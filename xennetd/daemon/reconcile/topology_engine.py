@@ -98,7 +98,8 @@ class TopologyEngine:
         """
         try:
             adopted = self._adoption(before, after)
-            desired = {**self._desired(after), **by_key(adopted.moved)}
+            facts = self._facts(after)
+            desired = {**by_key(topology_objects(after, facts)), **by_key(adopted.moved)}
             known: dict[Key, HostObject] = by_key(adopted.former)
             if removes:
                 desired = {**self._given_back(before, desired), **desired}
@@ -120,7 +121,7 @@ class TopologyEngine:
             cautions = interrupted(plan, inbound(plan.gone | plan.shaken)) if removes else ()
             refusals = {**plan.refusals, **adopted.refusals, **self._interrupted(plan, desired)}
             refusals |= self._inhabited(plan)
-            too_large = oversized_links(after, self._facts(after))
+            too_large = oversized_links(after, facts)
             refusals |= {key: too_large[key] for step in plan.steps if (key := step.object.key) in too_large}
             vital = frozenset(key for entry in adopted.moved for key in (entry.key, *entry.requires))
             plan = replace(plan, refusals=refusals, cautions=cautions, remarks=adopted.remarks)
